@@ -1,0 +1,156 @@
+"""What mmcompress needs to know of a model: how to encode each modality and what may be compressed."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+GRANULARITIES: dict[type[nn.Module], str] = {
+    nn.Linear: "linear",
+    nn.Embedding: "embedding",
+    nn.Conv2d: "conv",
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """One weight that may be compressed.
+
+    Attributes:
+        module: dotted path, inside `backbone.model`, of the module that owns the weight.
+        parameter: the weight's name in that module.
+        modality: `image`, `text`, `audio` or `shared`.
+        role: what the weight does: `attn.q`, `mlp.up`, `embed`, `patch`, `proj`, …
+        granularity: `linear`, `embedding`, `conv`, or `matrix` (a bare parameter, no module of
+            its own).
+    """
+
+    module: str
+    parameter: str
+    modality: str
+    role: str
+    granularity: str
+
+    @property
+    def name(self) -> str:
+        """Its key in `backbone.model.state_dict()`, and in plans and manifests."""
+        return f"{self.module}.{self.parameter}" if self.module else self.parameter
+
+
+class Backbone(nn.Module):
+    """A multimodal encoder around a library's model.
+
+    A subclass sets the class attributes and implements `encode_*`, `preprocess`, `tokenize`,
+    `spec`, `from_spec`; `targets` and the rest follow from them.
+    """
+
+    adapter: ClassVar[str]
+    """Stem of the file in `mmcompress/backbones/` that defines the class; artifacts store it."""
+
+    modalities: ClassVar[tuple[str, ...]] = ("image", "text")
+
+    roles: ClassVar[Sequence[tuple[str, str, str]]]
+    """Rows (pattern, modality, role): the first pattern that matches a whole weight path wins."""
+
+    model: nn.Module
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    # Encoding.
+
+    def encode(self, modality: str, inputs: Tensor) -> Tensor:
+        """Embeddings (B, D), L2-normalised, of a batch of one modality."""
+        if modality not in self.modalities:
+            raise ValueError(
+                f"{type(self).__name__} has no modality {modality!r}; it has {self.modalities}"
+            )
+        return F.normalize(getattr(self, f"encode_{modality}")(inputs), dim=-1)
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """The factor on cosine similarities, already exponentiated: a scalar."""
+        raise NotImplementedError
+
+    def preprocess(self, image: Any) -> Tensor:
+        """One PIL image or uint8 tensor (3, H, W) → the encoder's input (3, S, S), float32."""
+        raise NotImplementedError
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Strings → token ids (B, L) int64, cut to the context length, padded."""
+        raise NotImplementedError
+
+    # Storage.
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """JSON: all that `from_spec` needs to rebuild an empty skeleton."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any], assets: Path) -> Self:
+        """The skeleton that `spec` describes, weights unset.
+
+        Called under `torch.device("meta")` too, so it must not read or compute weights.
+
+        Args:
+            spec: what `Backbone.spec` gave, as read back from JSON.
+            assets: the folder that `save_assets` wrote to.
+        """
+        raise NotImplementedError
+
+    def save_assets(self, folder: Path) -> list[str]:
+        """Write what is neither weight nor config (the tokenizer); returns the file names."""
+        return []
+
+    # What may be compressed.
+
+    def targets(self) -> list[Target]:
+        """Every compressible weight in the model as it stands now, in module order.
+
+        Factors that a structural method has put in a layer's place inherit its role, so a later
+        step can target them.
+        """
+        found = []
+        for path, module in self.model.named_modules():
+            if ".parametrizations" in f".{path}":
+                continue
+            granularity = next((g for kind, g in GRANULARITIES.items() if isinstance(module, kind)), None)
+            for parameter in _weights(module):
+                if granularity and parameter != "weight":
+                    continue
+                name = f"{path}.{parameter}" if path else parameter
+                role = self._role(name)
+                if role is not None:
+                    found.append(Target(path, parameter, *role, granularity or "matrix"))
+        return found
+
+    def _role(self, name: str) -> tuple[str, str] | None:
+        for pattern, modality, role in self.roles:
+            # "…mlp.fc1.weight" also covers "…mlp.fc1.u.weight", a factor of it.
+            stem = pattern.removesuffix(r"\.weight")
+            factors = r"(\.\w+)?\.weight" if pattern != stem else ""
+            if re.fullmatch(stem + factors, name):
+                return modality, role
+        return None
+
+    def modality_of(self, name: str) -> str:
+        """The tower that a parameter or buffer belongs to, `shared` when to none."""
+        for prefix, modality in self.tower_prefixes:
+            if re.match(prefix, name):
+                return modality
+        return "shared"
+
+    tower_prefixes: ClassVar[Sequence[tuple[str, str]]]
+    """Rows (pattern, modality): which tower a tensor lies in, by the start of its name."""
+
+
+def _weights(module: nn.Module) -> Iterator[str]:
+    """Names of the module's own parameters, parametrised ones included."""
+    parametrizations = getattr(module, "parametrizations", {})
+    yield from (name for name in [*module._parameters, *parametrizations])

@@ -1,0 +1,136 @@
+"""CLIP models in Hugging Face format (`transformers.CLIPModel`)."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import AutoTokenizer, CLIPConfig, CLIPModel
+
+from mmcompress.backbones.base import Backbone
+from mmcompress.backbones.images import CLIP_MEAN, CLIP_STD, image_transform
+
+TOKENIZER_FILE = "tokenizer.json"
+
+
+class HFClip(Backbone):
+    """Adapter for any `CLIPModel`.
+
+    Its attention already is four `nn.Linear`s, so nothing needs to be rewritten.
+
+    Args:
+        model: the dense model.
+        tokenizer: maps text to ids, beginning and end tokens included.
+        mean, std: per RGB channel, of pixels in [0, 1].
+    """
+
+    adapter = "hf_clip"
+    roles: ClassVar[Sequence[tuple[str, str, str]]] = [
+        (rf"{tower}.*{name}\.weight", modality, role)
+        for tower, modality in [("vision_model", "image"), ("text_model", "text")]
+        for name, role in [
+            (r"self_attn\.q_proj", "attn.q"),
+            (r"self_attn\.k_proj", "attn.k"),
+            (r"self_attn\.v_proj", "attn.v"),
+            (r"self_attn\.out_proj", "attn.out"),
+            (r"mlp\.fc1", "mlp.up"),
+            (r"mlp\.fc2", "mlp.down"),
+            (r"token_embedding", "embed"),
+            (r"position_embedding", "position"),
+            (r"patch_embedding", "patch"),
+        ]
+    ] + [
+        (r"visual_projection\.weight", "image", "proj"),
+        (r"text_projection\.weight", "text", "proj"),
+    ]
+    tower_prefixes: ClassVar[Sequence[tuple[str, str]]] = [
+        (r"vision_model\.|visual_projection\.", "image"),
+        (r"text_model\.|text_projection\.", "text"),
+    ]
+    model: CLIPModel
+
+    def __init__(
+        self,
+        model: CLIPModel,
+        tokenizer: Tokenizer,
+        *,
+        mean: Sequence[float] = CLIP_MEAN,
+        std: Sequence[float] = CLIP_STD,
+    ) -> None:
+        super().__init__(model)
+        text = model.config.text_config
+        self.tokenizer = Tokenizer.from_str(tokenizer.to_str())
+        self.tokenizer.enable_truncation(text.max_position_embeddings)
+        pad = text.pad_token_id if text.pad_token_id is not None else text.eos_token_id
+        self.tokenizer.enable_padding(pad_id=pad, pad_token=tokenizer.id_to_token(pad) or "")
+        self.mean, self.std = list(mean), list(std)
+        self.preprocess = image_transform(model.config.vision_config.image_size, mean, std)
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str) -> Self:
+        """A `CLIPModel` from a folder or the model hub.
+
+        Raises:
+            ValueError: nothing loadable there.
+        """
+        try:
+            model = CLIPModel.from_pretrained(name_or_path, dtype=torch.float32)
+            tokenizer = _load_tokenizer(name_or_path)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"backbone.name_or_path={name_or_path!r} is neither a folder with a CLIPModel and "
+                f"its tokenizer nor a model hub id that can be reached: {error}"
+            ) from error
+        return cls(model, tokenizer, **_load_normalisation(name_or_path))
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        return self.model.get_image_features(pixel_values=pixels).pooler_output
+
+    def encode_text(self, ids: Tensor) -> Tensor:
+        # The tower is causal and reads out at the end token: padding after it changes nothing.
+        return self.model.get_text_features(input_ids=ids).pooler_output
+
+    @property
+    def logit_scale(self) -> Tensor:
+        return self.model.logit_scale.exp()
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        return torch.tensor([encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))])
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        config = self.model.config.to_diff_dict()
+        return {"config": config, "mean": self.mean, "std": self.std}
+
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any], assets: Path) -> Self:
+        config = CLIPConfig.from_dict(spec["config"])
+        tokenizer = Tokenizer.from_file(str(assets / TOKENIZER_FILE))
+        return cls(CLIPModel(config), tokenizer, mean=spec["mean"], std=spec["std"])
+
+    def save_assets(self, folder: Path) -> list[str]:
+        self.tokenizer.save(str(folder / TOKENIZER_FILE))
+        return [TOKENIZER_FILE]
+
+
+def _load_tokenizer(name_or_path: str) -> Tokenizer:
+    local = Path(name_or_path) / TOKENIZER_FILE
+    if local.exists():
+        return Tokenizer.from_file(str(local))
+    return AutoTokenizer.from_pretrained(name_or_path).backend_tokenizer
+
+
+def _load_normalisation(name_or_path: str) -> dict[str, list[float]]:
+    """Mean and std from `preprocessor_config.json`; CLIP's own when the model has no such file."""
+    from transformers.utils import cached_file
+
+    path = cached_file(
+        name_or_path, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False
+    )
+    if path is None:
+        return {}
+    config = json.loads(Path(path).read_text())
+    return {"mean": config["image_mean"], "std": config["image_std"]}
