@@ -1,13 +1,15 @@
-"""What mmcompress needs to know of a model: how to encode each modality and what may be compressed."""
+"""What mmcompress needs of a model: how it encodes each modality, what may be compressed."""
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import Self
 
 GRANULARITIES: dict[type[nn.Module], str] = {
     nn.Linear: "linear",
@@ -41,7 +43,7 @@ class Target:
         return f"{self.module}.{self.parameter}" if self.module else self.parameter
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, ABC):
     """A multimodal encoder around a library's model.
 
     A subclass sets the class attributes and implements `encode_*`, `preprocess`, `tokenize`,
@@ -56,13 +58,14 @@ class Backbone(nn.Module):
     roles: ClassVar[Sequence[tuple[str, str, str]]]
     """Rows (pattern, modality, role): the first pattern that matches a whole weight path wins."""
 
+    tower_prefixes: ClassVar[Sequence[tuple[str, str]]]
+    """Rows (pattern, modality): which tower a tensor lies in, by the start of its name."""
+
     model: nn.Module
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-
-    # Encoding.
 
     def encode(self, modality: str, inputs: Tensor) -> Tensor:
         """Embeddings (B, D), L2-normalised, of a batch of one modality."""
@@ -73,26 +76,29 @@ class Backbone(nn.Module):
         return F.normalize(getattr(self, f"encode_{modality}")(inputs), dim=-1)
 
     @property
+    @abstractmethod
     def logit_scale(self) -> Tensor:
         """The factor on cosine similarities, already exponentiated: a scalar."""
-        raise NotImplementedError
 
+    @abstractmethod
     def preprocess(self, image: Any) -> Tensor:
         """One PIL image or uint8 tensor (3, H, W) → the encoder's input (3, S, S), float32."""
-        raise NotImplementedError
 
+    @abstractmethod
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Strings → token ids (B, L) int64, cut to the context length, padded."""
-        raise NotImplementedError
 
-    # Storage.
+    def valid_tokens(self, modality: str, inputs: Tensor) -> Tensor | None:
+        """Which tokens (B, L) of a batch are content and not padding; None when all are."""
+        return None
 
     @property
+    @abstractmethod
     def spec(self) -> dict[str, Any]:
         """JSON: all that `from_spec` needs to rebuild an empty skeleton."""
-        raise NotImplementedError
 
     @classmethod
+    @abstractmethod
     def from_spec(cls, spec: dict[str, Any], assets: Path) -> Self:
         """The skeleton that `spec` describes, weights unset.
 
@@ -102,13 +108,10 @@ class Backbone(nn.Module):
             spec: what `Backbone.spec` gave, as read back from JSON.
             assets: the folder that `save_assets` wrote to.
         """
-        raise NotImplementedError
 
     def save_assets(self, folder: Path) -> list[str]:
         """Write what is neither weight nor config (the tokenizer); returns the file names."""
         return []
-
-    # What may be compressed.
 
     def targets(self) -> list[Target]:
         """Every compressible weight in the model as it stands now, in module order.
@@ -120,7 +123,9 @@ class Backbone(nn.Module):
         for path, module in self.model.named_modules():
             if ".parametrizations" in f".{path}":
                 continue
-            granularity = next((g for kind, g in GRANULARITIES.items() if isinstance(module, kind)), None)
+            granularity = next(
+                (g for kind, g in GRANULARITIES.items() if isinstance(module, kind)), None
+            )
             for parameter in _weights(module):
                 if granularity and parameter != "weight":
                     continue
@@ -145,9 +150,6 @@ class Backbone(nn.Module):
             if re.match(prefix, name):
                 return modality
         return "shared"
-
-    tower_prefixes: ClassVar[Sequence[tuple[str, str]]]
-    """Rows (pattern, modality): which tower a tensor lies in, by the start of its name."""
 
 
 def _weights(module: nn.Module) -> Iterator[str]:

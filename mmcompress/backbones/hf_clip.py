@@ -3,12 +3,13 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel
+from typing_extensions import Self
 
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.images import CLIP_MEAN, CLIP_STD, image_transform
@@ -67,7 +68,7 @@ class HFClip(Backbone):
         pad = text.pad_token_id if text.pad_token_id is not None else text.eos_token_id
         self.tokenizer.enable_padding(pad_id=pad, pad_token=tokenizer.id_to_token(pad) or "")
         self.mean, self.std = list(mean), list(std)
-        self.preprocess = image_transform(model.config.vision_config.image_size, mean, std)
+        self._transform = image_transform(model.config.vision_config.image_size, mean, std)
 
     @classmethod
     def from_pretrained(cls, name_or_path: str) -> Self:
@@ -97,8 +98,20 @@ class HFClip(Backbone):
     def logit_scale(self) -> Tensor:
         return self.model.logit_scale.exp()
 
+    def preprocess(self, image: Any) -> Tensor:
+        return self._transform(image)
+
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         return torch.tensor([encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))])
+
+    def valid_tokens(self, modality: str, inputs: Tensor) -> Tensor | None:
+        if modality != "text":
+            return None
+        # Up to the end token that the tower reads out at; padding may be that same token. Old
+        # configurations say 2 and mean the largest id (transformers, CLIPTextTransformer).
+        end_id = self.model.config.text_config.eos_token_id
+        end = (inputs if end_id == 2 else (inputs == end_id).int()).argmax(dim=1, keepdim=True)
+        return torch.arange(inputs.shape[1], device=inputs.device) <= end
 
     @property
     def spec(self) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class PairDataset(Dataset):
         augment: Callable[[Any], Any] | None = None,
     ) -> None:
         if len(images) != len(captions):
-            raise ValueError(f"{len(images)} images but {len(captions)} captions: they must pair up")
+            raise ValueError(f"{len(images)} images but {len(captions)} captions: pair them up")
         self.images = images
         self.captions = captions
         self.augment = augment
@@ -123,9 +123,7 @@ class PairData(pl.LightningDataModule):
         }
 
     def _loader(self, dataset: Dataset, **options: Any) -> DataLoader:
-        return DataLoader(
-            dataset, collate_fn=self.collate, num_workers=self.num_workers, **options
-        )
+        return DataLoader(dataset, collate_fn=self.collate, num_workers=self.num_workers, **options)
 
     def train_dataloader(self) -> DataLoader:
         train = self.splits["train"]

@@ -117,7 +117,9 @@ def split_pairs(
     """
     words = [set(caption.split()) for caption in captions]
     occurrences = collections.Counter(word for bag in words for word in bag)
-    order = sorted(range(len(captions)), key=lambda i: hashlib.sha256(captions[i].encode()).digest())
+    order = sorted(
+        range(len(captions)), key=lambda i: hashlib.sha256(captions[i].encode()).digest()
+    )
     held_out: list[int] = []
     for i in order:
         if len(held_out) == test + val:

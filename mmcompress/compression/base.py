@@ -1,0 +1,162 @@
+"""The contract that every compression method fulfils."""
+
+import fnmatch
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from mmcompress.artifact.encoding import Encoding
+from mmcompress.backbones.base import Target
+from mmcompress.compression.statistics import Statistic
+
+Decision = dict[str, Any]
+"""JSON; what a method does to one weight."""
+
+LEFT_DENSE = "left_dense"
+"""Key of a decision that leaves the weight alone; its value is the reason, in words."""
+
+Stage = Literal["structure", "mask", "values"]
+STAGES: tuple[Stage, ...] = ("structure", "mask", "values")
+
+
+class Compressor(ABC):
+    """One method: it plans over all selected weights, then is applied to each.
+
+    A `structure` method swaps modules in `apply`; what it leaves are ordinary modules. A `mask` or
+    `values` method parametrises the weight while training and says in `finalize` how to store it.
+
+    Args:
+        modality: towers to compress, `"image"` or `["image", "text"]`; all when None.
+        role: shell pattern(s) of roles, `"mlp.*"`; all when None.
+        granularity: kinds of module, `"linear"`; all that the method supports when None.
+    """
+
+    stage: ClassVar[Stage]
+    granularities: ClassVar[tuple[str, ...]]
+    """The kinds of weight that the method can handle."""
+
+    skipped_roles: ClassVar[tuple[str, ...]] = ("position",)
+    """Roles that are compressed only when `role` names them: too small to be worth their risk."""
+
+    needs_statistics: ClassVar[bool] = False
+    """Whether `plan` and `apply` want the calibration statistic of each weight."""
+
+    no_speedup: ClassVar[str | None]
+    """Why the compressed model cannot run faster in PyTorch; None when it can."""
+
+    def __init__(
+        self,
+        *,
+        modality: str | Sequence[str] | None = None,
+        role: str | Sequence[str] | None = None,
+        granularity: str | Sequence[str] | None = None,
+    ) -> None:
+        self.modality = _as_list(modality)
+        self.role = _as_list(role)
+        self.granularity = _as_list(granularity)
+        self.parametrizations: dict[str, nn.Module] = {}
+        """By target name, filled by the recipe after `apply`; empty for structure methods."""
+
+    def select(self, targets: Sequence[Target]) -> list[Target]:
+        """The targets that the selectors pick.
+
+        Raises:
+            ValueError: a selector matches nothing, or nothing passes all of them.
+        """
+        for field, patterns in self._selectors().items():
+            for pattern in patterns:
+                if not any(fnmatch.fnmatch(getattr(t, field), pattern) for t in targets):
+                    present = ", ".join(sorted({getattr(t, field) for t in targets}))
+                    raise ValueError(
+                        f"{field}={pattern!r} matched 0 of {len(targets)} targets; "
+                        f"values of {field} here: {present}"
+                    )
+        chosen = [t for t in targets if self._wants(t)]
+        if not chosen:
+            selectors = ", ".join(f"{k}={v}" for k, v in self._selectors().items())
+            raise ValueError(
+                f"{type(self).__name__} handles {', '.join(self.granularities)} weights and none "
+                f"of the {len(targets)} targets passes {selectors or 'it'}: widen the selectors"
+            )
+        return chosen
+
+    def _selectors(self) -> dict[str, list[str]]:
+        given = {"modality": self.modality, "role": self.role, "granularity": self.granularity}
+        return {field: patterns for field, patterns in given.items() if patterns is not None}
+
+    def _wants(self, target: Target) -> bool:
+        if target.granularity not in self.granularities:
+            return False
+        if self.role is None and target.role in self.skipped_roles:
+            return False
+        return all(
+            any(fnmatch.fnmatch(getattr(target, field), pattern) for pattern in patterns)
+            for field, patterns in self._selectors().items()
+        )
+
+    @abstractmethod
+    def plan(
+        self,
+        targets: Sequence[Target],
+        weights: Mapping[str, Tensor],
+        statistics: Mapping[str, Statistic],
+    ) -> dict[str, Decision]:
+        """Decide for all selected weights at once.
+
+        Args:
+            targets: what `select` picked.
+            weights: by target name; the values that earlier steps of the recipe produce.
+            statistics: by target name; empty unless `needs_statistics`.
+        Returns:
+            One decision per target: JSON that `apply` understands, or `{"left_dense": reason}`.
+        """
+
+    @classmethod
+    @abstractmethod
+    def apply(
+        cls,
+        module: nn.Module,
+        parameter: str,
+        decision: Decision,
+        statistic: Statistic | None = None,
+    ) -> nn.Module:
+        """Carry out one decision; depends on nothing but the arguments.
+
+        Args:
+            module: owner of the weight.
+            parameter: the weight's name in it.
+            decision: from `plan`, perhaps read back from JSON.
+            statistic: without it the result has the right shapes but untrained factors, for
+                weights that will be loaded afterwards.
+        Returns:
+            The module to put in its place (`structure`), or the parametrisation to register on
+            the weight (`mask`, `values`).
+        """
+
+    def on_step(self, progress: float) -> None:
+        """Follow a schedule; `progress` in [0, 1] is the share of training that is done."""
+
+    def penalty(self) -> Tensor | float:
+        """Regulariser that is added to the loss."""
+        return 0.0
+
+    def finalize(self, parametrization: nn.Module) -> Encoding:
+        """How to store a weight that ran through `parametrization` (not for `structure`)."""
+        raise TypeError(f"{type(self).__name__} leaves nothing to store but its modules' weights")
+
+
+def as_matrix(weight: Tensor) -> Tensor:
+    """A weight as (rows, columns): dimension 0 is kept, the others are flattened."""
+    return weight.reshape(len(weight), -1)
+
+
+def kept_mask(weight: Tensor) -> Tensor:
+    """True where a weight is not zero: what an earlier mask has left."""
+    return torch.ne(weight, 0)
+
+
+def _as_list(value: str | Sequence[str] | None) -> list[str] | None:
+    return [value] if isinstance(value, str) else None if value is None else list(value)
