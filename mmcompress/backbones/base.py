@@ -82,7 +82,7 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def preprocess(self, image: Any) -> Tensor:
-        """One PIL image or uint8 tensor (3, H, W) → the encoder's input (3, S, S), float32."""
+        """PIL image or uint8 tensor (…, 3, H, W) → the encoder's input (…, 3, S, S), float32."""
 
     @abstractmethod
     def tokenize(self, texts: Sequence[str]) -> Tensor:

@@ -3,6 +3,7 @@
 import fnmatch
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -20,6 +21,26 @@ LEFT_DENSE = "left_dense"
 
 Stage = Literal["structure", "mask", "values"]
 STAGES: tuple[Stage, ...] = ("structure", "mask", "values")
+
+
+@dataclass
+class Applied:
+    """A parametrisation in its place.
+
+    Attributes:
+        module: owner of the weight.
+        parameter: the weight's name in it.
+        parametrization: what this method has registered there.
+    """
+
+    module: nn.Module
+    parameter: str
+    parametrization: nn.Module
+
+    @property
+    def original(self) -> nn.Parameter:
+        """The trainable weight, before any parametrisation."""
+        return self.module.parametrizations[self.parameter].original  # type: ignore[union-attr,index,return-value]
 
 
 class Compressor(ABC):
@@ -41,7 +62,13 @@ class Compressor(ABC):
     skipped_roles: ClassVar[tuple[str, ...]] = ("position",)
     """Roles that are compressed only when `role` names them: too small to be worth their risk."""
 
-    needs_statistics: ClassVar[bool] = False
+    trains_weight: ClassVar[bool] = True
+    """False when parameters of the parametrisation are trained in the weight's stead."""
+
+    keeps_zeros: bool = True
+    """Whether a `values` method leaves zeros of an earlier mask zero."""
+
+    needs_statistics: bool = False
     """Whether `plan` and `apply` want the calibration statistic of each weight."""
 
     no_speedup: ClassVar[str | None]
@@ -57,7 +84,7 @@ class Compressor(ABC):
         self.modality = _as_list(modality)
         self.role = _as_list(role)
         self.granularity = _as_list(granularity)
-        self.parametrizations: dict[str, nn.Module] = {}
+        self.applied: dict[str, Applied] = {}
         """By target name, filled by the recipe after `apply`; empty for structure methods."""
 
     def select(self, targets: Sequence[Target]) -> list[Target]:
@@ -96,6 +123,13 @@ class Compressor(ABC):
             any(fnmatch.fnmatch(getattr(target, field), pattern) for pattern in patterns)
             for field, patterns in self._selectors().items()
         )
+
+    def check(self, target: Target, weight: Tensor) -> None:
+        """Refuse a weight that the configuration cannot fit, before any work is done.
+
+        Raises:
+            ValueError: names the setting and the fix.
+        """
 
     @abstractmethod
     def plan(
@@ -143,8 +177,13 @@ class Compressor(ABC):
         """Regulariser that is added to the loss."""
         return 0.0
 
-    def finalize(self, parametrization: nn.Module) -> Encoding:
-        """How to store a weight that ran through `parametrization` (not for `structure`)."""
+    def finalize(self, parametrization: nn.Module, weight: Tensor) -> Encoding:
+        """How to store a weight (not for `structure`).
+
+        Args:
+            parametrization: what `apply` gave.
+            weight: the baked weight, after all parametrisations.
+        """
         raise TypeError(f"{type(self).__name__} leaves nothing to store but its modules' weights")
 
 

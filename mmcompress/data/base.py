@@ -117,8 +117,13 @@ class PairData(pl.LightningDataModule):
             self.splits = self.build_splits()
 
     def collate(self, items: list[dict[str, Any]]) -> Batch:
+        images = [item["image"] for item in items]
+        if all(torch.is_tensor(image) and image.shape == images[0].shape for image in images):
+            pixels = self.backbone.preprocess(torch.stack(images))  # one call is much cheaper
+        else:
+            pixels = torch.stack([self.backbone.preprocess(image) for image in images])
         return {
-            "image": torch.stack([self.backbone.preprocess(item["image"]) for item in items]),
+            "image": pixels,
             "text": self.backbone.tokenize([item["text"] for item in items]),
         }
 

@@ -1,0 +1,135 @@
+"""The modules that take a layer's place when its weight becomes U Vᵀ.
+
+Each is built of ordinary layers named `u` and `v`, so that a later step of a recipe can target
+them, and shows the attributes of the layer it replaces: libraries read `weight.dtype`.
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+class LowRankLinear(nn.Module):
+    """y = U (Vᵀ x) + b.
+
+    Args:
+        layer: what it replaces; gives sizes, bias, dtype and device.
+        rank: inner size.
+    """
+
+    def __init__(self, layer: nn.Linear, rank: int) -> None:
+        super().__init__()
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        like = {"dtype": layer.weight.dtype, "device": layer.weight.device}
+        self.v = nn.Linear(layer.in_features, rank, bias=False, **like)
+        self.u = nn.Linear(rank, layer.out_features, bias=layer.bias is not None, **like)
+        _copy_bias(layer, self.u)
+
+    @torch.no_grad()
+    def set_factors(self, u: Tensor, vt: Tensor) -> None:
+        """Take over U (out, rank) and Vᵀ (rank, in)."""
+        self.u.weight.copy_(u)
+        self.v.weight.copy_(vt)
+
+    @property
+    def weight(self) -> Tensor:
+        """The product (out, in)."""
+        return self.u.weight @ self.v.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.u.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.u(self.v(x))
+
+
+class LowRankEmbedding(nn.Module):
+    """Row i of the table is V u_i.
+
+    Args:
+        layer: what it replaces.
+        rank: inner size.
+    """
+
+    def __init__(self, layer: nn.Embedding, rank: int) -> None:
+        super().__init__()
+        self.num_embeddings, self.embedding_dim = layer.num_embeddings, layer.embedding_dim
+        like = {"dtype": layer.weight.dtype, "device": layer.weight.device}
+        self.u = nn.Embedding(layer.num_embeddings, rank, **like)
+        self.v = nn.Linear(rank, layer.embedding_dim, bias=False, **like)
+
+    @torch.no_grad()
+    def set_factors(self, u: Tensor, vt: Tensor) -> None:
+        """Take over U (num_embeddings, rank) and Vᵀ (rank, embedding_dim)."""
+        self.u.weight.copy_(u)
+        self.v.weight.copy_(vt.T)
+
+    @property
+    def weight(self) -> Tensor:
+        """The product (num_embeddings, embedding_dim)."""
+        return self.u.weight @ self.v.weight.T
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.v(self.u(ids))
+
+
+class LowRankConv2d(nn.Module):
+    """A convolution to `rank` channels, then a 1x1 convolution to all of them.
+
+    Args:
+        layer: what it replaces, one group.
+        rank: inner size.
+    """
+
+    def __init__(self, layer: nn.Conv2d, rank: int) -> None:
+        super().__init__()
+        if layer.groups != 1:
+            raise ValueError(f"low rank of a grouped convolution ({layer}) is not supported")
+        like = {"dtype": layer.weight.dtype, "device": layer.weight.device}
+        self.kernel_size, self.stride = layer.kernel_size, layer.stride
+        self.v = nn.Conv2d(
+            layer.in_channels,
+            rank,
+            layer.kernel_size,
+            layer.stride,
+            layer.padding,
+            layer.dilation,
+            bias=False,
+            **like,
+        )
+        self.u = nn.Conv2d(rank, layer.out_channels, 1, bias=layer.bias is not None, **like)
+        _copy_bias(layer, self.u)
+
+    @torch.no_grad()
+    def set_factors(self, u: Tensor, vt: Tensor) -> None:
+        """Take over U (out, rank) and Vᵀ (rank, in · height · width)."""
+        self.u.weight.copy_(u[:, :, None, None])
+        self.v.weight.copy_(vt.reshape(self.v.weight.shape))
+
+    @property
+    def weight(self) -> Tensor:
+        """The product (out, in, height, width)."""
+        return torch.einsum("or,rihw->oihw", self.u.weight[:, :, 0, 0], self.v.weight)
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.u.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.u(self.v(x))
+
+
+def factorise(layer: nn.Module, rank: int) -> LowRankLinear | LowRankEmbedding | LowRankConv2d:
+    """The low-rank counterpart of a layer, factors not yet set."""
+    if isinstance(layer, nn.Linear):
+        return LowRankLinear(layer, rank)
+    if isinstance(layer, nn.Embedding):
+        return LowRankEmbedding(layer, rank)
+    assert isinstance(layer, nn.Conv2d), layer
+    return LowRankConv2d(layer, rank)
+
+
+def _copy_bias(source: nn.Linear | nn.Conv2d, to: nn.Linear | nn.Conv2d) -> None:
+    if source.bias is not None and to.bias is not None:
+        with torch.no_grad():
+            to.bias.copy_(source.bias)

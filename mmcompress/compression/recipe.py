@@ -1,0 +1,254 @@
+"""A recipe: the ordered steps that compress a backbone, and the only loop that drives them."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils import parametrize
+
+from mmcompress.artifact.encoding import Encoding
+from mmcompress.backbones.base import Backbone, Target
+from mmcompress.compression.base import LEFT_DENSE, STAGES, Applied, Compressor, Decision
+from mmcompress.compression.statistics import Statistic, collect
+
+log = logging.getLogger(__name__)
+
+Plan = dict[str, dict[str, Decision]]
+"""Step name → target name → decision; JSON."""
+
+DTYPES = ("float32", "float16")
+
+
+class Recipe:
+    """Ordered steps over one backbone.
+
+    Args:
+        steps: by name, in the order in which they run: structure, then masks, then values. A step
+            that is None is left out, so that a stack can drop one from the command line.
+        dense_dtype: how tensors that no step compresses are stored: `float32`, or `float16`,
+            which rounds biases and norms too.
+    """
+
+    def __init__(
+        self, steps: Mapping[str, Compressor | None] | None = None, *, dense_dtype: str = "float32"
+    ) -> None:
+        self.steps = {name: step for name, step in (steps or {}).items() if step is not None}
+        if dense_dtype not in DTYPES:
+            raise ValueError(f"dense_dtype={dense_dtype!r} must be one of {', '.join(DTYPES)}")
+        self.dense_dtype = dense_dtype
+        self.plan: Plan = {}
+        self.coverage: dict[str, float] = {}
+        """Share of the parameters, as they were when the step ran, that it compresses."""
+        self._check_order()
+
+    def _check_order(self) -> None:
+        stages = [STAGES.index(step.stage) for step in self.steps.values()]
+        if stages != sorted(stages):
+            order = ", ".join(f"{name} ({step.stage})" for name, step in self.steps.items())
+            raise ValueError(
+                f"steps run in the order {order}: put {' before '.join(STAGES)}, for a later kind "
+                "works on what an earlier one leaves"
+            )
+
+    @property
+    def no_speedup(self) -> str | None:
+        """Why the compressed model cannot run faster; None when some step lets it."""
+        reasons = [step.no_speedup for step in self.steps.values()]
+        if None in reasons:
+            return None
+        return "; ".join(dict.fromkeys(r for r in reasons if r)) or "nothing was compressed"
+
+    def check(self, backbone: Backbone) -> None:
+        """Refuse what cannot work, before any work is done.
+
+        Raises:
+            ValueError: a selector matches nothing, a setting does not fit a weight, two steps
+                store values of one weight, tied weights are torn apart.
+        """
+        weights = dict(backbone.model.named_parameters(remove_duplicate=False))
+        owners: dict[str, str] = {}
+        masked: set[str] = set()
+        for name, step in self.steps.items():
+            for target in self._select(name, step, backbone):
+                _check_tied(target, weights)
+                step.check(target, weights[target.name])
+                if step.stage == "mask":
+                    masked.add(target.name)
+                if step.stage != "values":
+                    continue
+                if target.name in owners:
+                    raise ValueError(
+                        f"steps {owners[target.name]} and {name} both store the values of "
+                        f"{target.name}: separate them with selectors (modality, role)"
+                    )
+                if target.name in masked and not step.keeps_zeros:
+                    raise ValueError(
+                        f"step {name} cannot keep the zeros that pruning leaves in {target.name}: "
+                        "share single weights (block_size=1), or separate them with selectors"
+                    )
+                owners[target.name] = name
+
+    def apply(self, backbone: Backbone, batches: Iterable[dict[str, Tensor]]) -> Plan:
+        """Calibrate, decide, and edit the backbone in place.
+
+        Args:
+            batches: calibration data, modality → preprocessed inputs; read once for each step
+                that wants statistics of layers which did not exist before.
+        Returns:
+            The plan, which `restore` understands.
+        Raises:
+            ValueError: a step compresses nothing, or a target saw no calibration sample.
+        """
+        self.check(backbone)
+        statistics: dict[str, Statistic] = {}
+        for name, step in self.steps.items():
+            targets = self._select(name, step, backbone)
+            if step.needs_statistics:
+                missing = [t for t in targets if t.name not in statistics]
+                statistics |= collect(backbone, batches, missing) if missing else {}
+            weights = {t.name: _weight(backbone, t) for t in targets}
+            for target in targets:
+                step.check(target, weights[target.name])
+            decisions = step.plan(targets, weights, statistics)
+            compressed = [t for t in targets if LEFT_DENSE not in decisions[t.name]]
+            if not compressed:
+                reasons = Counter(d[LEFT_DENSE] for d in decisions.values())
+                raise ValueError(
+                    f"step {name} would compress none of its {len(targets)} targets "
+                    f"({reasons.most_common(1)[0][0]}): lower its setting or widen its selectors"
+                )
+            self.plan[name] = decisions
+            self._cover(name, backbone, compressed)
+            for target in compressed:
+                self._edit(backbone, step, target, decisions[target.name], statistics)
+            log.info("%s: %d of %d targets", name, len(compressed), len(targets))
+        return self.plan
+
+    def restore(self, backbone: Backbone, plan: Plan) -> None:
+        """Edit a dense backbone as `plan` says, for weights that will be loaded afterwards."""
+        for name, step in self.steps.items():
+            targets = {t.name: t for t in backbone.targets()}
+            edits = {k: d for k, d in plan[name].items() if LEFT_DENSE not in d}
+            self._cover(name, backbone, [targets[key] for key in edits])
+            for key, decision in edits.items():
+                self._edit(backbone, step, targets[key], decision, {})
+        self.plan = plan
+
+    def on_step(self, progress: float) -> None:
+        """Tell every schedule how far training is, in [0, 1]."""
+        for step in self.steps.values():
+            step.on_step(progress)
+
+    def penalty(self) -> Tensor | float:
+        """Sum of the steps' regularisers."""
+        return sum(step.penalty() for step in self.steps.values())
+
+    @torch.no_grad()
+    def finalize(self, backbone: Backbone) -> dict[str, Encoding]:
+        """Bake every parametrisation into its weight.
+
+        Returns:
+            How to store each weight that some step has compressed, by target name.
+        """
+        self.on_step(1.0)
+        encodings: dict[str, Encoding] = {}
+        owners: dict[str, Applied] = {}
+        for name, step in self.steps.items():
+            for key, applied in step.applied.items():
+                weight = getattr(applied.module, applied.parameter) + 0.0  # −0 becomes +0
+                found = step.finalize(applied.parametrization, weight)
+                encoding = encodings.setdefault(key, Encoding())
+                encoding.steps.append(name)
+                encoding.values = found.values or encoding.values
+                encoding.tensors |= found.tensors
+                encoding.mask = found.mask if found.mask is not None else encoding.mask
+                owners[key] = applied
+        for applied in owners.values():
+            parametrize.remove_parametrizations(applied.module, applied.parameter)
+            getattr(applied.module, applied.parameter).add_(0.0)
+        for step in self.steps.values():
+            step.applied.clear()
+        if self.dense_dtype == "float16":
+            for key, tensor in backbone.model.state_dict().items():
+                if key not in encodings and tensor.is_floating_point():
+                    tensor.copy_(tensor.half())
+        backbone.requires_grad_(True)
+        return encodings
+
+    def structure(self) -> list[dict[str, Any]]:
+        """The edits that an empty skeleton needs before weights fit: JSON, in order."""
+        return [
+            {
+                "step": name,
+                "method": f"{type(step).__module__}.{type(step).__qualname__}",
+                "modules": {
+                    key.removesuffix(".weight"): decision
+                    for key, decision in self.plan[name].items()
+                    if LEFT_DENSE not in decision
+                },
+            }
+            for name, step in self.steps.items()
+            if step.stage == "structure"
+        ]
+
+    def reasons(self) -> dict[str, str]:
+        """Why each target that a step left alone was left dense, by target name."""
+        return {
+            key: f"{name}: {decision[LEFT_DENSE]}"
+            for name, decisions in self.plan.items()
+            for key, decision in decisions.items()
+            if LEFT_DENSE in decision
+        }
+
+    def _select(self, name: str, step: Compressor, backbone: Backbone) -> list[Target]:
+        try:
+            return step.select(backbone.targets())
+        except ValueError as error:
+            raise ValueError(f"compression.steps.{name}: {error}") from error
+
+    def _cover(self, name: str, backbone: Backbone, compressed: Iterable[Target]) -> None:
+        codebooks = [
+            parameter
+            for step in self.steps.values()
+            for applied in step.applied.values()
+            for parameter in applied.parametrization.parameters()
+        ]
+        total = sum(p.numel() for p in backbone.model.parameters())
+        total -= sum(p.numel() for p in codebooks)
+        covered = sum(_weight(backbone, target).numel() for target in compressed)
+        self.coverage[name] = covered / total
+
+    def _edit(
+        self,
+        backbone: Backbone,
+        step: Compressor,
+        target: Target,
+        decision: Decision,
+        statistics: Mapping[str, Statistic],
+    ) -> None:
+        module = backbone.model.get_submodule(target.module)
+        new = step.apply(module, target.parameter, decision, statistics.get(target.name))
+        if step.stage == "structure":
+            backbone.model.set_submodule(target.module, new)
+            return
+        parametrize.register_parametrization(module, target.parameter, new)
+        applied = Applied(module, target.parameter, new)
+        if not step.trains_weight:
+            applied.original.requires_grad_(False)
+        step.applied[target.name] = applied
+
+
+def _weight(backbone: Backbone, target: Target) -> Tensor:
+    return getattr(backbone.model.get_submodule(target.module), target.parameter).detach()
+
+
+def _check_tied(target: Target, weights: Mapping[str, Tensor]) -> None:
+    twins = [n for n, w in weights.items() if w is weights[target.name] and n != target.name]
+    if twins:
+        raise ValueError(
+            f"{target.name} is tied to {', '.join(twins)} and compressing one would tear them "
+            "apart: leave it out with a selector (modality, role)"
+        )

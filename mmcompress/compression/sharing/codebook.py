@@ -1,0 +1,195 @@
+"""Parameter sharing, W = W_s[I]: many places of a weight read one entry of a small codebook.
+
+An entry is a run of `block_size` neighbours in a row: a single weight (scalar clusters, "Deep
+Compression", Han et al. 2015, arXiv:1510.00149, section 3), a part of a row (product quantisation,
+Jégou et al. 2011; for networks "And the Bit Goes Down", Stock et al. 2019, arXiv:1907.05686), or
+a whole row. The assignment I is fixed by k-means; the entries stay trainable, and the gradient of
+an entry is the sum over all places that read it (Deep Compression, eq. 3).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from mmcompress.artifact.codecs.codebook import lookup
+from mmcompress.artifact.encoding import Encoding
+from mmcompress.backbones.base import Target
+from mmcompress.compression.base import LEFT_DENSE, Compressor, Decision, as_matrix, kept_mask
+from mmcompress.compression.statistics import Statistic
+
+ITERATIONS = 25
+CHUNK = 65536
+"""Vectors that are compared with the codebook at once, to bound memory."""
+
+
+def scalar_kmeans(values: Tensor, clusters: int) -> tuple[Tensor, Tensor]:
+    """One-dimensional k-means from evenly spaced centroids (arXiv:1510.00149, section 3.2).
+
+    Args:
+        values: (n,).
+        clusters: k.
+    Returns:
+        centroids (k,) ascending, and the index (n,) int64 of the nearest for each value.
+    """
+    ordered = values.double().sort().values
+    totals = torch.cat([ordered.new_zeros(1), ordered.cumsum(0)])
+    centroids = torch.linspace(
+        float(ordered[0]), float(ordered[-1]), clusters, dtype=torch.float64, device=values.device
+    )
+    for _ in range(ITERATIONS):
+        middles = (centroids[1:] + centroids[:-1]) / 2
+        inner = torch.searchsorted(ordered, middles)
+        ends = torch.cat([inner, inner.new_tensor([len(ordered)])])
+        starts = torch.cat([inner.new_zeros(1), inner])
+        counts = ends - starts
+        means = (totals[ends] - totals[starts]) / counts.clamp(min=1)
+        # An empty cluster keeps its place.
+        centroids = torch.where(counts > 0, means, centroids).sort().values
+    centroids = centroids.to(values.dtype)
+    middles = (centroids[1:] + centroids[:-1]) / 2
+    return centroids, torch.searchsorted(middles, values.contiguous())
+
+
+def vector_kmeans(vectors: Tensor, clusters: int, *, seed: int) -> tuple[Tensor, Tensor]:
+    """Lloyd's k-means; an empty cluster moves to the vector that is served worst.
+
+    Args:
+        vectors: (n, d), n at least `clusters`.
+        clusters: k.
+        seed: draws the vectors that the centroids start from.
+    Returns:
+        centroids (k, d), and the index (n,) int64 of the nearest for each vector.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    start = torch.randperm(len(vectors), generator=generator)[:clusters]
+    centroids = vectors[start.to(vectors.device)].clone()
+    for _ in range(ITERATIONS):
+        indices, distances = _nearest(vectors, centroids)
+        counts = torch.bincount(indices, minlength=clusters)
+        sums = torch.zeros_like(centroids).index_add_(0, indices, vectors)
+        centroids = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], centroids)
+        empty = (counts == 0).nonzero()[:, 0]
+        if len(empty):
+            centroids[empty] = vectors[distances.topk(len(empty)).indices]
+    return centroids, _nearest(vectors, centroids)[0]
+
+
+def _nearest(vectors: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
+    found = [torch.cdist(chunk, centroids).min(dim=1) for chunk in vectors.split(CHUNK)]
+    return torch.cat([f.indices for f in found]), torch.cat([f.values for f in found])
+
+
+class Lookup(nn.Module):
+    """Parametrisation W → W_s[I], with the zeros of an earlier mask kept.
+
+    Args:
+        weight: clustered here.
+        clusters: k.
+        block_size: neighbours in a row that form one vector; divides the columns.
+        seed: of the vector k-means.
+    """
+
+    indices: Tensor
+
+    def __init__(self, weight: Tensor, *, clusters: int, block_size: int, seed: int) -> None:
+        super().__init__()
+        matrix = as_matrix(weight)
+        if block_size == 1:
+            kept = matrix[kept_mask(matrix)]  # a pruned weight needs no cluster
+            centroids, of_kept = scalar_kmeans(kept, clusters)
+            indices = torch.zeros(matrix.numel(), dtype=torch.int64, device=weight.device)
+            indices[kept_mask(matrix).flatten()] = of_kept
+            codebook = centroids[:, None]
+        else:
+            codebook, indices = vector_kmeans(matrix.reshape(-1, block_size), clusters, seed=seed)
+        self.codebook = nn.Parameter(codebook)  # k block_size
+        self.register_buffer("indices", indices)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        shared = lookup(self.indices, self.codebook, weight.shape)
+        if self.codebook.shape[1] > 1:
+            return shared
+        return shared * kept_mask(weight)
+
+
+class Codebook(Compressor):
+    """Let the places of each weight share the entries of a codebook.
+
+    Args:
+        clusters: entries per weight, at least 2.
+        block_size: neighbours in a row that form one entry; 1 for scalar clusters, None for whole
+            rows.
+        seed: of the k-means start.
+        **selectors: `modality`, `role`, `granularity`.
+    """
+
+    stage = "values"
+    granularities = ("linear", "embedding", "conv", "matrix")
+    no_speedup = "shared weights are looked up into float32 before they multiply"
+    trains_weight = False
+
+    def __init__(
+        self,
+        *,
+        clusters: int,
+        block_size: int | None = 1,
+        seed: int = 0,
+        **selectors: Any,
+    ) -> None:
+        super().__init__(**selectors)
+        if not isinstance(clusters, int) or not 2 <= clusters <= 65536:
+            raise ValueError(f"clusters={clusters} must be a whole number from 2 to 65536")
+        if block_size is not None and (not isinstance(block_size, int) or block_size < 1):
+            raise ValueError(f"block_size={block_size} must be a positive whole number, or null")
+        self.clusters, self.block_size, self.seed = clusters, block_size, seed
+        self.keeps_zeros = block_size == 1
+
+    def check(self, target: Target, weight: Tensor) -> None:
+        columns = as_matrix(weight).shape[1]
+        if self.block_size is not None and columns % self.block_size:
+            raise ValueError(
+                f"block_size={self.block_size} does not divide the {columns} columns of "
+                f"{target.name}: choose a divisor, or null for whole rows"
+            )
+
+    def plan(
+        self,
+        targets: Sequence[Target],
+        weights: Mapping[str, Tensor],
+        statistics: Mapping[str, Statistic],
+    ) -> dict[str, Decision]:
+        return {t.name: self._decide(t, weights[t.name]) for t in targets}
+
+    def _decide(self, target: Target, weight: Tensor) -> Decision:
+        matrix = as_matrix(weight)
+        block_size = self.block_size or matrix.shape[1]
+        if block_size == 1 and not kept_mask(matrix).any():
+            return {LEFT_DENSE: "all its weights are zero"}
+        blocks = matrix.numel() // block_size
+        bits = (self.clusters - 1).bit_length()
+        stored = self.clusters * block_size * 32 + blocks * bits
+        if self.clusters >= blocks or stored >= matrix.numel() * 32:
+            return {
+                LEFT_DENSE: f"{self.clusters} entries of {block_size} would not shrink its "
+                f"{blocks} blocks"
+            }
+        return {"clusters": self.clusters, "block_size": block_size, "seed": self.seed}
+
+    @classmethod
+    def apply(
+        cls,
+        module: nn.Module,
+        parameter: str,
+        decision: Decision,
+        statistic: Statistic | None = None,
+    ) -> nn.Module:
+        return Lookup(getattr(module, parameter).detach(), **decision)
+
+    def finalize(self, parametrization: nn.Module, weight: Tensor) -> Encoding:
+        shared = cast(Lookup, parametrization)
+        tensors = {"indices": shared.indices, "codebook": shared.codebook.detach()}
+        kept = kept_mask(weight)
+        mask = None if not self.keeps_zeros or kept.all() else kept
+        return Encoding(values={"codec": "codebook"}, tensors=tensors, mask=mask)

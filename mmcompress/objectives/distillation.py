@@ -1,0 +1,49 @@
+"""Keeping a compressed student close to its dense teacher, by affinities and by features."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def affinity_loss(
+    student: tuple[Tensor, Tensor],
+    teacher: tuple[Tensor, Tensor],
+    student_scale: Tensor,
+    teacher_scale: Tensor,
+) -> Tensor:
+    """Cross entropy between the batch's similarity distributions, both directions, less its floor.
+
+    Affinity mimicking of TinyCLIP (Wu et al. 2023, arXiv:2309.12314, eq. 2-4), as the
+    Kullback-Leibler divergence: the same gradient, and zero when student and teacher agree.
+
+    Args:
+        student, teacher: two modalities each, (B, D), L2-normalised; D may differ between them.
+        student_scale, teacher_scale: scalars, inverse temperatures.
+    Returns:
+        Scalar, at least 0.
+    """
+    ours = student_scale * student[0] @ student[1].T  # B B
+    theirs = teacher_scale * teacher[0] @ teacher[1].T  # B B
+    forth = _divergence(ours, theirs)
+    back = _divergence(ours.T, theirs.T)
+    return (forth + back) / 2
+
+
+def _divergence(ours: Tensor, theirs: Tensor) -> Tensor:
+    return F.kl_div(
+        ours.log_softmax(dim=1), theirs.log_softmax(dim=1), log_target=True, reduction="batchmean"
+    )
+
+
+def feature_loss(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) -> Tensor:
+    """Squared distance of student and teacher embeddings, mean over pairs, sum over modalities.
+
+    Feature distillation of CLIP-KD (Yang et al. 2024, arXiv:2307.12732) without its division by
+    the width, so that one weight suits all widths.
+
+    Args:
+        student, teacher: two modalities each, (B, D), L2-normalised.
+    Returns:
+        Scalar in [0, 8].
+    """
+    distances = [(s - t).square().sum(dim=1).mean() for s, t in zip(student, teacher, strict=True)]
+    return distances[0] + distances[1]

@@ -1,0 +1,153 @@
+"""Compression-aware fine-tuning as a Lightning module."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from mmcompress.backbones.base import Backbone
+from mmcompress.compression.recipe import Recipe
+from mmcompress.evaluation.retrieval import retrieval_metrics
+from mmcompress.objectives.objective import Objective
+
+MAX_LOGIT_SCALE = 100.0
+"""CLIP's own bound on the inverse temperature (arXiv:2103.00020, section 2.5)."""
+
+
+class CompressionModule(pl.LightningModule):
+    """Fine-tune a backbone that a recipe has edited.
+
+    Args:
+        backbone: the student, after `recipe.apply`.
+        recipe: its schedules and penalties run here; its plan travels in every checkpoint.
+        objective: the loss.
+        optimizer: parameter groups → optimizer.
+        warmup_ratio: share of the steps in which the learning rate rises from zero; a cosine to
+            zero follows.
+        teacher: the dense backbone; needed when the objective looks at it.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        recipe: Recipe,
+        objective: Objective,
+        *,
+        optimizer: Callable[[list[dict[str, Any]]], Optimizer],
+        warmup_ratio: float = 0.1,
+        teacher: Backbone | None = None,
+    ) -> None:
+        super().__init__()
+        if objective.needs_teacher and teacher is None:
+            raise ValueError("objective.affinity and objective.feature need a dense teacher")
+        self.backbone = backbone
+        self.recipe = recipe
+        self.objective = objective
+        self.optimizer = optimizer
+        self.warmup_ratio = warmup_ratio
+        # In a tuple, so that it is neither a submodule nor in any checkpoint.
+        self._teacher = (teacher.eval().requires_grad_(False),) if teacher is not None else ()
+
+    def on_fit_start(self) -> None:
+        for teacher in self._teacher:
+            teacher.to(self.device)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.recipe.on_step(self.global_step / max(self._total_steps, 1))
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        with parametrize.cached():
+            student = self._embed(self.backbone, batch)
+        teacher, teacher_scale = None, None
+        if self.objective.needs_teacher:
+            with torch.no_grad():
+                teacher = self._embed(self._teacher[0], batch)
+                teacher_scale = self._teacher[0].logit_scale
+        scale = self.backbone.logit_scale.clamp(max=MAX_LOGIT_SCALE)
+        terms = self.objective(student, scale, teacher, teacher_scale)
+        loss = sum(terms.values(), start=torch.zeros((), device=self.device))
+        loss = loss + self.recipe.penalty()
+        if not torch.isfinite(loss):
+            rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
+            raise ValueError(
+                f"the loss is {loss.item()} at step {self.global_step} with learning rate "
+                f"{rate:.3g}: lower optimizer.lr, or raise warmup_ratio"
+            )
+        self.log("train/loss", loss, prog_bar=True)
+        self.log_dict({f"train/{name}": term for name, term in terms.items()})
+        return loss
+
+    def _embed(self, backbone: Backbone, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Both modalities (B, D), gathered from all processes with their gradients."""
+        first, second = backbone.modalities
+        pair = backbone.encode(first, batch[first]), backbone.encode(second, batch[second])
+        if self.trainer.world_size == 1:
+            return pair
+        gathered = (self.all_gather(x, sync_grads=True).flatten(0, 1) for x in pair)  # type: ignore[union-attr]
+        return next(gathered), next(gathered)
+
+    def on_validation_epoch_start(self) -> None:
+        self._embedded: list[tuple[Tensor, Tensor]] = []
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        with parametrize.cached():
+            first, second = self.backbone.modalities
+            pair = (
+                self.backbone.encode(first, batch[first]),
+                self.backbone.encode(second, batch[second]),
+            )
+        self._embedded.append(pair)
+
+    def on_validation_epoch_end(self) -> None:
+        first, second = (torch.cat(part).float() for part in zip(*self._embedded, strict=True))
+        metrics = retrieval_metrics(first, second, torch.arange(len(first), device=first.device))
+        self.log("val/mean_recall", metrics["mean_recall"], prog_bar=True)
+
+    def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]
+        optimizer = self.optimizer(parameter_groups(self.backbone))
+        schedule = LambdaLR(
+            optimizer,
+            lambda step: warmup_cosine(
+                step, total=max(self._total_steps, 1), warmup_ratio=self.warmup_ratio
+            ),
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    @property
+    def _total_steps(self) -> int:
+        return int(self.trainer.estimated_stepping_batches)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["plan"] = self.recipe.plan
+
+
+def warmup_cosine(step: int, *, total: int, warmup_ratio: float) -> float:
+    """Factor on the learning rate: linear from zero, then half a cosine to zero.
+
+    Example:
+        >>> [round(warmup_cosine(s, total=10, warmup_ratio=0.2), 2) for s in (0, 1, 6, 10)]
+        [0.5, 1.0, 0.5, 0.0]
+    """
+    warmup = round(total * warmup_ratio)
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = min((step - warmup) / max(total - warmup, 1), 1.0)
+    return (1 + math.cos(math.pi * progress)) / 2
+
+
+def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
+    """Matrices decay with the optimizer's own weight decay; biases, norms and scalars do not."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in trained if p.ndim > 1]},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
