@@ -1,0 +1,31 @@
+"""Indices → floats through a table of shared entries, W = W_s[I].
+
+The way back is a method's own: entries may coincide, so an assignment cannot be read off the
+floats, and the method hands its indices over as they are.
+"""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def lookup(indices: Tensor, codebook: Tensor, shape: Sequence[int]) -> Tensor:
+    """Each run of `block_size` neighbours in a row is one entry of the codebook.
+
+    Args:
+        indices: (blocks,) int32 or int64, row by row.
+        codebook: (entries, block_size), float16 or float32; gets a gradient where it wants one.
+        shape: of the weight, blocks · block_size elements.
+    Returns:
+        `shape`, float32.
+    Raises:
+        IndexError: an index points past the last entry.
+
+    Example:
+        >>> import torch
+        >>> codebook = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+        >>> lookup(torch.tensor([1, 0, 0, 0]), codebook, (2, 4)).tolist()
+        [[3.0, 4.0, 1.0, 2.0], [1.0, 2.0, 1.0, 2.0]]
+    """
+    return F.embedding(indices, codebook.float()).reshape(tuple(shape))
