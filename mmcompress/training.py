@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -151,3 +151,12 @@ def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
         {"params": [p for p in trained if p.ndim > 1]},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
+
+
+def cpu_precision() -> Literal["bf16-mixed", "32-true"]:
+    """bf16 autocast where the CPU multiplies bf16 natively (AVX512-BF16, AMX), else float32.
+
+    Without such units bf16 is many times slower than float32.
+    """
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16-mixed" if native else "32-true"

@@ -103,18 +103,21 @@ class Clock(pl.Callback):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=_Help)
     parser.add_argument("--out", type=Path, required=True, help="folder for model and card")
-    parser.add_argument("--epochs", type=int, default=200)
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/pretrain_mini"), help="folder for checkpoints"
+    )
+    parser.add_argument("--epochs", type=int, default=110)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--weight-decay", type=float, default=0.1)
     parser.add_argument("--attention-dropout", type=float, default=0.1)
     parser.add_argument("--ema", type=float, default=0.995, help="decay of the averaged weights")
-    parser.add_argument("--vocabulary", type=int, default=2000)
+    parser.add_argument("--vocabulary", type=int, default=1536)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
     pl.seed_everything(args.seed, verbose=False)
-    images, captions = load_pairs()
+    _, captions = load_pairs()
     train = [captions[i] for i in split_pairs(captions)["train"]]
     tokenizer = train_tokenizer(train, args.vocabulary)
     backbone = HFClip(build_model(tokenizer, args.attention_dropout), tokenizer)
@@ -129,8 +132,7 @@ def main() -> None:
         ),
     )
 
-    work = args.out.with_name(args.out.name + ".training")
-    last = work / "last.ckpt"
+    last = args.work / "last.ckpt"
     clock = Clock()
     trainer = pl.Trainer(
         accelerator="cpu",
@@ -143,7 +145,7 @@ def main() -> None:
         callbacks=[
             EMAWeightAveraging(decay=args.ema, use_buffers=False),
             ModelCheckpoint(
-                work, filename="last", enable_version_counter=False, save_on_train_epoch_end=True
+                args.work, filename="last", enable_version_counter=False, save_on_train_epoch_end=True
             ),
             clock,
         ],
@@ -153,14 +155,15 @@ def main() -> None:
     evaluators = {"retrieval": Retrieval(), "zeroshot": ZeroShot()}
     metrics = {split: evaluate(backbone, data, evaluators, split) for split in ("val", "test")}
     args.out.mkdir(parents=True, exist_ok=True)
-    backbone.model.config._attn_implementation = "sdpa"
+    for config in (backbone.model.config.text_config, backbone.model.config.vision_config):
+        config.attention_dropout = 0.0  # of this training; a fine-tune says for itself
     backbone.model.save_pretrained(args.out)
     backbone.save_assets(args.out)
     write_json(args.out / "metrics.json", metrics)
     command = " ".join(["python", *sys.argv])
     card = model_card(command, args.seed, clock.seconds, metrics, backbone)
     write_atomically(args.out / "README.md", lambda file: file.write(card.encode()))
-    shutil.rmtree(work, ignore_errors=True)
+    shutil.rmtree(args.work)
     print(card)
 
 
@@ -177,9 +180,9 @@ def model_card(
         [
             "# mini: a CLIP of 5 M parameters on OpenMoji",
             "",
-            f"A `transformers.CLIPModel` with {parameters:,} parameters: vision 6 layers x {WIDTH} on "
-            f"{SIZE}x{SIZE} pictures in patches of 16, text 4 layers x {WIDTH} with a byte-level BPE "
-            f"(`{TOKENIZER_FILE}`). It is the test bed of mmcompress, small enough to train on two "
+            f"A `transformers.CLIPModel` with {parameters:,} parameters: vision 6 layers x {WIDTH} "
+            f"on {SIZE}x{SIZE} pictures in patches of 16, text 4 layers x {WIDTH} with a byte-level "
+            f"BPE (`{TOKENIZER_FILE}`). It is the test bed of mmcompress, small enough to train on two "
             "CPU cores, and knows nothing but emoji.",
             "",
             "* Data: `train` split of `conf/data/openmoji.yaml` (3,253 pairs). Pictures: OpenMoji "

@@ -19,8 +19,8 @@ from mmcompress.backbones.base import Target
 from mmcompress.compression.base import LEFT_DENSE, Compressor, Decision, as_matrix, kept_mask
 from mmcompress.compression.statistics import Statistic
 
-ITERATIONS = 25
-CHUNK = 65536
+ITERATIONS = 15
+CHUNK = 4096
 """Vectors that are compared with the codebook at once, to bound memory."""
 
 
@@ -77,8 +77,15 @@ def vector_kmeans(vectors: Tensor, clusters: int, *, seed: int) -> tuple[Tensor,
 
 
 def _nearest(vectors: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
-    found = [torch.cdist(chunk, centroids).min(dim=1) for chunk in vectors.split(CHUNK)]
-    return torch.cat([f.indices for f in found]), torch.cat([f.values for f in found])
+    """Index of the nearest centroid of each vector, and half the squared distance to it."""
+    # ‖v − c‖² / 2 = ‖v‖² / 2 + (‖c‖² / 2 − v·c); only the bracket depends on c.
+    offset = centroids.square().sum(dim=1) / 2  # k
+    found = [
+        torch.addmm(offset, chunk, centroids.T, alpha=-1.0).min(dim=1)
+        for chunk in vectors.split(CHUNK)
+    ]
+    bracket = torch.cat([f.values for f in found])
+    return torch.cat([f.indices for f in found]), vectors.square().sum(dim=1) / 2 + bracket
 
 
 class Lookup(nn.Module):

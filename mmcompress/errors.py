@@ -1,0 +1,46 @@
+"""From an exception to the one sentence that a user reads."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import TypeVar
+
+from hydra.errors import InstantiationException
+from typing_extensions import ParamSpec
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+log = logging.getLogger(__name__)
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """What went wrong inside a constructor that Hydra called; `error` itself otherwise."""
+    while isinstance(error, InstantiationException) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def in_one_sentence(function: Callable[P, R]) -> Callable[P, R]:
+    """End the program with one line on an error that the user can mend.
+
+    Those are ValueError, ModuleNotFoundError and OSError. Everything else is a bug and keeps its
+    traceback; `HYDRA_FULL_ERROR=1` shows all tracebacks.
+    """
+
+    @wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except (InstantiationException, ValueError, ModuleNotFoundError, OSError) as error:
+            if os.environ.get("HYDRA_FULL_ERROR") == "1":
+                raise
+            cause = root_cause(error)
+            if not isinstance(cause, (ValueError, ModuleNotFoundError, OSError, TypeError)):
+                raise
+            log.debug("traceback", exc_info=error)
+            sys.exit(f"error: {cause}")
+
+    return wrapper
