@@ -1,9 +1,12 @@
 """Cross-modal retrieval: does the right caption come first for an image, and the reverse."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
+
+from mmcompress.data.base import PairData
+from mmcompress.evaluation.base import Encode, embed
 
 
 def ranks(similarity: Tensor, positives: Tensor) -> Tensor:
@@ -56,3 +59,25 @@ def retrieval_metrics(
     recalls = {f"i2t_r@{k}": recall_at_k(i2t, k) for k in ks}
     recalls |= {f"t2i_r@{k}": recall_at_k(t2i, k) for k in ks}
     return {"mean_recall": sum(recalls.values()) / len(recalls)} | recalls
+
+
+class Retrieval:
+    """Yields `retrieval/mean_recall`, `retrieval/i2t_r@1` … over all pairs of a split.
+
+    Pair i of the split is the one right answer to image i and to caption i.
+
+    Args:
+        ks: how many candidates may come first.
+    """
+
+    def __init__(self, ks: Sequence[int] = (1, 5, 10)) -> None:
+        self.ks = list(ks)
+        if not self.ks or min(self.ks) < 1:
+            raise ValueError(f"retrieval.ks={self.ks} must hold numbers of at least 1")
+
+    def __call__(self, encode: Encode, data: PairData, split: str) -> Iterator[tuple[str, float]]:
+        embedded = embed(encode, data.eval_dataloader(split), "image", "text")
+        images, texts = embedded["image"], embedded["text"]
+        metrics = retrieval_metrics(images, texts, torch.arange(len(texts)), self.ks)
+        for name, value in metrics.items():
+            yield f"retrieval/{name}", value

@@ -1,0 +1,79 @@
+"""The contract that every evaluator fulfils, and how a split is embedded."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from rich import get_console
+from rich.progress import track
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from mmcompress.data.base import Batch, PairData, PairDataset
+
+Encode = Callable[[str, Tensor], Tensor]
+"""(modality, preprocessed inputs) → embeddings (B, D): L2-normalised, float32, on the CPU."""
+
+
+class Evaluator(Protocol):
+    """Constructor arguments are its config and stay in `vars(self)`: they key the baseline cache.
+
+    A call yields `(metric name, value)`. Data that lack what it needs make it yield nothing, after
+    one logged line that says what is missing.
+    """
+
+    def __call__(
+        self, encode: Encode, data: PairData, split: str
+    ) -> Iterable[tuple[str, float]]: ...
+
+
+def embed(encode: Encode, batches: DataLoader, *modalities: str) -> dict[str, Tensor]:
+    """Embeddings (N, D) of a whole data set, by modality, in the order of the data set."""
+    parts: dict[str, list[Tensor]] = {modality: [] for modality in modalities}
+    bar = track(
+        batches,
+        description=f"embed {' and '.join(modalities)}",
+        transient=True,
+        disable=not get_console().is_terminal,
+    )
+    for batch in bar:
+        for modality in modalities:
+            parts[modality].append(encode(modality, batch[modality]))
+    return {modality: torch.cat(embedded) for modality, embedded in parts.items()}
+
+
+def batches_of(data: PairData, dataset: PairDataset) -> "DataLoader[Batch]":
+    """Preprocessed batches, in order, of a data set that is not one of the splits of `data`."""
+    return DataLoader(
+        dataset,
+        batch_size=data.eval_batch_size,
+        collate_fn=data.collate,
+        num_workers=data.num_workers,
+    )
+
+
+def check_split(data: PairData, split: str) -> None:
+    """Refuse a split that `data` does not have.
+
+    Raises:
+        ValueError: names the splits there are.
+    """
+    if split not in data.splits:
+        raise ValueError(
+            f"evaluation.split={split!r} is not a split of {data.name}: "
+            f"choose one of {', '.join(data.splits)}"
+        )
+
+
+@contextmanager
+def inference(model: nn.Module) -> Iterator[Any]:
+    """Eval mode without gradients; afterwards every module has its old mode back."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield model
+    finally:
+        for module, training in modes.items():
+            module.training = training

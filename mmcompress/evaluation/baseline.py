@@ -1,0 +1,124 @@
+"""The dense model's scores, measured once per content and kept in the user cache directory."""
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import platformdirs
+import torch
+from torch import Tensor
+
+from mmcompress.backbones.base import Backbone
+from mmcompress.data.base import PairData
+from mmcompress.evaluation.base import Evaluator, batches_of, check_split
+from mmcompress.evaluation.evaluate import evaluate
+from mmcompress.files import write_json
+
+log = logging.getLogger(__name__)
+
+CACHE_VERSION = 1
+"""Raise it when an evaluator gives other numbers for the same inputs: old files are then unread."""
+
+
+def dense_baseline(
+    backbone: Backbone,
+    data: PairData,
+    evaluators: Mapping[str, Evaluator],
+    split: str,
+    *,
+    cache_dir: Path | None = None,
+) -> dict[str, float]:
+    """`evaluate` of the dense backbone, read back when the same content was scored before.
+
+    Call it before the recipe edits the backbone.
+
+    Args:
+        cache_dir: where `<key>.json` files lie; `baselines` in the user cache directory when None.
+    Returns:
+        Metric name → value.
+    """
+    check_split(data, split)
+    folder = cache_dir or platformdirs.user_cache_path("mmcompress") / "baselines"
+    key = content_key(backbone, data, evaluators, split)
+    path = folder / f"{key}.json"
+    cached = _read(path, key)
+    if cached is not None:
+        log.info("dense baseline: read from %s", path)
+        return cached
+    metrics = evaluate(backbone, data, evaluators, split)
+    log.info("dense baseline: measured")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"key": key, "metrics": metrics})
+    except OSError as error:
+        log.warning("dense baseline: not kept for later runs (%s)", error)
+    return metrics
+
+
+def content_key(
+    backbone: Backbone, data: PairData, evaluators: Mapping[str, Evaluator], split: str
+) -> str:
+    """SHA-256 over all that the scores depend on, hexadecimal.
+
+    Weights and their names, the adapter and its spec, the split's inputs as the encoders get them
+    (so preprocessing and tokeniser count), labels and prompts, the evaluators and their config,
+    the device, the versions of torch and transformers.
+    """
+    digest = hashlib.sha256()
+    _add(
+        digest,
+        CACHE_VERSION,
+        version("torch"),
+        version("transformers"),
+        str(next(backbone.parameters()).device),
+        backbone.adapter,
+        backbone.spec,
+        split,
+        data.eval_batch_size,
+        {name: [type(e).__qualname__, vars(e)] for name, e in evaluators.items()},
+    )
+    for name, tensor in backbone.state_dict().items():
+        _add(digest, name, tensor)
+    for batch in data.eval_dataloader(split):
+        _add(digest, *(batch[modality] for modality in sorted(batch)))
+    labelled = data.classification(split)
+    if labelled is not None:
+        _add(digest, list(labelled.class_names), list(labelled.templates), labelled.labels)
+        for batch in batches_of(data, labelled.dataset):
+            _add(digest, batch["image"])
+    return digest.hexdigest()
+
+
+def _add(digest: "hashlib._Hash", *values: object) -> None:
+    for value in values:
+        if isinstance(value, Tensor):
+            _add(digest, [str(value.dtype), list(value.shape)])
+            flat = value.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy().data)
+        else:
+            # A line break ends each value: two neighbours cannot run into one another.
+            digest.update(json.dumps(value, sort_keys=True, default=str).encode() + b"\n")
+
+
+def _read(path: Path, key: str) -> dict[str, float] | None:
+    """The metrics in a cache file; None when there is none, or none that can be trusted."""
+    try:
+        stored = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        log.warning("dense baseline: %s cannot be read (%s), measuring again", path, error)
+        return None
+    metrics = stored.get("metrics") if isinstance(stored, dict) else None
+    if (
+        isinstance(metrics, dict)
+        and stored.get("key") == key
+        and all(isinstance(v, float) and math.isfinite(v) for v in metrics.values())
+    ):
+        return metrics
+    log.warning("dense baseline: %s is not what was written, measuring again", path)
+    return None

@@ -1,0 +1,113 @@
+"""How long one forward through every tower takes."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmcompress.backbones.base import Backbone
+from mmcompress.data.base import PairData
+from mmcompress.evaluation.base import check_split, inference
+
+MIN_ROUNDS = 5
+MAX_ROUNDS = 200
+
+
+def alternate(
+    workloads: Mapping[str, Callable[[], object]],
+    *,
+    seconds: float,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, float]:
+    """Median duration of each workload in seconds, all of them run in turn in this process.
+
+    Taking turns spreads slow drift of the machine (heat, other programs) over all workloads
+    alike. Each runs twice unmeasured first.
+
+    Args:
+        workloads: by name.
+        seconds: about how long to measure; at least `MIN_ROUNDS` rounds, at most `MAX_ROUNDS`.
+        clock: seconds, monotonic.
+    """
+    durations: dict[str, list[float]] = {name: [] for name in workloads}
+    for run in [*workloads.values()] * 2:
+        run()
+    begin = clock()
+    for done in range(MAX_ROUNDS):
+        if done >= MIN_ROUNDS and clock() - begin >= seconds:
+            break
+        for name, run in workloads.items():
+            start = clock()
+            run()
+            durations[name].append(clock() - start)
+    return {name: statistics.median(values) for name, values in durations.items()}
+
+
+def measure_latency(
+    dense: Backbone,
+    compressed: Backbone,
+    data: PairData,
+    split: str,
+    *,
+    no_speedup: str | None = None,
+    batch_sizes: Sequence[int] = (1, 32),
+    seconds: float = 2.0,
+) -> dict[str, Any]:
+    """Latency of one batch of real pairs through every tower, dense and compressed in turn.
+
+    Args:
+        no_speedup: why the compressed model cannot be faster; it is then not measured.
+        batch_sizes: pairs per forward: the first ones of the split, from the start again when it
+            has fewer.
+        seconds: about how long to measure at each batch size.
+    Returns:
+        `dense_ms` and `compressed_ms` (None when not measured): batch size as a string → median
+        in milliseconds; `threads`, `runtime`, `no_speedup`.
+    """
+    check_split(data, split)
+    dense_ms: dict[str, float] = {}
+    compressed_ms: dict[str, float] = {}
+    with inference(dense), inference(compressed):
+        for size in batch_sizes:
+            batch = _first_pairs(data, split, size)
+            workloads = {"dense": _forward(dense, batch)}
+            if no_speedup is None:
+                workloads["compressed"] = _forward(compressed, batch)
+            medians = alternate(workloads, seconds=seconds)
+            dense_ms[str(size)] = 1e3 * medians["dense"]
+            if no_speedup is None:
+                compressed_ms[str(size)] = 1e3 * medians["compressed"]
+    return {
+        "dense_ms": dense_ms,
+        "compressed_ms": compressed_ms or None,
+        "threads": torch.get_num_threads(),
+        "runtime": _runtime(compressed),
+        "no_speedup": no_speedup,
+    }
+
+
+def _first_pairs(data: PairData, split: str, size: int) -> dict[str, Tensor]:
+    pairs = data.splits[split]
+    return data.collate([pairs[i % len(pairs)] for i in range(size)])
+
+
+def _forward(backbone: Backbone, batch: Mapping[str, Tensor]) -> Callable[[], None]:
+    device = next(backbone.parameters()).device
+    inputs = {modality: batch[modality].to(device) for modality in backbone.modalities}
+
+    def run() -> None:
+        for modality, values in inputs.items():
+            backbone.encode(modality, values)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    return run
+
+
+def _runtime(backbone: Backbone) -> str:
+    parameter = next(backbone.parameters())
+    dtype = str(parameter.dtype).removeprefix("torch.")
+    return f"torch eager {dtype} on {parameter.device.type}"
