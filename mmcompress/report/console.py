@@ -1,0 +1,166 @@
+"""What a run prints at its end, and the ledger of an artifact."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+MIN_WIDTH = 100
+"""Columns that a pipe or a log gets, where there is no terminal to ask."""
+
+NO_VALUE = "–"
+PERCENT_METRICS = ("r@", "recall", "acc@")
+
+
+def report_console() -> Console:
+    """Standard output: its own width on a terminal, at least `MIN_WIDTH` in pipes and logs."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, MIN_WIDTH)
+    return console
+
+
+def format_metric(name: str, value: float) -> str:
+    """Recalls and accuracies in percent, everything else with four digits.
+
+    Example:
+        >>> format_metric("retrieval/mean_recall", 0.8883), format_metric("loss", 0.12346)
+        ('88.83 %', '0.1235')
+    """
+    return f"{100 * value:.2f} %" if is_percent(name) else f"{value:.4g}"
+
+
+def is_percent(name: str) -> bool:
+    """Whether a metric is a share in [0, 1] that is shown in percent."""
+    return any(part in name for part in PERCENT_METRICS)
+
+
+def format_bytes(count: int) -> str:
+    """Example:
+
+    >>> format_bytes(20_181_644), format_bytes(950)
+    ('20.18 MB (20,181,644)', '950 B')
+    """
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= unit:
+            return f"{count / unit:.2f} {name} ({count:,})"
+    return f"{count} B"
+
+
+def print_report(
+    record: Mapping[str, Any], artifact: Path, *, console: Console | None = None
+) -> None:
+    """The one table of a run, and where the artifact lies.
+
+    Args:
+        record: content of `run.json`.
+        artifact: its folder.
+        console: standard output when None.
+    """
+    console = console or report_console()
+    table = Table(title="dense and compressed, reloaded from the artifact", title_justify="left")
+    table.add_column("metric")
+    for column in ("dense", "compressed", "Δ"):
+        table.add_column(column, justify="right")
+    for rows in (_metric_rows(record["metrics"]), _size_rows(record["size"])):
+        for row in rows:
+            table.add_row(*row)
+        table.add_section()
+    latency = record.get("latency") or {}
+    for row in _latency_rows(latency):
+        table.add_row(*row)
+    console.print(table)
+    if latency:
+        console.print(Text(f"latency: {latency['runtime']}, {latency['threads']} threads, median"))
+    if latency.get("no_speedup"):
+        console.print(Text(f"no speed-up expected: {latency['no_speedup']}"))
+    for step, share in record["size"].get("coverage", {}).items():
+        console.print(Text(f"{step} targeted {share:.1%} of the parameters"))
+    console.print(Text(f"artifact: {artifact}"), soft_wrap=True)
+
+
+def _metric_rows(metrics: Mapping[str, Mapping[str, float]]) -> Iterable[tuple[str, ...]]:
+    dense, compressed = metrics["dense"], metrics["compressed"]
+    for name, value in compressed.items():
+        before = dense.get(name)
+        if before is None:
+            yield name, NO_VALUE, format_metric(name, value), NO_VALUE
+        else:
+            change = value - before
+            delta = f"{100 * change:+.2f} points" if is_percent(name) else f"{change:+.4g}"
+            yield name, format_metric(name, before), format_metric(name, value), _minus(delta)
+
+
+def _size_rows(size: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
+    dense, stored = size["dense_bytes"], size["artifact_bytes"]
+    change = _minus(f"{stored / dense - 1:+.1%}")
+    dense_bits = size["bits_per_weight"] * size["compression_ratio"]
+    yield f"bytes (dense: {size['dense_dtype']})", format_bytes(dense), format_bytes(stored), change
+    yield "compression_ratio", "1.00×", f"{size['compression_ratio']:.2f}×", ""
+    yield "bits_per_weight", f"{dense_bits:.2f}", f"{size['bits_per_weight']:.2f}", ""
+
+
+def _latency_rows(latency: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
+    compressed_ms = latency.get("compressed_ms")
+    for batch, dense in latency.get("dense_ms", {}).items():
+        name = f"latency, batch {batch}"
+        if compressed_ms is None:
+            yield name, f"{dense:.1f} ms", NO_VALUE, "no speed-up expected"
+        else:
+            after = compressed_ms[batch]
+            yield name, f"{dense:.1f} ms", f"{after:.1f} ms", f"{dense / after:.2f}× as fast"
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")
+
+
+def print_ledger(
+    rows: Sequence[Mapping[str, Any]],
+    left_dense: Mapping[str, str],
+    *,
+    console: Console | None = None,
+) -> None:
+    """Bytes by tower × role × payload, the total, and which tensors were left dense and why.
+
+    Args:
+        rows: each with `modality`, `role`, `payload` and `bytes`; rows with equal names are added
+            up. All together they are the bytes of the artifact's files.
+        left_dense: tensor name → reason.
+        console: standard output when None.
+    """
+    console = console or report_console()
+    total = sum(row["bytes"] for row in rows)
+    cells: Counter[tuple[str, str, str]] = Counter()
+    for row in rows:
+        cells[row["modality"], row["role"], row["payload"]] += row["bytes"]
+    table = Table(title="ledger", title_justify="left")
+    for column in ("modality", "role", "payload"):
+        table.add_column(column)
+    for column in ("bytes", "share"):
+        table.add_column(column, justify="right")
+    previous = None
+    for (modality, role, payload), size in sorted(cells.items()):
+        if previous not in (None, modality):
+            table.add_section()
+        previous = modality
+        table.add_row(modality, role, payload, f"{size:,}", f"{size / total:.1%}")
+    table.add_section()
+    table.add_row("total", "", "= bytes of the files", f"{total:,}", "100.0%")
+    console.print(table)
+    _print_left_dense(left_dense, console)
+
+
+def _print_left_dense(left_dense: Mapping[str, str], console: Console) -> None:
+    if not left_dense:
+        return
+    table = Table(title="left dense", title_justify="left")
+    table.add_column("tensor", overflow="fold")
+    table.add_column("why")
+    for name, reason in left_dense.items():
+        table.add_row(name, reason)
+    console.print(table)

@@ -1,0 +1,127 @@
+"""Accuracy against stored size, as a picture."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from mmcompress.files import write_atomically
+from mmcompress.report.labels import place_labels
+from mmcompress.report.summary import Summary, summarise
+from mmcompress.report.table import MAIN_METRIC, MEGABYTE
+
+# Okabe and Ito's palette, which the colour-blind can tell apart.
+BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#8A8A8A"
+LOG_FROM = 4.0
+"""Largest over smallest size from which the size axis is logarithmic."""
+
+
+def accuracy_vs_size(
+    records: Sequence[Mapping[str, Any]],
+    path: Path,
+    *,
+    metric: str = MAIN_METRIC,
+    title: str | None = None,
+) -> None:
+    """Draw one point per configuration and the dense model they started from; write a PNG.
+
+    Error bars are the standard deviation over seeds. The line joins the recipes that no other one
+    beats in both size and accuracy.
+
+    Args:
+        records: finished runs of one backbone on one data set, as `read_records` gives them.
+        path: the PNG.
+        metric: a share in [0, 1] of every run's `metrics`.
+        title: made from the metric and the split when None.
+    Raises:
+        ValueError: no record holds `metric`.
+    """
+    summaries = [s for s in summarise(records) if metric in s.compressed and metric in s.dense]
+    if not summaries:
+        raise ValueError(f"no run holds the metric {metric!r}: nothing to draw")
+    split = records[0]["config"].get("evaluation", {}).get("split")
+    what = f"{metric.rpartition('/')[2].replace('_', ' ')}{f' on {split}' if split else ''}"
+    figure = Figure(figsize=(7.2, 4.5), dpi=200, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    heading = title or f"{what[0].upper()}{what[1:]} against stored size"
+    axes.set_title(heading, loc="left", fontsize=11, pad=20)
+    legend = (
+        f"dashed: the dense model · ×: how much smaller than its {summaries[0].dense_dtype} file"
+    )
+    if len(summaries) > 1:
+        legend += " · line: recipes that no other beats in both"
+    axes.text(0, 1.025, legend, transform=axes.transAxes, fontsize=8, color="#555555")
+    axes.set_xlabel("stored size (MB of 10⁶ bytes)")
+    axes.set_ylabel(f"{what} (%)")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(visible=True, color="#E6E6E6", linewidth=0.6)
+    axes.set_axisbelow(True)
+    _draw(axes, summaries, metric)
+    write_atomically(path, lambda file: figure.savefig(file, format="png"))
+
+
+def front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of the points that no other beats in both size and value, by growing size.
+
+    Example:
+        >>> front([(2.0, 0.5), (1.0, 0.4), (3.0, 0.45)])
+        [1, 0]
+    """
+    best, kept = float("-inf"), []
+    for i in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):
+        if points[i][1] > best:
+            best = points[i][1]
+            kept.append(i)
+    return kept
+
+
+def _draw(axes: Axes, summaries: Sequence[Summary], metric: str) -> None:
+    points = [
+        (s.size["artifact_bytes"].mean / MEGABYTE, 100 * s.compressed[metric].mean)
+        for s in summaries
+    ]
+    dense = summaries[0]
+    origin = (dense.size["dense_bytes"].mean / MEGABYTE, 100 * dense.dense[metric].mean)
+    _scale(axes, [*points, origin])
+    axes.axhline(origin[1], color=VERMILION, linewidth=0.9, linestyle=(0, (5, 3)), zorder=1)
+    best = [points[i] for i in front(points)]
+    axes.plot(*zip(*best, strict=True), color=BLUE, linewidth=1.0, alpha=0.45, zorder=2)
+    for (size, value), summary in zip(points, summaries, strict=True):
+        spread = summary.compressed[metric].std
+        if spread is not None:
+            axes.errorbar(size, value, yerr=100 * spread, color=BLUE, capsize=2.5, linewidth=1)
+        axes.plot(size, value, marker="o", markersize=6.5, color=BLUE, markeredgecolor="white")
+    axes.plot(*origin, marker="D", markersize=7, color=VERMILION, markeredgecolor="white", zorder=3)
+    labels = [f"{s.name}\n{s.size['compression_ratio'].mean:.1f}×" for s in summaries]
+    place_labels(
+        axes,
+        [*points, origin],
+        [*labels, f"dense, {dense.dense_dtype}\n{origin[0]:.1f} MB"],
+        lines=[best, [(axes.get_xlim()[0], origin[1]), (axes.get_xlim()[1], origin[1])]],
+        color=GREY,
+    )
+
+
+def _scale(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
+    """Limits with room for labels; a logarithmic size axis with plain numbers when it is long."""
+    sizes, values = [p[0] for p in points], [p[1] for p in points]
+    low, high = min(sizes), max(sizes)
+    if high / low >= LOG_FROM:
+        margin = (high / low) ** 0.12
+        axes.set_xscale("log")
+        axes.set_xlim(low / margin, high * margin)
+        steps = [m * 10.0**e for e in range(-4, 7) for m in (1, 2, 5)]
+        axes.xaxis.set_major_locator(FixedLocator([s for s in steps if low / 2 <= s <= high * 2]))
+        axes.xaxis.set_minor_locator(NullLocator())
+    else:
+        margin = 0.15 * (high - low) or 0.2 * high
+        axes.set_xlim(max(0.0, low - margin), high + margin)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    # Never less than four points of accuracy: noise should look like noise.
+    room = max(0.18 * (max(values) - min(values)), (4.0 - (max(values) - min(values))) / 2, 0.5)
+    axes.set_ylim(min(values) - room, max(values) + room)

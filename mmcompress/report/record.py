@@ -1,0 +1,167 @@
+"""`run.json`: what one run was, did and measured. Tables and plots read these files only."""
+
+import json
+import logging
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from typing_extensions import Self
+
+from mmcompress.files import write_json
+from mmcompress.report.environment import git_commit, hardware, peak_memory_bytes, versions
+from mmcompress.report.settings import config_hash
+
+log = logging.getLogger(__name__)
+
+FILE = "run.json"
+
+
+@dataclass
+class RunRecord:
+    """Fill it while a run goes on; leaving the `with` block writes `run.json`.
+
+        with RunRecord.start(folder, config) as record:
+            with record.time("fit_s"):
+                trainer.fit(module, data)
+            record.metrics["compressed"] = evaluate(…)
+
+    An exception is recorded as `status: failed` with one line of `error`, and goes on.
+
+    Attributes:
+        metrics: `{"dense": {name: value}, "compressed": {name: value}}`.
+        size: `dense_bytes`, `artifact_bytes`, `compression_ratio`, `bits_per_weight`,
+            `dense_dtype`, `by_modality`, `coverage`.
+        latency: what `measure_latency` returns.
+        timings: seconds; `total_s` is added at the end.
+    """
+
+    folder: Path
+    command: str
+    config: dict[str, Any]
+    config_hash: str
+    seed: int | None
+    git_commit: str | None
+    versions: dict[str, str]
+    hardware: dict[str, Any]
+    status: Literal["running", "finished", "failed"] = "running"
+    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    size: dict[str, Any] = field(default_factory=dict)
+    latency: dict[str, Any] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)
+    peak_memory_bytes: int | None = None
+    error: str | None = None
+
+    @classmethod
+    def start(cls, folder: Path, config: dict[str, Any]) -> Self:
+        """A record of this process, from now on.
+
+        Args:
+            folder: the run folder; it exists.
+            config: the resolved configuration, plain containers; its `seed` is copied out.
+        """
+        return cls(
+            folder=folder,
+            command=shlex.join([Path(sys.executable).name, *sys.argv]),
+            config=config,
+            config_hash=config_hash(config),
+            seed=config.get("seed"),
+            git_commit=git_commit(),
+            versions=versions(),
+            hardware=hardware(),
+        )
+
+    def __post_init__(self) -> None:
+        self._began = time.perf_counter()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.status = "finished" if error is None else "failed"
+        if error is not None:
+            self.error = " ".join(f"{type(error).__name__}: {error}".split())
+        self.timings["total_s"] = time.perf_counter() - self._began
+        self.peak_memory_bytes = peak_memory_bytes()
+        write_json(self.folder / FILE, self.as_dict())
+
+    @contextmanager
+    def time(self, name: str) -> Iterator[None]:
+        """Add the seconds that the block takes to `timings[name]`."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.timings[name] = self.timings.get(name, 0.0) + time.perf_counter() - begin
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON: the content of `run.json`, in its order."""
+        names = ["status", *(f.name for f in fields(self) if f.name not in ("folder", "status"))]
+        return {name: getattr(self, name) for name in names}
+
+
+def create_run_folder(path: Path) -> Path:
+    """Make the folder of a new run, with `-2`, `-3`, … added when the name is taken.
+
+    Call it once the configuration has proved valid, so that bad input leaves no folder behind.
+
+    Raises:
+        ValueError: it cannot be made or written.
+    """
+    number, folder = 1, path
+    while True:
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            folder = path.with_name(f"{path.name}-{number}")
+        except OSError as error:
+            raise ValueError(
+                f"run_dir={path} cannot be written ({error.strerror}): "
+                "choose another with run_dir=PATH"
+            ) from error
+        else:
+            return folder
+
+
+def read_records(root: Path) -> list[dict[str, Any]]:
+    """All `run.json` below `root`, in the order of their paths, each with its `folder` (a string).
+
+    Raises:
+        ValueError: `root` is no folder, or a file that is not a run record; names the file.
+    """
+    if not root.is_dir():
+        raise ValueError(f"{root} is not a folder: give the one that holds the runs")
+    return [_read(path) for path in sorted(root.rglob(FILE))]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    needed = {"status", "config", "metrics", "size"}
+    try:
+        record = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as JSON ({error}): delete or move it") from error
+    if not isinstance(record, dict) or not needed <= record.keys():
+        raise ValueError(f"{path} is not a run record (keys {', '.join(sorted(needed))}): move it")
+    return record | {"folder": str(path.parent)}
+
+
+def finished(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those that ended well; one logged line counts the others."""
+    kept = [record for record in records if record["status"] == "finished"]
+    if len(kept) < len(records):
+        log.warning(
+            "%d of %d runs did not finish: left out", len(records) - len(kept), len(records)
+        )
+    return kept

@@ -1,0 +1,102 @@
+"""Runs of one configuration under several seeds, put together: what tables and plots show."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mmcompress.report.settings import config_hash, distinct_names
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation (n − 1) over `n` seeds; `std` is None for one."""
+
+    mean: float
+    std: float | None
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        """Of at least one value.
+
+        Example:
+            >>> Spread.of([1.0, 3.0])
+            Spread(mean=2.0, std=1.4142135623730951, n=2)
+        """
+        std = statistics.stdev(values) if len(values) > 1 else None
+        return cls(statistics.fmean(values), std, len(values))
+
+    def format(self, digits: int, *, scale: float = 1.0, sign: bool = False) -> str:
+        """`mean`, with `± std` where there are several seeds.
+
+        Example:
+            >>> Spread(0.61, 0.01, 3).format(1, scale=100), Spread(0.61, None, 1).format(2)
+            ('61.0 ± 1.0', '0.61')
+        """
+        mean = round(self.mean * scale, digits) + 0.0  # −0.0 becomes 0.0
+        text = f"{mean:{'+' if sign and mean else ''}.{digits}f}".replace("-", "−")
+        return text if self.std is None else f"{text} ± {self.std * scale:.{digits}f}"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One row of a table: all runs that differ in nothing but their seed.
+
+    Attributes:
+        dense, compressed, delta: metric name → spread; delta = compressed − dense of each run.
+        size: `dense_bytes`, `artifact_bytes`, `compression_ratio`, `bits_per_weight`.
+    """
+
+    name: str
+    runs: int
+    dense: Mapping[str, Spread]
+    compressed: Mapping[str, Spread]
+    delta: Mapping[str, Spread]
+    size: Mapping[str, Spread]
+    dense_dtype: str
+
+
+SIZES = ("dense_bytes", "artifact_bytes", "compression_ratio", "bits_per_weight")
+
+
+def summarise(records: Sequence[Mapping[str, Any]]) -> list[Summary]:
+    """One summary per configuration, the largest artifact first.
+
+    Of several runs with equal seeds the last one counts, so that a repeated run is not mistaken
+    for a second seed.
+
+    Args:
+        records: finished runs.
+    """
+    groups: dict[str, dict[Any, Mapping[str, Any]]] = {}
+    for record in records:
+        key = config_hash(record["config"], without_seed=True)
+        groups.setdefault(key, {})[record.get("seed")] = record
+    runs = [list(by_seed.values()) for by_seed in groups.values()]
+    names = distinct_names([group[0]["config"] for group in runs])
+    summaries = [_summary(name, group) for name, group in zip(names, runs, strict=True)]
+    return sorted(summaries, key=lambda s: (-s.size["artifact_bytes"].mean, s.name))
+
+
+def _summary(name: str, runs: Sequence[Mapping[str, Any]]) -> Summary:
+    def over(values: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
+        shared = [key for key in values[0] if all(key in other for other in values)]
+        return {key: Spread.of([other[key] for other in values]) for key in shared}
+
+    dense = [run["metrics"]["dense"] for run in runs]
+    compressed = [run["metrics"]["compressed"] for run in runs]
+    return Summary(
+        name=name,
+        runs=len(runs),
+        dense=over(dense),
+        compressed=over(compressed),
+        delta=over(
+            [
+                {key: after[key] - before[key] for key in after if key in before}
+                for before, after in zip(dense, compressed, strict=True)
+            ]
+        ),
+        size=over([{key: run["size"][key] for key in SIZES} for run in runs]),
+        dense_dtype=runs[0]["size"]["dense_dtype"],
+    )
