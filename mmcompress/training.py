@@ -1,7 +1,9 @@
 """Compression-aware fine-tuning as a Lightning module."""
 
 import math
+import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -12,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from mmcompress.backbones.base import Backbone
-from mmcompress.compression.recipe import Recipe
+from mmcompress.compression.recipe import Plan, Recipe
 from mmcompress.evaluation.retrieval import retrieval_metrics
 from mmcompress.objectives.objective import Objective
 
@@ -128,6 +130,24 @@ class CompressionModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["plan"] = self.recipe.plan
+
+
+def plan_in(checkpoint: str | Path) -> Plan:
+    """The recipe's plan in a checkpoint of `CompressionModule`.
+
+    Raises:
+        ValueError: no such file, or not a checkpoint of a compression run.
+    """
+    try:
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f"resume={checkpoint} cannot be read as a checkpoint ({type(error).__name__}): name a "
+            "file in the folder checkpoints/ of a run"
+        ) from error
+    if "plan" not in content:
+        raise ValueError(f"resume={checkpoint} holds no compression plan: it is of another program")
+    return content["plan"]
 
 
 def warmup_cosine(step: int, *, total: int, warmup_ratio: float) -> float:

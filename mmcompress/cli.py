@@ -1,0 +1,79 @@
+"""The command `mmcompress`: train, inspect, evaluate."""
+
+import argparse
+import json
+import logging
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+from mmcompress.artifact.artifact import Artifact
+from mmcompress.errors import in_one_sentence
+from mmcompress.evaluation.evaluate import evaluate
+from mmcompress.locations import shipped
+from mmcompress.report.console import format_metric, print_ledger
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    parser = argparse.ArgumentParser(
+        prog="mmcompress",
+        description="Compress multimodal models, and look at what came out.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser(
+        "train",
+        add_help=False,
+        help="the whole line, as train.py; takes Hydra overrides such as compression=int4",
+    )
+    inspecting = commands.add_parser("inspect", help="where the bytes of an artifact went")
+    inspecting.add_argument("artifact", type=Path)
+    scoring = commands.add_parser("evaluate", help="score an artifact in this process")
+    scoring.add_argument("artifact", type=Path)
+    scoring.add_argument("overrides", nargs="*", help="such as data=openmoji evaluation.split=val")
+    scoring.add_argument("--json", action="store_true", help="print full precision as JSON")
+
+    # Hydra has options of its own, so `train` hands everything over.
+    if sys.argv[1:2] == ["train"]:
+        sys.argv = ["mmcompress train", *sys.argv[2:]]
+        runpy.run_path(str(shipped("train.py")), run_name="__main__")
+        return
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if args.command == "inspect":
+        inspect(args.artifact)
+    else:
+        score(args.artifact, args.overrides, as_json=args.json)
+
+
+@in_one_sentence
+def inspect(folder: Path) -> None:
+    """Print the ledger of an artifact."""
+    artifact = Artifact.read(folder)
+    print_ledger([vars(row) for row in artifact.ledger()], artifact.manifest["reasons"])
+
+
+@in_one_sentence
+def score(folder: Path, overrides: list[str], *, as_json: bool = False) -> dict[str, Any]:
+    """Print the metrics of an artifact, by the evaluators and data of the configuration."""
+    artifact = Artifact.load(folder)
+    with initialize_config_dir(str(shipped("conf").resolve()), version_base="1.3"):
+        cfg = compose("train", overrides=overrides)
+    data = instantiate(cfg.data)
+    data.attach(artifact.backbone)
+    evaluators = instantiate(cfg.evaluation.evaluators)
+    metrics = evaluate(artifact.backbone, data, evaluators, cfg.evaluation.split)
+    if as_json:
+        print(json.dumps(metrics, indent=2))
+    else:
+        for name, value in metrics.items():
+            print(f"{name:28} {format_metric(name, value)}")
+    return metrics
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Compress a multimodal model, fine-tune it, store it, and score what was stored.
+
+    python train.py compression=lowrank
+
+`conf/` holds every choice; any key can be overridden on the command line.
+"""
+
+import copy
+
+import hydra
+import pytorch_lightning as pl
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from mmcompress.artifact.artifact import Artifact
+from mmcompress.artifact.dense import dense_file_bytes
+from mmcompress.errors import in_one_sentence
+from mmcompress.evaluation.baseline import dense_baseline
+from mmcompress.evaluation.evaluate import evaluate
+from mmcompress.evaluation.latency import measure_latency
+from mmcompress.locations import shipped
+from mmcompress.report.run import start_run
+from mmcompress.training import CompressionModule, plan_in
+
+
+@hydra.main(config_path=str(shipped("conf")), config_name="train", version_base="1.3")
+@in_one_sentence
+def main(cfg: DictConfig) -> None:
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    backbone = instantiate(cfg.backbone)
+    recipe = instantiate(cfg.compression)
+    recipe.check(backbone)
+    data = instantiate(cfg.data)
+    data.attach(backbone)
+    objective = instantiate(cfg.objective)
+    optimizer = instantiate(cfg.optimizer)
+    evaluators = instantiate(cfg.evaluation.evaluators)
+    split = cfg.evaluation.split
+
+    with start_run(cfg) as run:
+        teacher = copy.deepcopy(backbone)
+        dense_bytes = dense_file_bytes(teacher.model)
+        run.metrics["dense"] = dense_baseline(teacher, data, evaluators, split)
+
+        with run.time("calibrate_s"):
+            if cfg.resume:
+                recipe.restore(backbone, plan_in(cfg.resume))
+            else:
+                recipe.apply(backbone, data.calibration_dataloader())
+
+        module = CompressionModule(
+            backbone,
+            recipe,
+            objective,
+            optimizer=optimizer,
+            warmup_ratio=cfg.warmup_ratio,
+            teacher=teacher,
+        )
+        trainer = instantiate(cfg.trainer, logger=run.loggers, callbacks=run.callbacks)
+        with run.time("fit_s"):
+            trainer.fit(module, data, ckpt_path=cfg.resume)
+        if not trainer.is_global_zero:
+            return
+
+        with run.time("save_s"):
+            encodings = recipe.finalize(backbone.cpu())
+            Artifact.save(
+                run.folder / "artifact",
+                backbone,
+                structure=recipe.structure(),
+                encodings=encodings,
+                reasons=recipe.reasons(),
+                dense_bytes=dense_bytes,
+                dense_parameters=sum(p.numel() for p in teacher.parameters()),
+                dense_dtype=recipe.dense_dtype,
+                run={"config_hash": run.config_hash, "recipe": run.recipe},
+            )
+
+        artifact = Artifact.load(run.folder / "artifact")
+        with run.time("evaluate_s"):
+            run.metrics["compressed"] = evaluate(artifact.backbone, data, evaluators, split)
+            run.size = artifact.size_summary() | {"coverage": recipe.coverage}
+            run.latency = measure_latency(
+                teacher.cpu(),
+                artifact.backbone,
+                data,
+                split,
+                no_speedup=recipe.no_speedup,
+                **cfg.evaluation.latency,
+            )
+        run.report(artifact)
+
+
+if __name__ == "__main__":
+    main()
