@@ -1,6 +1,6 @@
 """What a run prints at its end, and the ledger of an artifact."""
 
-from collections import Counter
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from mmcompress.artifact.ledger import LedgerRow, summarise
 
 MIN_WIDTH = 100
 """Columns that a pipe or a log gets, where there is no terminal to ask."""
@@ -119,48 +121,45 @@ def _minus(text: str) -> str:
     return text.replace("-", "−")
 
 
-def print_ledger(
-    rows: Sequence[Mapping[str, Any]],
-    left_dense: Mapping[str, str],
-    *,
-    console: Console | None = None,
-) -> None:
-    """Bytes by tower × role × payload, the total, and which tensors were left dense and why.
+def print_ledger(rows: Sequence[LedgerRow], *, console: Console | None = None) -> None:
+    """Bytes by tower × role × payload, their total, and why each dense tensor was left dense.
 
     Args:
-        rows: each with `modality`, `role`, `payload` and `bytes`; rows with equal names are added
-            up. All together they are the bytes of the artifact's files.
-        left_dense: tensor name → reason.
+        rows: `Artifact.ledger()`; all together they are the bytes of the artifact's files.
         console: standard output when None.
     """
     console = console or report_console()
-    total = sum(row["bytes"] for row in rows)
-    cells: Counter[tuple[str, str, str]] = Counter()
-    for row in rows:
-        cells[row["modality"], row["role"], row["payload"]] += row["bytes"]
+    total = sum(row.bytes for row in rows)
     table = Table(title="ledger", title_justify="left")
     for column in ("modality", "role", "payload"):
         table.add_column(column)
     for column in ("bytes", "share"):
         table.add_column(column, justify="right")
     previous = None
-    for (modality, role, payload), size in sorted(cells.items()):
+    for (modality, role, payload), size in sorted(summarise(rows).items()):
         if previous not in (None, modality):
             table.add_section()
         previous = modality
         table.add_row(modality, role, payload, f"{size:,}", f"{size / total:.1%}")
     table.add_section()
-    table.add_row("total", "", "= bytes of the files", f"{total:,}", "100.0%")
+    table.add_row("total", "", "bytes of both files", f"{total:,}", "100.0%")
     console.print(table)
-    _print_left_dense(left_dense, console)
+    _print_left_dense([row for row in rows if row.payload == "dense"], console)
 
 
-def _print_left_dense(left_dense: Mapping[str, str], console: Console) -> None:
-    if not left_dense:
+def _print_left_dense(rows: Sequence[LedgerRow], console: Console) -> None:
+    """Tensors of one name and one reason share a line, whatever their layer."""
+    if not rows:
         return
     table = Table(title="left dense", title_justify="left")
-    table.add_column("tensor", overflow="fold")
-    table.add_column("why")
-    for name, reason in left_dense.items():
-        table.add_row(name, reason)
+    table.add_column("tensors", overflow="fold")
+    table.add_column("number", justify="right")
+    table.add_column("bytes", justify="right")
+    table.add_column("why", overflow="fold")
+    groups: dict[tuple[str, str], list[int]] = {}
+    for row in rows:
+        name = re.sub(r"\.\d+\.", ".*.", row.tensor)
+        groups.setdefault((name, row.note), []).append(row.bytes)
+    for (name, note), sizes in groups.items():
+        table.add_row(name, str(len(sizes)), f"{sum(sizes):,}", note)
     console.print(table)

@@ -61,11 +61,13 @@ def place_labels(
         ]
         box, radius = places[int(np.argmin(costs))]
         taken.append(box)
-        middle = ((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2)
+        middle = np.array([box.x0 + box.x1, box.y0 + box.y1]) / 2
+        if radius > RADII[0]:
+            curve = np.concatenate([curve, _segment(centres[i], middle)])
         axes.annotate(
             labels[i],
             xy=points[i],
-            xytext=tuple((np.array(middle) - centres[i]) / pixels),
+            xytext=tuple((middle - centres[i]) / pixels),
             textcoords="offset points",
             ha="center",
             va="center",
@@ -126,10 +128,14 @@ def _samples(axes: Axes, lines: Sequence[Sequence[tuple[float, float]]]) -> np.n
     parts = [np.empty((0, 2))]
     for line in lines:
         corners = axes.transData.transform(line)
-        for a, b in itertools.pairwise(corners):
-            count = 2 + int(np.hypot(*(b - a)) / 3)
-            parts.append(a + (b - a) * np.linspace(0, 1, count)[:, None])
+        parts.extend(_segment(a, b) for a, b in itertools.pairwise(corners))
     return np.concatenate(parts)
+
+
+def _segment(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Points (N, 2) from a to b, about three pixels apart."""
+    count = 2 + int(np.hypot(*(b - a)) / 3)
+    return a + (b - a) * np.linspace(0, 1, count)[:, None]
 
 
 def _crowd(centres: np.ndarray, i: int) -> float:

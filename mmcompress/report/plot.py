@@ -91,20 +91,30 @@ def _draw(axes: Axes, summaries: Sequence[Summary], metric: str) -> None:
     axes.axhline(origin[1], color=VERMILION, linewidth=0.9, linestyle=(0, (5, 3)), zorder=1)
     best = [points[i] for i in front(points)]
     axes.plot(*zip(*best, strict=True), color=BLUE, linewidth=1.0, alpha=0.45, zorder=2)
+    left, right = axes.get_xlim()
+    lines = [best, [(left, origin[1]), (right, origin[1])]]
     for (size, value), summary in zip(points, summaries, strict=True):
-        spread = summary.compressed[metric].std
-        if spread is not None:
-            axes.errorbar(size, value, yerr=100 * spread, color=BLUE, capsize=2.5, linewidth=1)
+        std = summary.compressed[metric].std
+        if std is not None:
+            axes.errorbar(size, value, yerr=100 * std, color=BLUE, capsize=2.5, linewidth=1)
+            lines.append([(size, value - 100 * std), (size, value + 100 * std)])
         axes.plot(size, value, marker="o", markersize=6.5, color=BLUE, markeredgecolor="white")
     axes.plot(*origin, marker="D", markersize=7, color=VERMILION, markeredgecolor="white", zorder=3)
-    labels = [f"{s.name}\n{s.size['compression_ratio'].mean:.1f}×" for s in summaries]
+    labels = [_label(summary) for summary in summaries]
     place_labels(
         axes,
         [*points, origin],
         [*labels, f"dense, {dense.dense_dtype}\n{origin[0]:.1f} MB"],
-        lines=[best, [(axes.get_xlim()[0], origin[1]), (axes.get_xlim()[1], origin[1])]],
+        lines=lines,
         color=GREY,
     )
+
+
+def _label(summary: Summary) -> str:
+    """Recipe, settings and ratio, each on its line."""
+    name, _, settings = summary.name.partition(" (")
+    ratio = f"{summary.size['compression_ratio'].mean:.1f}×"
+    return "\n".join([name, f"({settings}", ratio] if settings else [name, ratio])
 
 
 def _scale(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
