@@ -1,0 +1,118 @@
+"""A compressed model on disk: `model.safetensors`, `manifest.json`, and the tokenizer beside them.
+
+artifact = Artifact.save(folder, backbone, structure=…, encodings=…, …)
+artifact = Artifact.load(folder)
+artifact.backbone.encode("image", pixels)
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from typing_extensions import Self
+
+from mmcompress.artifact.encoding import Encoding
+from mmcompress.artifact.ledger import LedgerRow, list_rows, summarise_size
+from mmcompress.artifact.load import read_backbone, read_manifest, read_skeleton
+from mmcompress.artifact.manifest import MANIFEST_FILE, TENSORS_FILE, Manifest
+from mmcompress.artifact.save import write_artifact
+from mmcompress.backbones.base import Backbone
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One artifact.
+
+    Attributes:
+        folder: where it lies.
+        manifest: content of `manifest.json`.
+        backbone: the model in it; on the meta device, without weights, after `read`.
+    """
+
+    folder: Path
+    manifest: Manifest
+    backbone: Backbone
+
+    @classmethod
+    def save(
+        cls,
+        folder: Path,
+        backbone: Backbone,
+        *,
+        structure: Sequence[Mapping[str, Any]],
+        encodings: Mapping[str, Encoding],
+        reasons: Mapping[str, str],
+        dense_bytes: int,
+        dense_parameters: int,
+        dense_dtype: str = "float32",
+        run: Mapping[str, Any],
+    ) -> Self:
+        """Write `backbone` to `folder`, which must not exist; it appears complete or not at all.
+
+        Args:
+            folder: to create.
+            backbone: baked: ordinary modules, no parametrisation left.
+            structure: edits that an empty skeleton needs first, `Recipe.structure()`.
+            encodings: how to store weights, by key in `backbone.model.state_dict()`; all other
+                tensors are stored dense.
+            reasons: why a compressible weight was left dense, by key; those of keys that are not
+                stored dense are dropped.
+            dense_bytes: size of the dense model's safetensors file.
+            dense_parameters: how many parameters the dense model has.
+            dense_dtype: `float32`, or `float16` when all dense float32 tensors are rounded to it
+                already. Loading gives float32 again.
+            run: small JSON that says where it comes from: `config_hash`, `recipe`.
+        Raises:
+            ValueError: `folder` exists.
+            AssertionError: an encoding does not give back its weight bit for bit, or a dense
+                tensor is not exact in `dense_dtype`.
+        """
+        manifest = write_artifact(
+            Path(folder),
+            backbone,
+            structure=structure,
+            encodings=encodings,
+            reasons=reasons,
+            dense_bytes=dense_bytes,
+            dense_parameters=dense_parameters,
+            dense_dtype=dense_dtype,
+            run=run,
+        )
+        return cls(Path(folder), manifest, backbone)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Rebuild the model: dense, ordinary modules, float tensors, evaluation mode.
+
+        Runs no code from the folder, and allocates nothing before sizes, shapes and checksums are
+        found right.
+
+        Raises:
+            ArtifactError: anything about the folder is wrong.
+        """
+        manifest = read_manifest(Path(folder))
+        return cls(Path(folder), manifest, read_backbone(Path(folder), manifest))
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The same checks as `load` but for decoding, without weights: enough for the ledger.
+
+        Raises:
+            ArtifactError: anything about the folder is wrong.
+        """
+        manifest = read_manifest(Path(folder))
+        return cls(Path(folder), manifest, read_skeleton(Path(folder), manifest))
+
+    @property
+    def bytes(self) -> int:
+        """Size: both files as they lie on the disk, tokenizer not counted."""
+        return sum((self.folder / name).stat().st_size for name in (TENSORS_FILE, MANIFEST_FILE))
+
+    def ledger(self) -> list[LedgerRow]:
+        """Where every one of these bytes went."""
+        return list_rows(self.folder, self.manifest, self.backbone)
+
+    def size_summary(self) -> dict[str, Any]:
+        """The artifact's size against the dense model's; see `summarise_size`."""
+        return summarise_size(self.ledger(), self.manifest)

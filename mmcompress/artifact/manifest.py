@@ -1,0 +1,136 @@
+"""`manifest.json`: canonical JSON that carries its own checksum."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from mmcompress.artifact.errors import ArtifactError
+
+FORMAT_VERSION = 1
+TENSORS_FILE = "model.safetensors"
+MANIFEST_FILE = "manifest.json"
+
+Manifest = dict[str, Any]
+
+FIELDS: dict[str, type] = {
+    "format_version": int,
+    "adapter": str,
+    "spec": dict,
+    "structure": list,
+    "weights": dict,
+    "aliases": dict,
+    "dense_dtype": str,
+    "dense": dict,
+    "reasons": dict,
+    "versions": dict,
+    "run": dict,
+    "tensors": dict,
+    "assets": dict,
+    "checksum": str,
+}
+WEIGHT_FIELDS: dict[str, type] = {
+    "shape": list,
+    "dtype": str,
+    "modality": str,
+    "role": str,
+    "steps": list,
+    "chain": list,
+    "payload": dict,
+}
+STRUCTURE_FIELDS: dict[str, type] = {"method": str, "step": str, "modules": dict}
+DENSE_FIELDS: dict[str, type] = {"bytes": int, "parameters": int, "dtype": str}
+TENSORS_FIELDS: dict[str, type] = {"bytes": int, "sha256": str}
+
+
+def sign(manifest: Manifest) -> bytes:
+    """The bytes of `manifest.json`: canonical JSON, the checksum of the rest put in.
+
+    Raises:
+        ValueError: a value is not JSON, or not finite.
+    """
+    # One round trip, for sorting looks at keys before they become strings.
+    plain = json.loads(_canonical({k: v for k, v in manifest.items() if k != "checksum"}))
+    checksum = hashlib.sha256(_canonical(plain)).hexdigest()
+    return _canonical(plain | {"checksum": checksum})
+
+
+def parse(data: bytes, path: Path) -> Manifest:
+    """The manifest that `sign` wrote, every field of the right type.
+
+    Args:
+        data: content of the file.
+        path: of the file, for messages.
+    Raises:
+        ArtifactError: not JSON, a newer format, damaged, or a field is amiss.
+    """
+    try:
+        manifest = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(path, f"is no JSON ({error})") from error
+    version = manifest.get("format_version") if isinstance(manifest, dict) else None
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise ArtifactError(
+            path, f"has format version {version}, newer than {FORMAT_VERSION}", "upgrade mmcompress"
+        )
+    if version != FORMAT_VERSION:
+        raise ArtifactError(path, "is no manifest of mmcompress")
+    try:
+        signed = sign(manifest)
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(path, f"holds what no manifest holds ({error})") from error
+    # Comparing all bytes also finds what parsing forgives: spaces, repeated keys.
+    if signed != data:
+        raise ArtifactError(path, "does not match its checksum, it was damaged or edited")
+    problem = _find_problem(manifest)
+    if problem:
+        raise ArtifactError(path, problem)
+    return manifest
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _find_problem(manifest: Manifest) -> str | None:
+    found = _check_fields("the manifest", manifest, FIELDS)
+    found = found or _check_fields("dense", manifest["dense"], DENSE_FIELDS)
+    found = found or _check_fields("tensors", manifest["tensors"], TENSORS_FIELDS)
+    for field in ("aliases", "reasons", "assets"):
+        found = found or _check_values(field, manifest[field].values(), str)
+    if found:
+        return found
+    if min(manifest["dense"]["bytes"], manifest["dense"]["parameters"]) < 1:
+        return "dense states no bytes or no parameters"
+    if manifest["dense_dtype"] not in ("float32", "float16"):
+        return f"dense_dtype={manifest['dense_dtype']!r} is neither float32 nor float16"
+    for position, edit in enumerate(manifest["structure"]):
+        name = f"structure[{position}]"
+        found = _check_fields(name, edit, STRUCTURE_FIELDS)
+        found = found or _check_values(name, edit["modules"].values(), dict)
+        if found:
+            return found
+    for key, weight in manifest["weights"].items():
+        found = _check_fields(key, weight, WEIGHT_FIELDS)
+        found = found or _check_values(f"{key}.shape", weight["shape"], int)
+        found = found or _check_values(f"{key}.steps", weight["steps"], str)
+        found = found or _check_values(f"{key}.chain", weight["chain"], dict)
+        found = found or _check_values(f"{key}.payload", weight["payload"].values(), str)
+        if found:
+            return found
+        if weight["dtype"] != "float32":
+            return f"{key} has dtype {weight['dtype']!r}, encoded weights are float32"
+    return None
+
+
+def _check_fields(name: str, value: Any, fields: dict[str, type]) -> str | None:
+    if not isinstance(value, dict) or value.keys() != fields.keys():
+        return f"{name} does not have exactly the fields {', '.join(fields)}"
+    wrong = [key for key, kind in fields.items() if type(value[key]) is not kind]
+    return f"{name}: {', '.join(wrong)} of the wrong type" if wrong else None
+
+
+def _check_values(name: str, values: Any, kind: type) -> str | None:
+    if all(type(value) is kind for value in values):
+        return None
+    return f"{name} holds values that are not {kind.__name__}"

@@ -1,0 +1,116 @@
+"""The empty model that a manifest describes: the adapter's skeleton, structural edits replayed.
+
+A manifest names classes of this package and nothing else; no other code is reached from it.
+"""
+
+import importlib
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmcompress.artifact.errors import ArtifactError
+from mmcompress.artifact.manifest import Manifest
+from mmcompress.backbones.base import Backbone
+from mmcompress.compression.base import Compressor
+
+UPGRADE = "install the version of mmcompress that wrote it"
+
+
+def build_skeleton(manifest: Manifest, folder: Path, *, path: Path, on_meta: bool) -> Backbone:
+    """The backbone, its parameters and persistent buffers on the meta device.
+
+    Args:
+        manifest: checked by `parse`.
+        folder: holds the assets, already checked.
+        path: of the manifest, for messages.
+        on_meta: the rest on the meta device too; otherwise buffers that no state dict holds, such
+            as position ids, have their values, at the price of allocating the dense model once.
+    Raises:
+        ArtifactError: a class is not ours, or it refuses what the manifest gives it.
+    """
+    adapter = _find_adapter(manifest["adapter"], path)
+    methods = [_find_method(edit["method"], path) for edit in manifest["structure"]]
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta" if on_meta else "cpu"):
+            backbone = adapter.from_spec(manifest["spec"], assets=folder)
+        _empty(backbone.model)
+        with torch.device("meta"):
+            for method, edit in zip(methods, manifest["structure"], strict=True):
+                _replay(backbone.model, method, edit["modules"])
+    except ImportError:
+        raise
+    # What a foreign spec makes a library raise cannot be listed.
+    except Exception as error:
+        problem = f"describes a model that cannot be built ({type(error).__name__}: {error})"
+        raise ArtifactError(path, problem, UPGRADE) from error
+    return backbone
+
+
+def _replay(model: nn.Module, method: type[Compressor], modules: dict[str, Any]) -> None:
+    for name, decision in modules.items():
+        new = method.apply(model.get_submodule(name), "weight", decision)
+        model.set_submodule(name, new)
+
+
+def _empty(model: nn.Module) -> None:
+    """Move all that a state dict holds to the meta device, ties kept."""
+    moved: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                empty = nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
+                module._parameters[name] = moved.setdefault(id(parameter), empty)
+        for name, buffer in module._buffers.items():
+            if buffer is not None and name not in module._non_persistent_buffers_set:
+                module._buffers[name] = buffer.to("meta")
+
+
+def _find_adapter(name: str, path: Path) -> type[Backbone]:
+    module_name = f"mmcompress.backbones.{name}"
+    refused = ArtifactError(path, f"adapter={name!r} is no backbone of this mmcompress", UPGRADE)
+    if not re.fullmatch(r"[a-z0-9_]+", name):
+        raise refused
+    module = _import(module_name, refused)
+    found = [
+        value
+        for value in vars(module).values()
+        if inspect.isclass(value)
+        and issubclass(value, Backbone)
+        and value.__module__ == module_name
+        and getattr(value, "adapter", None) == name
+    ]
+    if len(found) != 1:
+        raise refused
+    return found[0]
+
+
+def _find_method(name: str, path: Path) -> type[Compressor]:
+    refused = ArtifactError(
+        path, f"method={name!r} is no structural method of this mmcompress", UPGRADE
+    )
+    if not re.fullmatch(r"mmcompress\.compression(\.[a-z0-9_]+)+\.[A-Za-z0-9]+", name):
+        raise refused
+    module_name, _, class_name = name.rpartition(".")
+    found = vars(_import(module_name, refused)).get(class_name)
+    if (
+        not inspect.isclass(found)
+        or not issubclass(found, Compressor)
+        or found.__module__ != module_name
+        or getattr(found, "stage", None) != "structure"
+    ):
+        raise refused
+    return found
+
+
+def _import(name: str, refused: ArtifactError) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        # A module of ours that misses an optional library says so itself.
+        if error.name is None or not name.startswith(error.name):
+            raise
+        raise refused from error

@@ -1,0 +1,53 @@
+"""Grids that can be checked by eye."""
+
+import pytest
+import torch
+
+from mmcompress.artifact.codecs.quantise import dequantise, quantise
+
+
+def test_symmetric_by_hand() -> None:
+    weight = torch.tensor([[1.0, -2.0, 0.26, 9.0], [0.0, 0.0, -4.0, 4.0]])
+    scale = torch.tensor([[1.0, 0.25], [0.0, 2.0]], dtype=torch.float16)
+    codes = quantise(weight, scale, None, bits=3, group_size=2)
+    # Three bits: −3…3. A zero scale is a group of zeros.
+    assert codes.tolist() == [[1, -2, 1, 3], [0, 0, -2, 2]]
+    assert codes.dtype == torch.int16
+    values = dequantise(codes, scale, None, group_size=2)
+    assert values.tolist() == [[1.0, -2.0, 0.25, 0.75], [0.0, 0.0, -4.0, 4.0]]
+
+
+def test_zero_point_by_hand() -> None:
+    weight = torch.tensor([[-0.5, 0.0, 1.0, 5.0]])
+    scale, zero_point = torch.tensor([[0.5]]), torch.tensor([[1]], dtype=torch.uint8)
+    codes = quantise(weight, scale, zero_point, bits=2, group_size=4)
+    assert codes.tolist() == [[0, 1, 3, 3]]
+    values = dequantise(codes, scale, zero_point, group_size=4)
+    assert values.tolist() == [[-0.5, 0.0, 1.0, 1.0]]
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("bits", [2, 3, 8, 15])
+def test_grid_points_keep_their_codes(bits: int, symmetric: bool) -> None:
+    generator = torch.Generator().manual_seed(bits)
+    scale = torch.rand(6, 4, generator=generator).half()
+    low, high = (-(2 ** (bits - 1)) + 1, 2 ** (bits - 1)) if symmetric else (0, 2**bits)
+    codes = torch.randint(low, high, (6, 32), generator=generator).to(torch.int16)
+    zero_point = None
+    if not symmetric:
+        zero_point = torch.randint(0, 2**bits, (6, 4), generator=generator, dtype=torch.int16)
+    weight = dequantise(codes, scale, zero_point, group_size=8)
+    assert torch.equal(quantise(weight, scale, zero_point, bits=bits, group_size=8), codes)
+
+
+def test_scale_gets_a_gradient() -> None:
+    scale = torch.tensor([[0.5]], requires_grad=True)
+    dequantise(torch.tensor([[2, -3]]), scale, None, group_size=2).sum().backward()
+    assert scale.grad is not None
+    assert scale.grad.tolist() == [[-1.0]]
+
+
+@pytest.mark.parametrize(("bits", "group_size"), [(1, 4), (17, 4), (4, 3), (4, 0)])
+def test_refuses_what_does_not_fit(bits: int, group_size: int) -> None:
+    with pytest.raises(ValueError, match=r"bits=|group_size="):
+        quantise(torch.zeros(2, 4), torch.ones(2, 1), None, bits=bits, group_size=group_size)

@@ -1,0 +1,196 @@
+"""A saved artifact to read, and the means to forge one."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from torch import Tensor
+from transformers import CLIPConfig, CLIPModel
+
+from mmcompress.artifact.artifact import Artifact
+from mmcompress.artifact.codecs.codebook import lookup
+from mmcompress.artifact.codecs.quantise import dequantise, quantise
+from mmcompress.artifact.encoding import Encoding
+from mmcompress.artifact.load import file_checksum
+from mmcompress.artifact.manifest import sign
+from mmcompress.backbones.hf_clip import HFClip
+
+
+def make_backbone(seed: int = 0) -> HFClip:
+    """A CLIP of two layers and 32 features, random weights."""
+    words = ["<start>", "<end>", "cat", "dog", "red"]
+    vocabulary = {word: index for index, word in enumerate(words)}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<end>"))
+    tokenizer.pre_tokenizer = Whitespace()
+    layers = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    text = layers | {
+        "vocab_size": 48,
+        "max_position_embeddings": 8,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": 1,
+    }
+    vision = layers | {"image_size": 32, "patch_size": 16}
+    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return HFClip(CLIPModel(config), tokenizer).eval()
+
+
+@pytest.fixture
+def backbone() -> HFClip:
+    return make_backbone()
+
+
+def int_encoding(weight: Tensor, *, bits: int, group_size: int, symmetric: bool) -> Encoding:
+    """Round `weight` in place to a grid; how to store it."""
+    matrix = weight.view(len(weight), -1)
+    groups = matrix.view(len(matrix), -1, group_size)
+    if symmetric:
+        scale, zero_point = (groups.abs().amax(-1) / (2 ** (bits - 1) - 1)).half(), None
+    else:
+        low, high = groups.amin(-1).clamp(max=0), groups.amax(-1).clamp(min=0)
+        scale = (high - low) / (2**bits - 1)
+        zero_point = (-low / scale).round().to(torch.uint8)
+    codes = quantise(matrix, scale, zero_point, bits=bits, group_size=group_size)
+    matrix.copy_(dequantise(codes, scale, zero_point, group_size=group_size) + 0.0)
+    tensors = {"scale": scale} if zero_point is None else {"scale": scale, "zero_point": zero_point}
+    values = {"codec": "quantise", "bits": bits, "group_size": group_size}
+    return Encoding(steps=["integer"], values=values, tensors=tensors)
+
+
+def codebook_encoding(weight: Tensor, *, entries: int, block_size: int) -> Encoding:
+    """Replace blocks of `weight` in place by random entries; how to store it."""
+    indices = torch.randint(0, entries, (weight.numel() // block_size,))
+    codebook = torch.randn(entries, block_size)
+    weight.copy_(lookup(indices, codebook, weight.shape))
+    tensors = {"indices": indices, "codebook": codebook}
+    return Encoding(steps=["sharing"], values={"codec": "codebook"}, tensors=tensors)
+
+
+def prune(weight: Tensor, encoding: Encoding, sparsity: float) -> Encoding:
+    """Zero random weights in place."""
+    encoding.mask = torch.rand(weight.shape) >= sparsity
+    weight.masked_fill_(~encoding.mask, 0.0)
+    encoding.steps.insert(0, "prune")
+    return encoding
+
+
+def encode_as(kind: str, weight: Tensor) -> Encoding:
+    """Bake a random encoding of one kind into `weight`, which changes in place."""
+    columns = weight[0].numel()
+    with torch.no_grad():
+        match kind.split("+"):
+            case ["pruned"]:
+                return prune(weight, Encoding(), 0.7)
+            case ["pruned", base]:
+                return prune(weight, encode_as(base, weight), 0.7)
+            case ["int8"]:
+                return int_encoding(weight, bits=8, group_size=columns, symmetric=True)
+            case ["int4"]:
+                return int_encoding(weight, bits=4, group_size=16, symmetric=True)
+            case ["uint3"]:
+                return int_encoding(weight, bits=3, group_size=8, symmetric=False)
+            case ["cluster"]:
+                return codebook_encoding(weight, entries=5, block_size=1)
+            case ["blocks"]:
+                return codebook_encoding(weight, entries=7, block_size=4)
+            case ["rows"]:
+                return codebook_encoding(weight, entries=3, block_size=columns)
+    raise AssertionError(kind)
+
+
+KINDS = [
+    *["int8", "int4", "uint3", "cluster", "blocks", "rows", "pruned"],
+    *["pruned+int8", "pruned+int4", "pruned+uint3", "pruned+cluster", "pruned+blocks"],
+]
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """Every kind of encoding in turn."""
+    return request.param
+
+
+@pytest.fixture(name="encode_as")
+def _encode_as() -> Callable[[str, Tensor], Encoding]:
+    torch.manual_seed(0)
+    return encode_as
+
+
+@pytest.fixture
+def save_artifact(tmp_path: Path) -> Callable[..., Artifact]:
+    """`Artifact.save` to a folder of the test, all that it does not care about filled in."""
+
+    def save(backbone: HFClip, folder: str = "artifact", **arguments: Any) -> Artifact:
+        defaults = {
+            "structure": [],
+            "encodings": {},
+            "reasons": {},
+            "dense_bytes": 100_000,
+            "dense_parameters": 25_000,
+            "run": {"config_hash": "0", "recipe": "test"},
+        }
+        return Artifact.save(tmp_path / folder, backbone, **(defaults | arguments))
+
+    return save
+
+
+class Forger:
+    """Edits an artifact and signs it again, so that checksums hold and later checks must catch it.
+
+    Attributes:
+        folder: of the artifact.
+        manifest: to edit; `write` signs it.
+        tensors: to edit; `write` stores them.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_bytes())
+        with safe_open(folder / "model.safetensors", framework="pt") as tensors:
+            self.tensors: dict[str, Tensor] = {
+                name: tensors.get_tensor(name).clone()
+                for name in tensors.keys()  # noqa: SIM118
+            }
+
+    def write(self) -> Path:
+        """Both files; returns the folder."""
+        save_file(self.tensors, self.folder / "model.safetensors")
+        return self.sign()
+
+    def sign(self) -> Path:
+        """The manifest only, with the size and checksum that the tensor file has now."""
+        file = self.folder / "model.safetensors"
+        self.manifest["tensors"] = {"bytes": file.stat().st_size, "sha256": file_checksum(file)}
+        (self.folder / "manifest.json").write_bytes(sign(self.manifest))
+        return self.folder
+
+
+Forge = Callable[..., Forger]
+
+
+@pytest.fixture
+def forge(save_artifact: Callable[..., Artifact], backbone: HFClip) -> Forge:
+    """Save an artifact whose named weights are encoded, and open it for forgery."""
+
+    def make(encoded: dict[str, str] | None = None) -> Forger:
+        torch.manual_seed(0)
+        state = backbone.model.state_dict()
+        encodings = {key: encode_as(kind, state[key]) for key, kind in (encoded or {}).items()}
+        return Forger(save_artifact(backbone, encodings=encodings).folder)
+
+    return make

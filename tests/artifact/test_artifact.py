@@ -1,0 +1,225 @@
+"""Save → load is exact for every kind of encoding; files are deterministic and complete."""
+
+import json
+import stat
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from mmcompress.artifact.artifact import Artifact
+from mmcompress.artifact.encoding import Encoding
+from mmcompress.backbones.hf_clip import HFClip
+from mmcompress.compression.base import Compressor
+
+Save = Callable[..., Artifact]
+EncodeAs = Callable[[str, Tensor], Encoding]
+
+FC1 = "vision_model.encoder.layers.0.mlp.fc1.weight"
+EMBEDDING = "text_model.embeddings.token_embedding.weight"
+PATCH = "vision_model.embeddings.patch_embedding.weight"
+
+
+def assert_same_model(found: HFClip, expected: HFClip) -> None:
+    state, wanted = found.model.state_dict(), expected.model.state_dict()
+    assert list(state) == list(wanted)
+    for key, tensor in wanted.items():
+        assert torch.equal(state[key], tensor), key
+        assert state[key].dtype == tensor.dtype, key
+    buffers = dict(found.model.named_buffers())
+    for name, buffer in expected.model.named_buffers():
+        assert torch.equal(buffers[name], buffer), name
+    pixels, ids = torch.rand(2, 3, 32, 32), found.tokenize(["cat", "red dog"])
+    with torch.no_grad():
+        assert torch.equal(found.encode("image", pixels), expected.encode("image", pixels))
+        assert torch.equal(found.encode("text", ids), expected.encode("text", ids))
+
+
+def encode_all(backbone: HFClip, kind: str, encode_as: EncodeAs) -> dict[str, Encoding]:
+    state = backbone.model.state_dict()
+    return {key: encode_as(kind, state[key]) for key in (FC1, EMBEDDING, PATCH)}
+
+
+def test_every_kind_of_encoding_comes_back(
+    kind: str, backbone: HFClip, encode_as: EncodeAs, save_artifact: Save
+) -> None:
+    saved = save_artifact(backbone, encodings=encode_all(backbone, kind, encode_as))
+    loaded = Artifact.load(saved.folder)
+    assert_same_model(loaded.backbone, backbone)
+    assert loaded.manifest == saved.manifest
+    assert not loaded.backbone.training
+    assert all(p.requires_grad and p.is_leaf for p in loaded.backbone.parameters())
+    assert loaded.backbone.tokenize(["cat"]).tolist() == backbone.tokenize(["cat"]).tolist()
+
+
+def test_dense_model_comes_back_and_leaves_the_random_state_alone(
+    backbone: HFClip, save_artifact: Save
+) -> None:
+    saved = save_artifact(backbone)
+    before = torch.get_rng_state()
+    loaded = Artifact.load(saved.folder)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert_same_model(loaded.backbone, backbone)
+
+
+def test_same_input_gives_the_same_bytes(
+    backbone: HFClip, encode_as: EncodeAs, save_artifact: Save
+) -> None:
+    encodings = encode_all(backbone, "pruned+int4", encode_as)
+    folders = [save_artifact(backbone, name, encodings=encodings).folder for name in "ab"]
+    names = sorted(file.name for file in folders[0].iterdir())
+    assert names == ["manifest.json", "model.safetensors", "tokenizer.json"]
+    for name in names:
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
+
+
+def test_half_precision_remainder(
+    backbone: HFClip, encode_as: EncodeAs, save_artifact: Save
+) -> None:
+    encodings = encode_all(backbone, "int8", encode_as)
+    with pytest.raises(AssertionError, match="is not rounded to float16"):
+        save_artifact(backbone, encodings=encodings, dense_dtype="float16")
+    for key, tensor in backbone.model.state_dict().items():
+        if key not in encodings:
+            tensor.copy_(tensor.half())
+    full = save_artifact(backbone, "full", encodings=encodings)
+    half = save_artifact(backbone, "half", encodings=encodings, dense_dtype="float16")
+    assert_same_model(Artifact.load(half.folder).backbone, backbone)
+    dense = [[row.bytes for row in a.ledger() if row.payload == "dense"] for a in (full, half)]
+    assert [2 * size for size in dense[1]] == dense[0]
+
+
+def test_tied_weights_are_stored_once_and_stay_tied(
+    backbone: HFClip, encode_as: EncodeAs, save_artifact: Save
+) -> None:
+    layers = backbone.model.vision_model.encoder.layers
+    layers[1].mlp.fc1.weight = layers[0].mlp.fc1.weight
+    layers[1].mlp.fc2.weight = layers[0].mlp.fc2.weight
+    other = FC1.replace("layers.0", "layers.1")
+    encodings = {other: encode_as("int4", backbone.model.state_dict()[other])}
+    saved = save_artifact(backbone, encodings=encodings)
+    first, second = (FC1.replace("fc1", "fc2").replace("layers.0", f"layers.{i}") for i in (0, 1))
+    assert saved.manifest["aliases"] == {FC1: other, second: first}
+    loaded = Artifact.load(saved.folder).backbone
+    assert_same_model(loaded, backbone)
+    layers = loaded.model.vision_model.encoder.layers
+    assert layers[0].mlp.fc1.weight is layers[1].mlp.fc1.weight
+    assert layers[0].mlp.fc2.weight is layers[1].mlp.fc2.weight
+
+
+class Split(Compressor):
+    """Stands in for a structural method: a linear layer becomes two."""
+
+    stage = "structure"
+    granularities = ("linear",)
+    no_speedup = None
+
+    def plan(self, targets: Any, weights: Any, statistics: Any) -> Any:
+        raise NotImplementedError
+
+    @classmethod
+    def apply(cls, module: Any, parameter: str, decision: Any, statistic: Any = None) -> nn.Module:
+        rank, device = decision["rank"], getattr(module, parameter).device
+        thin = nn.Linear(module.in_features, rank, bias=False, device=device)
+        return nn.Sequential(thin, nn.Linear(rank, module.out_features, device=device))
+
+
+@pytest.fixture
+def split(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The structure entry of a method that exists inside the package for one test."""
+    name = "mmcompress.compression.lowrank.split"
+    module = ModuleType(name)
+    module.Split = type("Split", (Split,), {"__module__": name})  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, name, module)
+    modules = {FC1.removesuffix(".weight"): {"rank": 3}}
+    return [{"method": f"{name}.Split", "step": "lowrank", "modules": modules}]
+
+
+def test_structure_is_replayed(
+    split: list[dict[str, Any]], backbone: HFClip, encode_as: EncodeAs, save_artifact: Save
+) -> None:
+    path = FC1.removesuffix(".weight")
+    layer = backbone.model.get_submodule(path)
+    backbone.model.set_submodule(path, Split.apply(layer, "weight", {"rank": 3}))
+    factor = f"{path}.0.weight"
+    encodings = {factor: encode_as("int4", backbone.model.state_dict()[factor])}
+    saved = save_artifact(backbone, structure=split, encodings=encodings)
+    assert_same_model(Artifact.load(saved.folder).backbone, backbone)
+    assert Artifact.read(saved.folder).backbone.model.get_parameter(factor).is_meta
+
+
+def test_an_existing_folder_is_refused(
+    backbone: HFClip, save_artifact: Save, tmp_path: Path
+) -> None:
+    (tmp_path / "artifact").mkdir()
+    with pytest.raises(ValueError, match="already exists: remove it"):
+        save_artifact(backbone)
+    assert list((tmp_path / "artifact").iterdir()) == []
+
+
+def test_nothing_is_left_of_a_failed_save(
+    backbone: HFClip, save_artifact: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: HFClip, folder: Path) -> list[str]:
+        (folder / "half").write_text("half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(HFClip, "save_assets", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_artifact(backbone)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_parametrised_or_unknown_weights_are_our_bugs(
+    backbone: HFClip, save_artifact: Save, tmp_path: Path
+) -> None:
+    with pytest.raises(AssertionError, match="that the model does not have"):
+        save_artifact(backbone, encodings={"nothing.weight": Encoding()})
+    parametrize.register_parametrization(
+        backbone.model.get_submodule(FC1.removesuffix(".weight")), "weight", nn.Identity()
+    )
+    with pytest.raises(AssertionError, match="fc1 is not baked"):
+        save_artifact(backbone)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_manifest_is_compact_and_complete(
+    backbone: HFClip, encode_as: EncodeAs, save_artifact: Save
+) -> None:
+    encodings = {FC1: encode_as("int4", backbone.model.state_dict()[FC1])}
+    reasons = {EMBEDDING: "int4: too small", FC1: "lowrank: would not shrink"}
+    folder = save_artifact(backbone, encodings=encodings, reasons=reasons).folder
+    text = (folder / "manifest.json").read_text()
+    assert ": " not in text.replace("int4: too", "")
+    manifest = json.loads(text)
+    assert manifest["adapter"] == "hf_clip"
+    assert manifest["reasons"] == {EMBEDDING: "int4: too small"}
+    assert manifest["dense"] == {"bytes": 100_000, "parameters": 25_000, "dtype": "float32"}
+    assert manifest["run"] == {"config_hash": "0", "recipe": "test"}
+    weight = manifest["weights"][FC1]
+    assert weight["chain"][:2] == [
+        {"codec": "quantise", "bits": 4, "group_size": 16},
+        {"codec": "pack", "bits": 4},
+    ]
+    del weight["chain"]
+    assert weight == {
+        "shape": [64, 32],
+        "dtype": "float32",
+        "modality": "image",
+        "role": "mlp.up",
+        "steps": ["integer"],
+        "payload": {"codes": "t0.codes", "scale": "t0.scale"},
+    }
+
+
+def test_folder_has_ordinary_permissions(backbone: HFClip, save_artifact: Save) -> None:
+    folder = save_artifact(backbone).folder
+    beside = folder.parent / "beside"
+    beside.mkdir()
+    assert stat.S_IMODE(folder.stat().st_mode) == stat.S_IMODE(beside.stat().st_mode)

@@ -1,0 +1,144 @@
+"""Which chain wins, and that every one gives the weight back."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from mmcompress.artifact.chain import decode, layout
+from mmcompress.artifact.encode import encode
+from mmcompress.artifact.encoding import Encoding
+
+EncodeAs = Callable[[str, Tensor], Encoding]
+SHAPES = [(1, 16), (48, 32), (5, 48), (8, 3, 4, 4)]
+
+
+def codecs(chain: list[dict]) -> list[str]:
+    return [stage["codec"] for stage in chain]
+
+
+def test_int4_by_hand() -> None:
+    weight = torch.tensor([[0.5, -1.0], [3.5, 0.0]])
+    values = {"codec": "quantise", "bits": 4, "group_size": 2}
+    scale = torch.full((2, 1), 0.5)
+    chain, payloads = encode(weight, Encoding(values=values, tensors={"scale": scale}))
+    assert chain == [values, {"codec": "pack", "bits": 4}]
+    # Codes 1, −2, 7, 0, each shifted by 8; the scale is exact in half precision.
+    assert payloads["codes"].tolist() == [0x69, 0x8F]
+    assert payloads["scale"].dtype == torch.float16
+
+
+def test_pruned_floats_by_hand() -> None:
+    weight = torch.rand(8, 16, generator=torch.Generator().manual_seed(0))
+    weight[:, ::2] = 0.0
+    chain, payloads = encode(weight, Encoding(mask=weight != 0))
+    assert chain == [{"codec": "bitmask", "kept": 64}]
+    assert payloads["mask"].tolist() == [0b1010_1010] * 16
+    assert torch.equal(payloads["codes"], weight[:, 1::2].flatten())
+
+
+def test_pruned_clusters_without_a_zero_entry_by_hand() -> None:
+    weight = torch.tensor([[1.0, 0.0, 3.0, 0.0]])
+    tensors = {"indices": torch.tensor([0, 0, 1, 1]), "codebook": torch.tensor([[1.0], [3.0]])}
+    encoding = Encoding(values={"codec": "codebook"}, tensors=tensors, mask=weight != 0)
+    chain, payloads = encode(weight, encoding)
+    assert chain == [
+        {"codec": "codebook", "block_size": 1, "entries": 2},
+        {"codec": "bitmask", "kept": 2},
+        {"codec": "pack", "bits": 1},
+    ]
+    assert payloads["indices"].tolist() == [0b10]
+    assert payloads["mask"].tolist() == [0b0101]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_kind_comes_back(kind: str, shape: tuple[int, ...], encode_as: EncodeAs) -> None:
+    weight = torch.randn(shape)
+    chain, payloads = encode(weight, encode_as(kind, weight))
+    assert torch.equal(decode(chain, payloads, shape), weight)
+    expected = layout(chain, shape)
+    assert payloads.keys() <= expected.keys()
+    shrunk = (chain or [{}])[-1].get("of", {})
+    for name, payload in payloads.items():
+        if name not in shrunk:
+            assert tuple(payload.shape) == expected[name].shape
+
+
+def test_entropy_coding_is_kept_only_where_it_pays(encode_as: EncodeAs) -> None:
+    uniform = torch.randint(-7, 8, (64, 64)).float()
+    values = {"codec": "quantise", "bits": 4, "group_size": 64}
+    encoding = Encoding(values=values, tensors={"scale": torch.rand(64, 1)})
+    chain, payloads = encode(uniform * encoding.tensors["scale"], encoding)
+    assert codecs(chain) == ["quantise", "pack"]
+    assert payloads["codes"].nbytes == 64 * 64 // 2
+    skewed = torch.where(torch.rand(64, 64) < 0.95, 1.0, uniform)
+    chain, payloads = encode(skewed * encoding.tensors["scale"], encoding)
+    assert codecs(chain) == ["quantise", "pack", "zstd"]
+    assert payloads["codes"].nbytes < 64 * 64 // 6
+
+
+def test_a_sparse_mask_costs_less_than_a_bit_per_weight(encode_as: EncodeAs) -> None:
+    weight = torch.randn(128, 128)
+    encoding = encode_as("int8", weight)
+    encoding.mask = torch.rand(128, 128) < 0.03
+    weight *= encoding.mask
+    _, payloads = encode(weight, encoding)
+    # Mask, some 490 codes and 256 bytes of scales, where the mask alone has 2,048 bytes of bits.
+    assert sum(p.nbytes for p in payloads.values()) < 1400
+
+
+@pytest.mark.parametrize(
+    "encoding",
+    [
+        Encoding(
+            values={"codec": "quantise", "bits": 2, "group_size": 2},
+            tensors={"scale": torch.ones(2, 1)},
+        ),
+        Encoding(
+            values={"codec": "codebook"},
+            tensors={"indices": torch.zeros(4, dtype=torch.int64), "codebook": torch.ones(1, 1)},
+        ),
+    ],
+)
+def test_an_encoding_that_does_not_give_back_the_weight_is_our_bug(encoding: Encoding) -> None:
+    with pytest.raises(AssertionError, match="does not give back the weight"):
+        encode(torch.tensor([[0.1, 1.0], [2.0, 3.0]]), encoding)
+
+
+def test_a_mask_that_drops_more_than_zeros_is_our_bug() -> None:
+    with pytest.raises(AssertionError, match="outside its mask is not zero"):
+        encode(torch.ones(2, 2), Encoding(mask=torch.tensor([[True, False], [True, True]])))
+
+
+@pytest.mark.parametrize(
+    ("chain", "message"),
+    [
+        ([{"codec": "pickle"}], "are not some of"),
+        ([{"codec": "pack", "bits": 4}, {"codec": "bitmask", "kept": 1}], "are not some of"),
+        ([{"codec": "bitmask", "kept": 1}, {"codec": "bitmask", "kept": 1}], "are not some of"),
+        ([{"codec": "pack", "bits": 4}], "pack floats"),
+        ([{"codec": "quantise", "bits": 4, "group_size": 2}], "leave integers unpacked"),
+        ([{"codec": "zstd"}], "does not say of which"),
+        ([{"codec": "bitmask", "kept": 9}], "kept=9, not in 0…8"),
+        ([{"codec": "bitmask", "kept": True}], "kept=True"),
+        (
+            [{"codec": "quantise", "bits": 4, "group_size": 3}, {"codec": "pack", "bits": 4}],
+            "group_size=3, no divisor of 4 columns",
+        ),
+        (
+            [{"codec": "quantise", "bits": 4, "group_size": 4}, {"codec": "pack", "bits": 17}],
+            "bits=17, not in 1…16",
+        ),
+        (
+            [
+                {"codec": "codebook", "block_size": 8, "entries": 2},
+                {"codec": "pack", "bits": 1},
+            ],
+            "block_size=8, not in 1…4",
+        ),
+    ],
+)
+def test_a_foreign_chain_is_refused(chain: list[dict], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        layout(chain, (2, 4))
