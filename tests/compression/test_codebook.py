@@ -1,0 +1,126 @@
+import pytest
+import torch
+from torch import nn
+
+from mmcompress.backbones.base import Target
+from mmcompress.compression.base import LEFT_DENSE
+from mmcompress.compression.sharing.codebook import (
+    Codebook,
+    Lookup,
+    scalar_kmeans,
+    vector_kmeans,
+)
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def target() -> Target:
+    return Target("layer", "weight", "image", "mlp.up", "linear")
+
+
+def test_scalar_kmeans_by_hand() -> None:
+    centroids, indices = scalar_kmeans(torch.tensor([0.0, 0.1, 5.0, 5.2, 9.0]), 3)
+    torch.testing.assert_close(centroids, torch.tensor([0.05, 5.1, 9.0]))
+    assert indices.tolist() == [0, 0, 1, 1, 2]
+
+
+def reference_kmeans(values: list[float], clusters: int) -> list[float]:
+    low, high = min(values), max(values)
+    centroids = [low + (high - low) * i / (clusters - 1) for i in range(clusters)]
+    for _ in range(15):
+        members: list[list[float]] = [[] for _ in centroids]
+        for value in values:
+            distances = [abs(value - c) for c in centroids]
+            members[distances.index(min(distances))].append(value)
+        centroids = [sum(m) / len(m) if m else c for m, c in zip(members, centroids, strict=True)]
+    return centroids
+
+
+def test_scalar_kmeans_equals_lloyds_loop() -> None:
+    values = random(300)
+    centroids, indices = scalar_kmeans(values, 8)
+    expected = torch.tensor(reference_kmeans(values.double().tolist(), 8))
+    torch.testing.assert_close(centroids, expected, atol=1e-5, rtol=1e-5)
+    assert torch.equal(indices, (values[:, None] - centroids).abs().argmin(dim=1))
+
+
+def test_vector_kmeans_finds_separate_clouds() -> None:
+    centres = torch.tensor([[10.0, 0.0], [0.0, 10.0], [-10.0, 0.0], [0.0, -10.0]])
+    labels = torch.arange(200) % 4
+    vectors = centres[labels] + 0.1 * random(200, 2)
+    centroids, indices = vector_kmeans(vectors, 4, seed=0)
+    assert len({(int(a), int(b)) for a, b in zip(labels, indices, strict=True)}) == 4
+    assert (centroids[indices] - vectors).norm(dim=1).max() < 1.0
+
+
+def test_vector_kmeans_assigns_to_the_nearest_and_repeats_with_a_seed() -> None:
+    vectors = random(500, 4)
+    centroids, indices = vector_kmeans(vectors, 16, seed=3)
+    assert torch.equal(indices, torch.cdist(vectors, centroids).argmin(dim=1))
+    again = vector_kmeans(vectors, 16, seed=3)
+    assert torch.equal(centroids, again[0])
+    assert torch.equal(indices, again[1])
+
+
+@pytest.mark.parametrize("block_size", [1, 4, 16])
+def test_places_share_entries(block_size: int) -> None:
+    """Every run of block_size weights is one of `clusters` vectors."""
+    weight = random(32, 16)
+    shared = Lookup(weight, clusters=4, block_size=block_size, seed=0)(weight)
+    assert len(shared.reshape(-1, block_size).unique(dim=0)) <= 4
+    assert shared.shape == weight.shape
+
+
+def test_gradient_of_an_entry_is_the_sum_over_its_places() -> None:
+    """Deep Compression, eq. 3."""
+    weight = random(8, 8)
+    lookup = Lookup(weight, clusters=4, block_size=1, seed=0)
+    upstream = random(8, 8, seed=1)
+    (lookup(weight) * upstream).sum().backward()
+    expected = torch.zeros(4).index_add_(0, lookup.indices, upstream.flatten())
+    gradient = lookup.codebook.grad
+    assert gradient is not None
+    torch.testing.assert_close(gradient[:, 0], expected)
+
+
+def test_zeros_of_a_mask_stay_zero_and_cost_no_cluster() -> None:
+    weight = random(8, 8)
+    weight[:, ::2] = 0.0
+    lookup = Lookup(weight, clusters=32, block_size=1, seed=0)
+    assert torch.equal(lookup(weight) == 0, weight == 0)
+    kept, _ = scalar_kmeans(weight[weight != 0], 32)
+    assert torch.equal(lookup.codebook.detach()[:, 0], kept)
+
+
+def test_finalize_names_the_zeros_so_that_decoding_keeps_them() -> None:
+    layer = nn.Embedding(8, 8, padding_idx=0)
+    layer.requires_grad_(False)
+    lookup = Lookup(layer.weight, clusters=4, block_size=1, seed=0)
+    encoding = Codebook(clusters=4).finalize(lookup, lookup(layer.weight).detach())
+    assert encoding.mask is not None
+    assert torch.equal(encoding.mask, layer.weight != 0)
+    assert encoding.values == {"codec": "codebook"}
+
+
+def test_plan_leaves_what_would_not_shrink() -> None:
+    weights = {"layer.weight": random(4, 4)}
+    plan = Codebook(clusters=16).plan([target()], weights, {})
+    assert "would not shrink" in plan["layer.weight"][LEFT_DENSE]
+    rows = Codebook(clusters=2, block_size=None).plan([target()], weights, {})
+    assert rows["layer.weight"] == {"clusters": 2, "block_size": 4, "seed": 0}
+
+
+def test_block_size_must_divide() -> None:
+    with pytest.raises(ValueError, match="block_size=5 does not divide the 12 columns"):
+        Codebook(clusters=4, block_size=5).check(target(), torch.zeros(3, 12))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"clusters": 1}, "clusters=1"), ({"clusters": 4, "block_size": 0}, "block_size=0")],
+)
+def test_bad_settings(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Codebook(**settings)
