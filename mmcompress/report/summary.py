@@ -79,6 +79,18 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> list[Summary]:
     return sorted(summaries, key=lambda s: (-s.size["artifact_bytes"].mean, s.name))
 
 
+def comparable(
+    records: Sequence[Mapping[str, Any]], config: Mapping[str, Any]
+) -> list[Mapping[str, Any]]:
+    """Finished runs with the backbone, data and evaluation of `config`; seeds may differ."""
+
+    def key(other: Mapping[str, Any]) -> str:
+        shared = {part: other.get(part) for part in ("backbone", "data", "evaluation")}
+        return config_hash(shared | {"run_dir": other.get("run_dir")}, without_seed=True)
+
+    return [r for r in records if r["status"] == "finished" and key(r["config"]) == key(config)]
+
+
 def _summary(name: str, runs: Sequence[Mapping[str, Any]]) -> Summary:
     def over(values: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
         shared = [key for key in values[0] if all(key in other for other in values)]
