@@ -1,0 +1,108 @@
+"""A model of two matrices whose scores can be worked out by hand."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from mmcompress.backbones.base import Backbone
+from mmcompress.data.base import Classification, PairData, PairDataset
+
+COLOURS = ("red", "green", "blue")
+
+
+class ColourModel(Backbone):
+    """Image → its mean colour; text → the unit vector of the colour it names. Both are weights."""
+
+    adapter = "colour"
+    roles: ClassVar[Sequence[tuple[str, str, str]]] = [
+        (r"image\.weight", "image", "proj"),
+        (r"text\.weight", "text", "embed"),
+    ]
+    tower_prefixes: ClassVar[Sequence[tuple[str, str]]] = [("image", "image"), ("text", "text")]
+
+    def __init__(self) -> None:
+        super().__init__(
+            nn.ModuleDict({"image": nn.Linear(3, 3, bias=False), "text": nn.Embedding(3, 3)})
+        )
+        for module in self.model.values():
+            nn.init.eye_(module.weight)
+        self.calls: list[tuple[str, int, bool]] = []
+        """(modality, batch size, training mode) of every encoding."""
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        self.calls.append(("image", len(pixels), self.model["image"].training))
+        return self.model["image"](pixels.mean(dim=(2, 3)))
+
+    def encode_text(self, ids: Tensor) -> Tensor:
+        self.calls.append(("text", len(ids), self.model["text"].training))
+        return self.model["text"](ids[:, 0])
+
+    @property
+    def logit_scale(self) -> Tensor:
+        return torch.tensor(1.0)
+
+    def preprocess(self, image: Any) -> Tensor:
+        return image.float() / 255
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        found = [[i for i, c in enumerate(COLOURS) if c in text.split()] for text in texts]
+        return torch.tensor(found)
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        return {"colours": list(COLOURS)}
+
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any], assets: Path) -> Self:
+        return cls()
+
+
+class ColourData(PairData):
+    """One plain picture and one caption per colour; `val` has no labels."""
+
+    name = "colours"
+
+    def build_splits(self) -> dict[str, PairDataset]:
+        images = [torch.zeros(3, 2, 2, dtype=torch.uint8) for _ in COLOURS]
+        for channel, image in enumerate(images):
+            image[channel] = 255
+        pairs = PairDataset(images=images, captions=[f"all {colour}" for colour in COLOURS])
+        return {"train": pairs, "val": pairs, "test": pairs}
+
+    def classification(self, split: str) -> Classification | None:
+        if split != "test":
+            return None
+        return Classification(
+            name="colour",
+            dataset=self.splits[split],
+            labels=torch.arange(3),
+            class_names=COLOURS,
+            templates=["a {} thing", "something {}"],
+        )
+
+
+@pytest.fixture
+def model() -> ColourModel:
+    """Every image closest to its own caption."""
+    return ColourModel()
+
+
+@pytest.fixture
+def data(model: ColourModel) -> ColourData:
+    colours = ColourData(eval_batch_size=2)
+    colours.attach(model)
+    return colours
+
+
+@pytest.fixture
+def confused(model: ColourModel) -> ColourModel:
+    """Takes red pictures for green ones and green ones for red ones."""
+    other = ColourModel()
+    with torch.no_grad():
+        other.model["image"].weight.copy_(torch.eye(3)[[1, 0, 2]])
+    return other

@@ -1,0 +1,68 @@
+import logging
+
+import pytest
+import torch
+
+from mmcompress.data.base import PairDataset
+from mmcompress.evaluation.baseline import content_key, dense_baseline
+from mmcompress.evaluation.evaluate import evaluate
+from mmcompress.evaluation.retrieval import Retrieval
+from mmcompress.evaluation.zeroshot import ZeroShot
+
+
+@pytest.fixture
+def evaluators():
+    return {"retrieval": Retrieval(ks=[1]), "zeroshot": ZeroShot()}
+
+
+def test_measured_once_then_read(confused, data, evaluators, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    first = dense_baseline(confused, data, evaluators, "test", cache_dir=tmp_path)
+    assert first == evaluate(confused, data, evaluators, "test")
+    confused.calls.clear()
+    assert dense_baseline(confused, data, evaluators, "test", cache_dir=tmp_path) == first
+    assert confused.calls == []
+    (path,) = tmp_path.iterdir()
+    assert caplog.messages == ["dense baseline: measured", f"dense baseline: read from {path}"]
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"key": "other", "metrics": {}}', '{"metrics": {"a": 1.0}}', "\xff"]
+)
+def test_a_file_that_cannot_be_trusted_is_measured_again(
+    content, model, data, evaluators, tmp_path, caplog
+):
+    expected = dense_baseline(model, data, evaluators, "test", cache_dir=tmp_path)
+    (path,) = tmp_path.iterdir()
+    path.write_text(content, encoding="latin-1")
+    assert dense_baseline(model, data, evaluators, "test", cache_dir=tmp_path) == expected
+    assert "measuring again" in caplog.text
+    caplog.clear()
+    assert dense_baseline(model, data, evaluators, "test", cache_dir=tmp_path) == expected
+    assert caplog.messages == []
+
+
+def test_an_unwritable_cache_costs_nothing_but_the_cache(model, data, evaluators, tmp_path, caplog):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    metrics = dense_baseline(model, data, evaluators, "test", cache_dir=blocked / "baselines")
+    assert metrics["zeroshot/acc@1"] == 1.0
+    assert "not kept" in caplog.text
+
+
+def test_key_is_stable_and_follows_everything_that_counts(model, confused, data, evaluators):
+    keys = [content_key(model, data, evaluators, "test")]
+    assert content_key(model, data, evaluators, "test") == keys[0]
+    keys.append(content_key(confused, data, evaluators, "test"))
+    keys.append(content_key(model, data, evaluators, "train"))
+    keys.append(content_key(model, data, evaluators | {"retrieval": Retrieval(ks=[2])}, "test"))
+    keys.append(content_key(model, data, {"zeroshot": ZeroShot()}, "test"))
+    with torch.no_grad():
+        model.model["image"].weight[0, 0] += 1e-6
+    keys.append(content_key(model, data, evaluators, "test"))
+    split = data.splits["test"]
+    data.splits["test"] = PairDataset(images=split.images, captions=split.captions[::-1])
+    keys.append(content_key(model, data, evaluators, "test"))
+    split.images[0][0, 0, 0] -= 1
+    keys.append(content_key(model, data, evaluators, "test"))
+    assert len(set(keys)) == len(keys)
