@@ -38,11 +38,12 @@ def main(cfg: DictConfig) -> None:
     split = cfg.evaluation.split
 
     with start_run(cfg) as run:
+        record = run.record
         teacher = copy.deepcopy(backbone)
         dense_bytes = dense_file_bytes(teacher.model)
-        run.metrics["dense"] = dense_baseline(teacher, data, evaluators, split)
+        record.metrics["dense"] = dense_baseline(teacher, data, evaluators, split)
 
-        with run.time("calibrate_s"):
+        with record.time("calibrate_s"):
             if cfg.resume:
                 recipe.restore(backbone, plan_in(cfg.resume))
             else:
@@ -57,12 +58,12 @@ def main(cfg: DictConfig) -> None:
             teacher=teacher,
         )
         trainer = instantiate(cfg.trainer, logger=run.loggers, callbacks=run.callbacks)
-        with run.time("fit_s"):
+        with record.time("fit_s"):
             trainer.fit(module, data, ckpt_path=cfg.resume)
         if not trainer.is_global_zero:
             return
 
-        with run.time("save_s"):
+        with record.time("save_s"):
             encodings = recipe.finalize(backbone.cpu())
             Artifact.save(
                 run.folder / "artifact",
@@ -73,14 +74,14 @@ def main(cfg: DictConfig) -> None:
                 dense_bytes=dense_bytes,
                 dense_parameters=sum(p.numel() for p in teacher.parameters()),
                 dense_dtype=recipe.dense_dtype,
-                run={"config_hash": run.config_hash, "recipe": run.recipe},
+                run={"config_hash": record.config_hash, "recipe": cfg.name},
             )
 
         artifact = Artifact.load(run.folder / "artifact")
-        with run.time("evaluate_s"):
-            run.metrics["compressed"] = evaluate(artifact.backbone, data, evaluators, split)
-            run.size = artifact.size_summary() | {"coverage": recipe.coverage}
-            run.latency = measure_latency(
+        with record.time("evaluate_s"):
+            record.metrics["compressed"] = evaluate(artifact.backbone, data, evaluators, split)
+            record.size = artifact.size_summary() | {"coverage": recipe.coverage}
+            record.latency = measure_latency(
                 teacher.cpu(),
                 artifact.backbone,
                 data,

@@ -54,7 +54,7 @@ def main() -> None:
 def inspect(folder: Path) -> None:
     """Print the ledger of an artifact."""
     artifact = Artifact.read(folder)
-    print_ledger([vars(row) for row in artifact.ledger()], artifact.manifest["reasons"])
+    print_ledger(artifact.ledger())
 
 
 @in_one_sentence

@@ -48,7 +48,7 @@ class CompressionModule(pl.LightningModule):
         super().__init__()
         if objective.needs_teacher and teacher is None:
             raise ValueError("objective.affinity and objective.feature need a dense teacher")
-        self.backbone = backbone
+        self.backbone = backbone.train()
         self.recipe = recipe
         self.objective = objective
         self.optimizer = optimizer

@@ -145,7 +145,10 @@ def main() -> None:
         callbacks=[
             EMAWeightAveraging(decay=args.ema, use_buffers=False),
             ModelCheckpoint(
-                args.work, filename="last", enable_version_counter=False, save_on_train_epoch_end=True
+                args.work,
+                filename="last",
+                enable_version_counter=False,
+                save_on_train_epoch_end=True,
             ),
             clock,
         ],

@@ -89,9 +89,13 @@ class RunRecord:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.status = "finished" if error is None else "failed"
         if error is not None:
             self.error = " ".join(f"{type(error).__name__}: {error}".split())
+        self.save("finished" if error is None else "failed")
+
+    def save(self, status: Literal["finished", "failed"]) -> None:
+        """Write `run.json` as things stand now."""
+        self.status = status
         self.timings["total_s"] = time.perf_counter() - self._began
         self.peak_memory_bytes = peak_memory_bytes()
         write_json(self.folder / FILE, self.as_dict())

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-WITHOUT_EFFECT = ("logger", "run_dir", "resume", "experiment")
+WITHOUT_EFFECT = ("name", "logger", "callbacks", "run_dir", "resume", "experiment")
 """Top-level keys that do not change a result."""
 
 
@@ -51,14 +51,18 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def recipe_name(config: Mapping[str, Any]) -> str:
-    """The steps of the recipe in their order.
+    """The run's `name`, which is the recipe's unless someone set it; else the steps in their order.
 
     Example:
+        >>> recipe_name({"name": "deep", "compression": {"steps": {"magnitude": {}}}})
+        'deep'
         >>> recipe_name({"compression": {"steps": {"magnitude": {}, "int4": {}, "int8": None}}})
         'magnitude + int4'
         >>> recipe_name({"compression": {"steps": {}}})
         'none'
     """
+    if config.get("name"):
+        return config["name"]
     steps = config.get("compression", {}).get("steps") or {}
     return " + ".join(name for name, step in steps.items() if step is not None) or "none"
 

@@ -1,0 +1,119 @@
+"""A backbone and data small enough for every test."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import CLIPConfig, CLIPModel
+
+from mmcompress.backbones.hf_clip import HFClip
+from mmcompress.data.base import Classification, PairData, PairDataset
+
+COLOURS = ("red", "green", "blue", "black")
+THINGS = ("cat", "dog", "house", "tree", "boat", "moon", "key", "shoe", "fish", "star")
+SPECIAL = ("<bos>", "<eos>", "<pad>")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> Iterator[None]:
+    """Tests must not read baselines that a user's runs have left behind."""
+    if "real_cache" not in request.keywords:
+        monkeypatch.setattr(
+            "mmcompress.evaluation.baseline.platformdirs.user_cache_path",
+            lambda *_: tmp_path_factory.mktemp("cache"),
+        )
+    yield
+
+
+def build_tokenizer() -> Tokenizer:
+    words = [*SPECIAL, *COLOURS, *THINGS, *(f"word{i}" for i in range(47))]
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, "<pad>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A <eos>", special_tokens=[("<bos>", 0), ("<eos>", 1)]
+    )
+    return tokenizer
+
+
+def build_backbone(seed: int = 0) -> HFClip:
+    tokenizer = build_tokenizer()
+    layers = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    config = CLIPConfig(
+        text_config=layers
+        | {
+            "vocab_size": tokenizer.get_vocab_size(),
+            "max_position_embeddings": 8,
+            "bos_token_id": 0,
+            "eos_token_id": 1,
+            "pad_token_id": 2,
+        },
+        vision_config=layers | {"image_size": 32, "patch_size": 16},
+        projection_dim=32,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return HFClip(CLIPModel(config), tokenizer).eval()
+
+
+class TinyData(PairData):
+    """Random pictures, captions of two words."""
+
+    name = "tiny"
+
+    def build_splits(self) -> dict[str, PairDataset]:
+        captions = [f"{colour} {thing}" for thing in THINGS for colour in COLOURS]
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randint(0, 256, (40, 3, 32, 32), generator=generator, dtype=torch.uint8)
+        rows = {"train": range(24), "val": range(24, 32), "test": range(32, 40)}
+        return {
+            split: PairDataset(
+                images=[images[i] for i in part], captions=[captions[i] for i in part]
+            )
+            for split, part in rows.items()
+        }
+
+    def classification(self, split: str) -> Classification:
+        dataset = self.splits[split]
+        labels = [COLOURS.index(caption.split()[0]) for caption in dataset.captions]
+        return Classification(
+            name="colour",
+            dataset=dataset,
+            labels=torch.tensor(labels),
+            class_names=COLOURS,
+            templates=("{} cat", "{} dog"),
+        )
+
+
+@pytest.fixture
+def make_tiny_backbone() -> Callable[..., HFClip]:
+    return build_backbone
+
+
+@pytest.fixture
+def tiny_backbone() -> HFClip:
+    return build_backbone()
+
+
+@pytest.fixture
+def tiny_data(tiny_backbone: HFClip) -> PairData:
+    data = TinyData(batch_size=8, eval_batch_size=8, calibration_size=16)
+    data.attach(tiny_backbone)
+    return data
+
+
+@pytest.fixture
+def conf() -> Path:
+    from mmcompress.locations import shipped
+
+    return shipped("conf")

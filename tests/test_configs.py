@@ -1,0 +1,74 @@
+"""Every configuration composes, and is what it says."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException
+from hydra.utils import instantiate
+
+from mmcompress.compression.recipe import Recipe
+from mmcompress.locations import shipped
+
+CONF = shipped("conf").resolve()
+GROUPS = {
+    group.name: sorted(path.stem for path in group.glob("*.yaml"))
+    for group in sorted(CONF.iterdir())
+    if group.is_dir()
+}
+CHOICES = [f"{group}={name}" for group, names in GROUPS.items() for name in names]
+
+
+def composed(*overrides: str):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", overrides=list(overrides))
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_composes(choice: str) -> None:
+    cfg = composed(choice if not choice.startswith("experiment") else f"+{choice}")
+    assert cfg.seed == 0
+
+
+@pytest.mark.parametrize("name", GROUPS["compression"])
+def test_recipe_instantiates_with_its_steps(name: str) -> None:
+    recipe = instantiate(composed(f"compression={name}").compression)
+    assert isinstance(recipe, Recipe)
+    expected = [] if name == "none" else name.split("_")
+    if name == "deep":
+        expected = ["magnitude", "cluster"]
+    assert list(recipe.steps) == expected
+
+
+def test_stacks_have_no_code_of_their_own() -> None:
+    for name in ("lowrank_int8", "magnitude_int4", "deep"):
+        text = (CONF / "compression" / f"{name}.yaml").read_text()
+        assert "_target_" not in text
+        assert "defaults:" in text
+
+
+def test_one_key_of_a_step_can_be_overridden() -> None:
+    cfg = composed("compression=lowrank_int8", "compression.steps.lowrank.rank_ratio=0.2")
+    assert cfg.compression.steps.lowrank.rank_ratio == 0.2
+    assert cfg.compression.steps.int8.bits == 8
+
+
+def test_a_step_can_be_dropped_from_a_stack() -> None:
+    recipe = instantiate(
+        composed("compression=lowrank_int8", "compression.steps.lowrank=null").compression
+    )
+    assert list(recipe.steps) == ["int8"]
+
+
+@pytest.mark.parametrize("override", ["compression.steps.lowrank.rank=3", "trainer.epochs=1"])
+def test_unknown_keys_are_refused(override: str) -> None:
+    with pytest.raises(ConfigCompositionException, match="Could not override"):
+        composed(override)
+
+
+def test_conf_travels_in_the_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a wheel, conf/ lies inside the package."""
+    monkeypatch.setattr("mmcompress.locations._PACKAGE", tmp_path / "mmcompress")
+    (tmp_path / "mmcompress" / "conf").mkdir(parents=True)
+    assert shipped("conf") == tmp_path / "mmcompress" / "conf"
+    assert shipped("train.py") == tmp_path / "train.py"
