@@ -1,0 +1,77 @@
+"""Run records as `read_records` gives them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from mmcompress.artifact.ledger import LedgerRow
+
+DENSE_BYTES = 20_000_000
+
+MakeRecord = Callable[..., dict[str, Any]]
+
+
+def make_record(
+    *steps: str,
+    ratio: float = 4.0,
+    recall: float = 0.87,
+    seed: int = 0,
+    accuracy: float | None = 0.5,
+    **settings: Any,
+) -> dict[str, Any]:
+    """A finished run of `steps`, each with the same `settings`; dense: 88 % and 60 %."""
+    zeroshot = {} if accuracy is None else {"zeroshot/acc@1": accuracy}
+    return {
+        "status": "finished",
+        "seed": seed,
+        "config_hash": "0123456789abcdef",
+        "git_commit": None,
+        "config": {
+            "seed": seed,
+            "run_dir": f"runs/{'-'.join(steps)}-{seed}",
+            "backbone": {"_target_": "mini"},
+            "data": {"_target_": "openmoji", "seed": seed},
+            "compression": {"steps": {step: dict(settings) for step in steps}},
+            "evaluation": {"split": "test"},
+        },
+        "metrics": {
+            "dense": {"retrieval/mean_recall": 0.88, "zeroshot/acc@1": 0.6},
+            "compressed": {"retrieval/mean_recall": recall} | zeroshot,
+        },
+        "size": {
+            "dense_bytes": DENSE_BYTES,
+            "artifact_bytes": round(DENSE_BYTES / ratio),
+            "compression_ratio": ratio,
+            "bits_per_weight": 32 / ratio,
+            "dense_dtype": "float32",
+            "by_modality": {"image": 2, "text": 1},
+            "coverage": dict.fromkeys(steps, 0.98),
+        },
+        "latency": {
+            "dense_ms": {"1": 9.0, "32": 66.0},
+            "compressed_ms": {"1": 6.0, "32": 33.0},
+            "threads": 2,
+            "runtime": "torch eager float32 on cpu",
+            "no_speedup": None,
+        },
+        "timings": {"total_s": 60.0},
+    }
+
+
+@pytest.fixture(name="make_record")
+def _make_record() -> MakeRecord:
+    return make_record
+
+
+@pytest.fixture
+def ledger() -> list[LedgerRow]:
+    """15,704 bytes."""
+    return [
+        LedgerRow("vision.layers.0.q.weight", "image", "attn.q", "codes", 5000, "int4: quantise"),
+        LedgerRow("vision.layers.1.q.weight", "image", "attn.q", "codes", 5000, "int4: quantise"),
+        LedgerRow("vision.layers.0.q.bias", "image", "other", "dense", 350, "no weight"),
+        LedgerRow("vision.layers.1.q.bias", "image", "other", "dense", 350, "no weight"),
+        LedgerRow("logit_scale", "shared", "other", "dense", 4, "no weight"),
+        LedgerRow("manifest.json", "shared", "other", "manifest", 5000, "how to read it"),
+    ]

@@ -1,0 +1,78 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from mmcompress.report.console import print_ledger, print_report, report_console
+
+
+@pytest.fixture
+def console():
+    return Console(file=io.StringIO(), width=100, highlight=False)
+
+
+def rows(console):
+    """Cells of every printed row that is not a header."""
+    lines = [line for line in console.file.getvalue().splitlines() if line.startswith("│")]
+    return [[cell.strip() for cell in line[1:-1].split("│")] for line in lines]
+
+
+def cells(console):
+    """First cell → the other cells."""
+    return {first: rest for first, *rest in rows(console)}
+
+
+def test_report_by_hand(make_record, console, tmp_path):
+    print_report(
+        make_record("magnitude", "int4", ratio=8.0, recall=0.86), tmp_path, console=console
+    )
+    assert cells(console) == {
+        "retrieval/mean_recall": ["88.00 %", "86.00 %", "−2.00 points"],
+        "zeroshot/acc@1": ["60.00 %", "50.00 %", "−10.00 points"],
+        "bytes (dense: float32)": ["20.00 MB (20,000,000)", "2.50 MB (2,500,000)", "−87.5%"],
+        "compression_ratio": ["1.00×", "8.00×", ""],
+        "bits_per_weight": ["32.00", "4.00", ""],
+        "latency, batch 1": ["9.0 ms", "6.0 ms", "1.50× as fast"],
+        "latency, batch 32": ["66.0 ms", "33.0 ms", "2.00× as fast"],
+    }
+    lines = console.file.getvalue().splitlines()
+    assert lines[-4:] == [
+        "latency: torch eager float32 on cpu, 2 threads, median",
+        "magnitude targeted 98.0% of the parameters",
+        "int4 targeted 98.0% of the parameters",
+        f"artifact: {tmp_path}",
+    ]
+
+
+def test_a_reason_takes_the_place_of_compressed_latency(make_record, console, tmp_path):
+    record = make_record("int4")
+    record["latency"] |= {"compressed_ms": None, "no_speedup": "decoded to float32"}
+    print_report(record, tmp_path, console=console)
+    assert cells(console)["latency, batch 1"] == ["9.0 ms", "–", "no speed-up expected"]
+    assert "no speed-up expected: decoded to float32" in console.file.getvalue()
+
+
+def test_the_artifact_line_is_never_broken(make_record, console, tmp_path):
+    path = tmp_path / ("long" * 40)
+    print_report(make_record("int4"), path, console=console)
+    assert f"artifact: {path}" in console.file.getvalue().splitlines()
+
+
+def test_pipes_get_enough_columns(monkeypatch, capsys, make_record, tmp_path):
+    monkeypatch.setenv("COLUMNS", "40")
+    assert report_console().width == 100
+    print_report(make_record("int4"), tmp_path)
+    assert "20.00 MB (20,000,000)" in capsys.readouterr().out
+
+
+def test_ledger_by_hand(ledger, console):
+    print_ledger(ledger, console=console)
+    assert rows(console) == [
+        ["image", "attn.q", "codes", "10,000", "63.7%"],
+        ["image", "other", "dense", "700", "4.5%"],
+        ["shared", "other", "dense", "4", "0.0%"],
+        ["shared", "other", "manifest", "5,000", "31.8%"],
+        ["total", "", "bytes of both files", "15,704", "100.0%"],
+        ["vision.layers.*.q.bias", "2", "700", "no weight"],
+        ["logit_scale", "1", "4", "no weight"],
+    ]

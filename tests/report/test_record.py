@@ -1,0 +1,138 @@
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mmcompress.report.environment import git_commit, hardware, peak_memory_bytes, versions
+from mmcompress.report.record import RunRecord, create_run_folder, finished, read_records
+from mmcompress.report.settings import config_hash
+
+KEYS = [
+    "status",
+    "command",
+    "config",
+    "config_hash",
+    "seed",
+    "git_commit",
+    "versions",
+    "hardware",
+    "metrics",
+    "size",
+    "latency",
+    "timings",
+    "peak_memory_bytes",
+    "error",
+]
+CONFIG = {"seed": 3, "data": {"name": "x"}, "run_dir": "runs/1"}
+
+
+def read(folder):
+    return json.loads((folder / "run.json").read_text())
+
+
+def test_a_finished_run(tmp_path):
+    with RunRecord.start(tmp_path, CONFIG) as record:
+        with record.time("fit_s"):
+            time.sleep(0.02)
+        with record.time("fit_s"):
+            time.sleep(0.02)
+        record.metrics["dense"] = {"a": 0.5}
+        assert not (tmp_path / "run.json").exists()
+    written = read(tmp_path)
+    assert list(written) == KEYS
+    assert written["status"] == "finished"
+    assert written["error"] is None
+    assert written["config"] == CONFIG
+    assert written["config_hash"] == config_hash(CONFIG)
+    assert written["seed"] == 3
+    assert written["metrics"] == {"dense": {"a": 0.5}}
+    assert 0.04 <= written["timings"]["fit_s"] <= written["timings"]["total_s"] < 5
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_a_failed_run_keeps_what_it_had_and_raises(tmp_path):
+    error = ValueError("the loss is nan\n  at step 7")
+    with pytest.raises(ValueError, match="the loss"), RunRecord.start(tmp_path, CONFIG) as record:  # noqa: PT012
+        record.metrics["dense"] = {"a": 0.5}
+        raise error
+    written = read(tmp_path)
+    assert written["status"] == "failed"
+    assert written["error"] == "ValueError: the loss is nan at step 7"
+    assert written["metrics"] == {"dense": {"a": 0.5}}
+
+
+def test_an_interrupted_run_is_a_failed_one(tmp_path):
+    with pytest.raises(KeyboardInterrupt), RunRecord.start(tmp_path, CONFIG):
+        raise KeyboardInterrupt
+    assert read(tmp_path)["status"] == "failed"
+
+
+def test_run_folders_never_collide(tmp_path):
+    path = tmp_path / "runs" / "int4"
+    assert [create_run_folder(path).name for _ in range(3)] == ["int4", "int4-2", "int4-3"]
+
+
+def test_an_unwritable_run_folder_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    path = tmp_path / "file" / "run"
+    with pytest.raises(ValueError, match="choose another with run_dir=PATH") as caught:
+        create_run_folder(path)
+    assert str(caught.value) == (
+        f"run_dir={path} cannot be written (Not a directory): choose another with run_dir=PATH"
+    )
+
+
+def test_reading_back(tmp_path):
+    for name in ("b", "a"):
+        folder = create_run_folder(tmp_path / name)
+        with RunRecord.start(folder, CONFIG):
+            pass
+    records = read_records(tmp_path)
+    assert [r["folder"] for r in records] == [str(tmp_path / "a"), str(tmp_path / "b")]
+    assert records[0]["config"] == CONFIG
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"status": "finished"}', "\xff"])
+def test_a_foreign_file_is_named(content, tmp_path):
+    path = tmp_path / "x" / "run.json"
+    path.parent.mkdir()
+    path.write_text(content, encoding="latin-1")
+    with pytest.raises(ValueError, match=r"x/run\.json"):
+        read_records(tmp_path)
+
+
+def test_a_missing_root_is_said(tmp_path):
+    with pytest.raises(ValueError, match="is not a folder"):
+        read_records(tmp_path / "runs")
+
+
+def test_unfinished_runs_are_counted_not_hidden(make_record, caplog):
+    failed = make_record("int4") | {"status": "failed"}
+    good = make_record("int8")
+    assert finished([failed, good]) == [good]
+    assert caplog.messages == ["1 of 2 runs did not finish: left out"]
+
+
+def test_environment():
+    machine = hardware()
+    assert machine["cores"] >= 1
+    assert machine["cpu"]
+    assert machine["ram_bytes"] > 2**28
+    found = versions()
+    assert found["python"] == sys.version.split()[0]
+    assert {"torch", "numpy", "wandb"} <= found.keys()
+    peak = peak_memory_bytes()
+    assert 50e6 < peak < machine["ram_bytes"]
+
+
+def test_commit_is_that_of_the_package_and_needs_git(monkeypatch, tmp_path):
+    def git(*arguments):
+        return subprocess.run(["git", *arguments], capture_output=True, text=True)
+
+    head = git("rev-parse", "HEAD")
+    if head.returncode == 0:
+        assert git_commit().removesuffix("-dirty") == head.stdout.strip()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert git_commit() is None

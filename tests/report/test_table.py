@@ -1,0 +1,87 @@
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmcompress.files import write_json
+from mmcompress.report.summary import Spread, comparable, summarise
+from mmcompress.report.table import results_table
+
+
+def test_table_by_hand(make_record):
+    records = [
+        make_record("magnitude", "int4", ratio=8.0, recall=0.86, accuracy=None),
+        *(make_record("int8", ratio=4.0, recall=0.87 + 0.01 * s, seed=s) for s in range(3)),
+    ]
+    assert results_table(records).splitlines() == [
+        "| recipe | mean recall, dense (%) | compressed (%) | Δ (points) | zero-shot (%) "
+        "| stored (MB) | ratio to dense float32 | bits/weight |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| int8 | 88.0 | 88.0 ± 1.0 (3 seeds) | 0.0 ± 1.0 (3 seeds) | 50.0 ± 0.0 (3 seeds) "
+        "| 5.00 ± 0.00 (3 seeds) | 4.00 ± 0.00 (3 seeds) | 8.00 ± 0.00 (3 seeds) |",
+        "| magnitude + int4 | 88.0 | 86.0 | −2.0 | – | 2.50 | 8.00 | 4.00 |",
+    ]
+
+
+def test_a_repeated_seed_is_not_a_second_one(make_record):
+    (summary,) = summarise([make_record("int8", recall=0.5), make_record("int8", recall=0.7)])
+    assert summary.runs == 1
+    assert summary.compressed["retrieval/mean_recall"] == Spread(0.7, None, 1)
+
+
+def test_settings_of_one_recipe_get_rows_of_their_own(make_record):
+    records = [make_record("lowrank", rank_ratio=r, ratio=1 / r) for r in (0.25, 0.5)]
+    assert [s.name for s in summarise(records)] == [
+        "lowrank (rank_ratio=0.5)",
+        "lowrank (rank_ratio=0.25)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("spread", "sign", "text"),
+    [
+        (Spread(-0.0004, None, 1), True, "0.0"),
+        (Spread(0.012, None, 1), True, "+1.2"),
+        (Spread(-0.012, 0.003, 2), True, "−1.2 ± 0.3"),
+        (Spread(0.012, None, 1), False, "1.2"),
+    ],
+)
+def test_format(spread, sign, text):
+    assert spread.format(1, scale=100, sign=sign) == text
+
+
+def test_comparable_runs_share_backbone_data_and_split(make_record):
+    this = make_record("int4")
+    other_seed = make_record("int8", seed=1)
+    failed = make_record("int8") | {"status": "failed"}
+    on_val = make_record("int8")
+    on_val["config"] = on_val["config"] | {"evaluation": {"split": "val"}}
+    assert comparable([this, other_seed, failed, on_val], this["config"]) == [this, other_seed]
+
+
+def test_no_run_is_an_error():
+    with pytest.raises(ValueError, match="no finished run"):
+        results_table([])
+
+
+def run_script(monkeypatch, *arguments):
+    script = Path(__file__).parents[2] / "scripts" / "make_table.py"
+    monkeypatch.setattr(sys, "argv", [str(script), *map(str, arguments)])
+    runpy.run_path(str(script), run_name="__main__")
+
+
+def test_script_writes_table_and_picture(make_record, tmp_path, monkeypatch, capsys):
+    for name in ("int4", "int8"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        write_json(tmp_path / "runs" / name / "run.json", make_record(name))
+    run_script(monkeypatch, tmp_path / "runs", "--out", tmp_path / "docs")
+    printed = capsys.readouterr().out
+    assert printed == (tmp_path / "docs" / "results.md").read_text()
+    assert [line.split(" ")[1] for line in printed.splitlines()[2:]] == ["int4", "int8"]
+    assert (tmp_path / "docs" / "accuracy_vs_size.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_script_says_what_is_wrong(tmp_path, monkeypatch):
+    with pytest.raises(SystemExit, match=r"error: .* is not a folder"):
+        run_script(monkeypatch, tmp_path / "nothing")
