@@ -87,6 +87,11 @@ class HFClip(Backbone):
             ) from error
         return cls(model, tokenizer, **_load_normalisation(name_or_path))
 
+    @classmethod
+    def mini(cls) -> Self:
+        """The embedded model of 5 M parameters: `mini/README.md` beside this file describes it."""
+        return cls.from_pretrained(str(Path(__file__).parent / "mini"))
+
     def encode_image(self, pixels: Tensor) -> Tensor:
         return self.model.get_image_features(pixel_values=pixels).pooler_output
 
