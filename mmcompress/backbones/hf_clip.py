@@ -8,10 +8,18 @@ from typing import Any, ClassVar
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import AutoTokenizer, CLIPConfig, CLIPModel
+from transformers import (
+    AutoTokenizer,
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPVisionConfig,
+)
+from transformers.utils import cached_file
 from typing_extensions import Self
 
 from mmcompress.backbones.base import Backbone
+from mmcompress.backbones.hub import hub_reachable
 from mmcompress.backbones.images import CLIP_MEAN, CLIP_STD, image_transform
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -62,13 +70,19 @@ class HFClip(Backbone):
         std: Sequence[float] = CLIP_STD,
     ) -> None:
         super().__init__(model)
-        text = model.config.text_config
+        text, vision = _tower_configs(model.config)
+        self._end_id = _token_id(text.eos_token_id, "eos_token_id")
+        pad = self._end_id if text.pad_token_id is None else text.pad_token_id
         self.tokenizer = Tokenizer.from_str(tokenizer.to_str())
         self.tokenizer.enable_truncation(text.max_position_embeddings)
-        pad = text.pad_token_id if text.pad_token_id is not None else text.eos_token_id
         self.tokenizer.enable_padding(pad_id=pad, pad_token=tokenizer.id_to_token(pad) or "")
         self.mean, self.std = list(mean), list(std)
-        self._transform = image_transform(model.config.vision_config.image_size, mean, std)
+        if not isinstance(vision.image_size, int):
+            raise ValueError(
+                f"image_size={vision.image_size} of the vision_config must be one number: images "
+                "that are not square are not supported"
+            )
+        self._transform = image_transform(vision.image_size, mean, std)
 
     @classmethod
     def from_pretrained(cls, name_or_path: str) -> Self:
@@ -77,15 +91,24 @@ class HFClip(Backbone):
         Raises:
             ValueError: nothing loadable there.
         """
+        local = Path(name_or_path).is_dir() or not hub_reachable()
         try:
-            model = CLIPModel.from_pretrained(name_or_path, dtype=torch.float32)
-            tokenizer = _load_tokenizer(name_or_path)
-        except (OSError, ValueError) as error:
+            loaded: Any = CLIPModel.from_pretrained(
+                name_or_path, dtype=torch.float32, local_files_only=local, output_loading_info=True
+            )
+            tokenizer = _load_tokenizer(name_or_path, local)
+            normalisation = _load_normalisation(name_or_path, local)
+        # SafetensorError and what `tokenizers` raises on a broken file are bare Exceptions.
+        except Exception as error:
+            raise ValueError(_not_loadable(name_or_path, local, error)) from error
+        model, found = loaded
+        if found["missing_keys"]:
+            missing = ", ".join(sorted(found["missing_keys"])[:3])
             raise ValueError(
-                f"backbone.name_or_path={name_or_path!r} is neither a folder with a CLIPModel and "
-                f"its tokenizer nor a model hub id that can be reached: {error}"
-            ) from error
-        return cls(model, tokenizer, **_load_normalisation(name_or_path))
+                f"backbone.name_or_path={name_or_path!r} holds no complete CLIPModel: "
+                f"{len(found['missing_keys'])} weights are missing ({missing} ...)"
+            )
+        return cls(model, tokenizer, **normalisation)
 
     @classmethod
     def mini(cls) -> Self:
@@ -114,8 +137,8 @@ class HFClip(Backbone):
             return None
         # Up to the end token that the tower reads out at; padding may be that same token. Old
         # configurations say 2 and mean the largest id (transformers, CLIPTextTransformer).
-        end_id = self.model.config.text_config.eos_token_id
-        end = (inputs if end_id == 2 else (inputs == end_id).int()).argmax(dim=1, keepdim=True)
+        marked = inputs if self._end_id == 2 else torch.eq(inputs, self._end_id).int()
+        end = marked.argmax(dim=1, keepdim=True)
         return torch.arange(inputs.shape[1], device=inputs.device) <= end
 
     @property
@@ -134,21 +157,52 @@ class HFClip(Backbone):
         return [TOKENIZER_FILE]
 
 
-def _load_tokenizer(name_or_path: str) -> Tokenizer:
+def _tower_configs(config: CLIPConfig) -> tuple[CLIPTextConfig, CLIPVisionConfig]:
+    text, vision = config.text_config, config.vision_config
+    assert isinstance(text, CLIPTextConfig)
+    assert isinstance(vision, CLIPVisionConfig)
+    return text, vision
+
+
+def _token_id(value: int | list[int] | None, key: str) -> int:
+    if not isinstance(value, int):
+        raise ValueError(f"{key}={value} of the text_config must be one token id")
+    return value
+
+
+def _load_tokenizer(name_or_path: str, local_files_only: bool) -> Tokenizer:
     local = Path(name_or_path) / TOKENIZER_FILE
     if local.exists():
         return Tokenizer.from_file(str(local))
-    return AutoTokenizer.from_pretrained(name_or_path).backend_tokenizer
+    return AutoTokenizer.from_pretrained(
+        name_or_path, local_files_only=local_files_only
+    ).backend_tokenizer
 
 
-def _load_normalisation(name_or_path: str) -> dict[str, list[float]]:
+def _load_normalisation(name_or_path: str, local_files_only: bool) -> dict[str, list[float]]:
     """Mean and std from `preprocessor_config.json`; CLIP's own when the model has no such file."""
-    from transformers.utils import cached_file
-
     path = cached_file(
-        name_or_path, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False
+        name_or_path,
+        "preprocessor_config.json",
+        local_files_only=local_files_only,
+        _raise_exceptions_for_missing_entries=False,
     )
     if path is None:
         return {}
-    config = json.loads(Path(path).read_text())
+    config = json.loads(Path(path).read_text("utf-8"))
     return {"mean": config["image_mean"], "std": config["image_std"]}
+
+
+def _not_loadable(name_or_path: str, local: bool, error: Exception) -> str:
+    subject = f"backbone.name_or_path={name_or_path!r}"
+    files = f"config.json, model.safetensors and {TOKENIZER_FILE}"
+    if local and not Path(name_or_path).is_dir():
+        return (
+            f"{subject} is no folder, it is not in the cache of the model hub, and the hub cannot "
+            f"be reached: give a folder with {files}, or backbone=mini, which needs no download"
+        )
+    reason = (str(error).strip() or "no message").splitlines()[0]
+    return (
+        f"{subject} cannot be loaded as a CLIPModel with its tokenizer ({type(error).__name__}: "
+        f"{reason}): give a folder with {files}, or the id of such a model"
+    )

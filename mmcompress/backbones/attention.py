@@ -1,0 +1,143 @@
+"""Attention with a plain `nn.Linear` for each of q, k, v and out.
+
+`nn.MultiheadAttention` and open_clip's `Attention` keep q, k and v in one raw `in_proj_weight`,
+and the former never calls its `out_proj`: neither can be hooked, swapped or quantised like other
+layers. `split_attention` replaces both; the outputs are the same up to rounding.
+"""
+
+import torch
+import torch.nn.functional as F
+from open_clip.transformer import Attention as OpenClipAttention
+from torch import Tensor, nn
+
+
+class ExplicitAttention(nn.Module):
+    """Called like `nn.MultiheadAttention(batch_first=True)` with `need_weights=False`.
+
+    Args:
+        q, k, v, out: the projections; k and v may read another width than q.
+        heads: divides the output width of q.
+    """
+
+    def __init__(
+        self, *, q: nn.Linear, k: nn.Linear, v: nn.Linear, out: nn.Linear, heads: int
+    ) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.out = q, k, v, out
+        self.heads = heads
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        need_weights: bool = False,
+        attn_mask: Tensor | None = None,
+    ) -> tuple[Tensor, None]:
+        """Attention of `query` over `key` and `value`.
+
+        Args:
+            query: (B, T, Dq).
+            key, value: (B, S, Dk).
+            need_weights: must be False, the weights are never built.
+            attn_mask: (T, S) or (B·H, T, S); added to the scores, or bool where True is hidden.
+        Returns:
+            (B, T, Dq) and None.
+        """
+        assert not need_weights, "attention weights are not built"
+        q, k, v = (
+            self._split(layer(x)) for layer, x in [(self.q, query), (self.k, key), (self.v, value)]
+        )
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=self._mask(attn_mask))
+        return self.out(self._merge(mixed)), None
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # B H T D/H
+
+    def _merge(self, x: Tensor) -> Tensor:
+        return x.transpose(1, 2).flatten(2)  # B T D
+
+    def _mask(self, mask: Tensor | None) -> Tensor | None:
+        if mask is None:
+            return None
+        if mask.ndim == 3:
+            mask = mask.unflatten(0, (-1, self.heads))  # B H T S
+        return ~mask if mask.dtype == torch.bool else mask
+
+
+class ExplicitSelfAttention(ExplicitAttention):
+    """Called like open_clip's `Attention`, whose optional norms and head scales it takes over.
+
+    Args:
+        source: the module to replace; its parameters are copied or, where they are not
+            projections, taken over.
+    Raises:
+        ValueError: `scaled_cosine`, whose forward in open_clip 3.3 fails on its own shapes.
+    """
+
+    def __init__(self, source: OpenClipAttention) -> None:
+        if source.scaled_cosine:
+            raise ValueError("scaled_cosine_attn is not supported: use a model without it")
+        q, k, v = _linears(source.in_proj_weight.chunk(3), source.in_proj_bias)
+        super().__init__(q=q, k=k, v=v, out=source.out_proj, heads=source.num_heads)
+        self.ln_q, self.ln_k, self.ln_inner = source.ln_q, source.ln_k, source.ln_inner
+        self.head_scale = source.head_scale
+        self.attn_drop, self.out_drop = source.attn_drop, source.out_drop
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        """(B, T, D) → (B, T, D); the mask as in `ExplicitAttention`."""
+        q, k, v = (self._split(layer(x)) for layer in (self.q, self.k, self.v))
+        mixed = F.scaled_dot_product_attention(
+            self.ln_q(q),
+            self.ln_k(k),
+            v,
+            attn_mask=self._mask(attn_mask),
+            dropout_p=self.attn_drop.p if self.training else 0.0,
+        )
+        if self.head_scale is not None:
+            mixed = mixed * self.head_scale
+        return self.out_drop(self.out(self.ln_inner(self._merge(mixed))))
+
+
+def split_attention(model: nn.Module) -> None:
+    """Replace, in place, every fused attention inside `model` by an explicit one.
+
+    Raises:
+        ValueError: an option of `nn.MultiheadAttention` that CLIP models do not use.
+    """
+    for path, module in list(model.named_modules()):
+        if isinstance(module, nn.MultiheadAttention):
+            model.set_submodule(path, _from_multihead(module, path))
+        elif isinstance(module, OpenClipAttention):
+            model.set_submodule(path, ExplicitSelfAttention(module))
+
+
+def _from_multihead(source: nn.MultiheadAttention, path: str) -> ExplicitAttention:
+    extras = source.bias_k is not None or source.add_zero_attn or source.dropout > 0
+    if extras or not source.batch_first:
+        raise ValueError(
+            f"{path}: attention with bias_k, add_zero_attn, dropout or batch_first=False is not "
+            "supported: use a model without them"
+        )
+    if source.in_proj_weight is None:  # key and value have a width of their own
+        weights = (source.q_proj_weight, source.k_proj_weight, source.v_proj_weight)
+    else:
+        weights = source.in_proj_weight.chunk(3)
+    q, k, v = _linears(weights, source.in_proj_bias)
+    out = _linear(source.out_proj.weight, source.out_proj.bias)
+    return ExplicitAttention(q=q, k=k, v=v, out=out, heads=source.num_heads)
+
+
+def _linears(weights: tuple[Tensor, ...], bias: Tensor | None) -> list[nn.Linear]:
+    biases = [None] * len(weights) if bias is None else bias.chunk(len(weights))
+    return [_linear(weight, part) for weight, part in zip(weights, biases, strict=True)]
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """A layer that owns a copy, so that saving finds no views into a fused matrix."""
+    rows, columns = weight.shape
+    layer = nn.Linear(columns, rows, bias=bias is not None, device="meta")
+    layer.weight = nn.Parameter(weight.detach().clone())
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.detach().clone())
+    return layer
