@@ -80,8 +80,8 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> list[Summary]:
 
 
 def comparable(
-    records: Sequence[Mapping[str, Any]], config: Mapping[str, Any]
-) -> list[Mapping[str, Any]]:
+    records: Sequence[dict[str, Any]], config: Mapping[str, Any]
+) -> list[dict[str, Any]]:
     """Finished runs with the backbone, data and evaluation of `config`; seeds may differ."""
 
     def key(other: Mapping[str, Any]) -> str:

@@ -76,6 +76,7 @@ def test_offline_run_holds_everything(
     logger.log_metrics({"train/loss": 1.5}, step=3)
     log_run(logger, record, ledger, **local_files)
     finish()
+    wandb.teardown()  # Its process flushes the file as it ends, a moment after the run.
 
     (folder,) = (tmp_path / "wandb").glob("offline-run-*")
     ours = [r.getMessage() for r in caplog.records if r.name.startswith("mmcompress")]
