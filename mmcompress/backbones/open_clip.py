@@ -204,14 +204,10 @@ def _read_config(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
         ) from error
 
 
-def _check(name: str, config: dict[str, Any]) -> None:
-    """Refuse what the adapter cannot see through.
-
-    Raises:
-        ValueError: names the part and what to use.
-    """
+def unsupported(config: dict[str, Any]) -> list[str]:
+    """The parts of a model config that the adapter cannot see through, in words."""
     vision, text = config["vision_cfg"], config["text_cfg"]
-    refused = {
+    parts = {
         "a timm image tower": "timm_model_name" in vision,
         "a ResNet image tower": isinstance(vision.get("layers"), (list, tuple)),
         "a Hugging Face text tower": "hf_model_name" in text,
@@ -224,7 +220,11 @@ def _check(name: str, config: dict[str, Any]) -> None:
             tower.get("scaled_cosine_attn", False) for tower in (vision, text)
         ),
     }
-    parts = [part for part, present in refused.items() if present]
+    return [part for part, present in parts.items() if present]
+
+
+def _check(name: str, config: dict[str, Any]) -> None:
+    parts = unsupported(config)
     if parts:
         raise ValueError(
             f"backbone.name={name!r} has {' and '.join(parts)}, which the open_clip adapter does "
