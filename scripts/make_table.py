@@ -12,14 +12,14 @@ from pathlib import Path
 
 from mmcompress.report.plot import accuracy_vs_size
 from mmcompress.report.record import finished, read_records
-from mmcompress.report.table import MAIN_METRIC, results_table
+from mmcompress.report.table import results_table
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", type=Path, help="folder below which the run.json files lie")
     parser.add_argument("--out", type=Path, help="folder for results.md and the picture")
-    parser.add_argument("--metric", default=MAIN_METRIC, help="what the picture shows")
+    parser.add_argument("--metric", help="what the picture shows; mean recall by default")
     args = parser.parse_args()
     logging.basicConfig(format="%(message)s")
     try:

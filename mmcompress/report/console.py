@@ -11,7 +11,7 @@ from rich.text import Text
 
 from mmcompress.artifact.ledger import LedgerRow, summarise
 
-MIN_WIDTH = 100
+MIN_WIDTH = 120
 """Columns that a pipe or a log gets, where there is no terminal to ask."""
 
 NO_VALUE = "–"

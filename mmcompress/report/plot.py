@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from mmcompress.files import write_atomically
+from mmcompress.report.console import is_percent
 from mmcompress.report.labels import place_labels
 from mmcompress.report.summary import Summary, summarise
 from mmcompress.report.table import MAIN_METRIC, MEGABYTE
@@ -24,7 +25,7 @@ def accuracy_vs_size(
     records: Sequence[Mapping[str, Any]],
     path: Path,
     *,
-    metric: str = MAIN_METRIC,
+    metric: str | None = None,
     title: str | None = None,
 ) -> None:
     """Draw one point per configuration and the dense model they started from; write a PNG.
@@ -35,11 +36,13 @@ def accuracy_vs_size(
     Args:
         records: finished runs of one backbone on one data set, as `read_records` gives them.
         path: the PNG.
-        metric: a share in [0, 1] of every run's `metrics`.
+        metric: one of every run's `metrics`; mean recall when None, or where the first run does
+            not have it, its first metric.
         title: made from the metric and the split when None.
     Raises:
         ValueError: no record holds `metric`.
     """
+    metric = metric or _main_metric(records)
     summaries = [s for s in summarise(records) if metric in s.compressed and metric in s.dense]
     if not summaries:
         raise ValueError(f"no run holds the metric {metric!r}: nothing to draw")
@@ -57,12 +60,17 @@ def accuracy_vs_size(
         legend += " · line: recipes that no other beats in both"
     axes.text(0, 1.025, legend, transform=axes.transAxes, fontsize=8, color="#555555")
     axes.set_xlabel("stored size (MB of 10⁶ bytes)")
-    axes.set_ylabel(f"{what} (%)")
+    axes.set_ylabel(f"{what} (%)" if is_percent(metric) else what)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(visible=True, color="#E6E6E6", linewidth=0.6)
     axes.set_axisbelow(True)
     _draw(axes, summaries, metric)
     write_atomically(path, lambda file: figure.savefig(file, format="png"))
+
+
+def _main_metric(records: Sequence[Mapping[str, Any]]) -> str:
+    names = list(records[0]["metrics"]["compressed"]) if records else []
+    return MAIN_METRIC if MAIN_METRIC in names else next(iter(names), MAIN_METRIC)
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -81,30 +89,35 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def _draw(axes: Axes, summaries: Sequence[Summary], metric: str) -> None:
+    scale = 100 if is_percent(metric) else 1
     points = [
-        (s.size["artifact_bytes"].mean / MEGABYTE, 100 * s.compressed[metric].mean)
+        (s.size["artifact_bytes"].mean / MEGABYTE, scale * s.compressed[metric].mean)
         for s in summaries
     ]
-    dense = summaries[0]
-    origin = (dense.size["dense_bytes"].mean / MEGABYTE, 100 * dense.dense[metric].mean)
-    _scale(axes, [*points, origin])
-    axes.axhline(origin[1], color=VERMILION, linewidth=0.9, linestyle=(0, (5, 3)), zorder=1)
+    dense = {  # One, unless the runs started from different models.
+        (s.size["dense_bytes"].mean / MEGABYTE, scale * s.dense[metric].mean): s.dense_dtype
+        for s in summaries
+    }
+    _scale(axes, [*points, *dense])
     best = [points[i] for i in front(points)]
     axes.plot(*zip(*best, strict=True), color=BLUE, linewidth=1.0, alpha=0.45, zorder=2)
     left, right = axes.get_xlim()
-    lines = [best, [(left, origin[1]), (right, origin[1])]]
+    lines = [best, *([(left, value), (right, value)] for _, value in dense)]
+    for size, value in dense:
+        axes.axhline(value, color=VERMILION, linewidth=0.9, linestyle=(0, (5, 3)), zorder=1)
+        (mark,) = axes.plot(size, value, marker="D", markersize=7, color=VERMILION, zorder=3)
+        mark.set_markeredgecolor("white")
     for (size, value), summary in zip(points, summaries, strict=True):
         std = summary.compressed[metric].std
         if std is not None:
-            axes.errorbar(size, value, yerr=100 * std, color=BLUE, capsize=2.5, linewidth=1)
-            lines.append([(size, value - 100 * std), (size, value + 100 * std)])
+            axes.errorbar(size, value, yerr=scale * std, color=BLUE, capsize=2.5, linewidth=1)
+            lines.append([(size, value - scale * std), (size, value + scale * std)])
         axes.plot(size, value, marker="o", markersize=6.5, color=BLUE, markeredgecolor="white")
-    axes.plot(*origin, marker="D", markersize=7, color=VERMILION, markeredgecolor="white", zorder=3)
     labels = [_label(summary) for summary in summaries]
     place_labels(
         axes,
-        [*points, origin],
-        [*labels, f"dense, {dense.dense_dtype}\n{origin[0]:.1f} MB"],
+        [*points, *dense],
+        [*labels, *(f"dense, {dtype}\n{size:.1f} MB" for (size, _), dtype in dense.items())],
         lines=lines,
         color=GREY,
     )
@@ -132,6 +145,7 @@ def _scale(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
         margin = 0.15 * (high - low) or 0.2 * high
         axes.set_xlim(max(0.0, low - margin), high + margin)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    # Never less than four points of accuracy: noise should look like noise.
-    room = max(0.18 * (max(values) - min(values)), (4.0 - (max(values) - min(values))) / 2, 0.5)
+    # Never less than 5 % of the value itself: noise should look like noise.
+    span = max(values) - min(values)
+    room = max(0.18 * span, (0.05 * max(map(abs, values)) - span) / 2) or 1.0
     axes.set_ylim(min(values) - room, max(values) + room)

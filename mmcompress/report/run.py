@@ -98,7 +98,7 @@ def _instantiate(nodes: DictConfig | None) -> list:
 def _siblings(folder: Path, record: dict) -> list[dict]:
     """This run, and finished ones beside it that scored the same backbone on the same data."""
     try:
-        return list(comparable(read_records(folder.parent), record["config"]))
+        return list(comparable(read_records(folder.parent), record))
     except ValueError as error:
         log.warning("the plot shows this run alone: %s", error)
         return [record]

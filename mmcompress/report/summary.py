@@ -1,5 +1,6 @@
 """Runs of one configuration under several seeds, put together: what tables and plots show."""
 
+import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ SIZES = ("dense_bytes", "artifact_bytes", "compression_ratio", "bits_per_weight"
 
 
 def summarise(records: Sequence[Mapping[str, Any]]) -> list[Summary]:
-    """One summary per configuration, the largest artifact first.
+    """One summary per configuration and dense model, the largest artifact first.
 
     Of several runs with equal seeds the last one counts, so that a repeated run is not mistaken
     for a second seed.
@@ -71,7 +72,7 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> list[Summary]:
     """
     groups: dict[str, dict[Any, Mapping[str, Any]]] = {}
     for record in records:
-        key = config_hash(record["config"], without_seed=True)
+        key = config_hash(record["config"], without_seed=True) + _dense_model(record)
         groups.setdefault(key, {})[record.get("seed")] = record
     runs = [list(by_seed.values()) for by_seed in groups.values()]
     names = distinct_names([group[0]["config"] for group in runs])
@@ -80,15 +81,24 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> list[Summary]:
 
 
 def comparable(
-    records: Sequence[dict[str, Any]], config: Mapping[str, Any]
+    records: Sequence[dict[str, Any]], record: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """Finished runs with the backbone, data and evaluation of `config`; seeds may differ."""
+    """Finished runs that scored the dense model of `record` like it; seeds may differ.
+
+    That is: backbone, data and evaluation are configured alike, and the dense scores are equal.
+    """
 
     def key(other: Mapping[str, Any]) -> str:
-        shared = {part: other.get(part) for part in ("backbone", "data", "evaluation")}
-        return config_hash(shared | {"run_dir": other.get("run_dir")}, without_seed=True)
+        parts = ("run_dir", "backbone", "data", "evaluation")
+        shared = {part: other["config"].get(part) for part in parts}
+        return config_hash(shared, without_seed=True) + _dense_model(other)
 
-    return [r for r in records if r["status"] == "finished" and key(r["config"]) == key(config)]
+    return [r for r in records if r["status"] == "finished" and key(r) == key(record)]
+
+
+def _dense_model(record: Mapping[str, Any]) -> str:
+    """Tells dense models apart that one configuration has named: weights may be trained anew."""
+    return json.dumps([record["metrics"]["dense"], record["size"]["dense_bytes"]], sort_keys=True)
 
 
 def _summary(name: str, runs: Sequence[Mapping[str, Any]]) -> Summary:

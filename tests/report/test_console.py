@@ -60,7 +60,7 @@ def test_the_artifact_line_is_never_broken(make_record, console, tmp_path):
 
 def test_pipes_get_enough_columns(monkeypatch, capsys, make_record, tmp_path):
     monkeypatch.setenv("COLUMNS", "40")
-    assert report_console().width == 100
+    assert report_console().width == 120
     print_report(make_record("int4"), tmp_path)
     assert "20.00 MB (20,000,000)" in capsys.readouterr().out
 

@@ -32,6 +32,8 @@ def test_picture_of_any_number_of_runs(ratios, make_record, tmp_path):
 
 def test_other_metrics_and_missing_ones(make_record, tmp_path):
     accuracy_vs_size([make_record("int4")], tmp_path / "a.png", metric="zeroshot/acc@1")
+    losses = make_record("int4") | {"metrics": {"dense": {"loss": 0.1}, "compressed": {"loss": 3}}}
+    accuracy_vs_size([losses], tmp_path / "a.png")
     with pytest.raises(ValueError, match="no run holds the metric 'r@1'"):
         accuracy_vs_size([make_record("int4")], tmp_path / "b.png", metric="r@1")
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]

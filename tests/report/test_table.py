@@ -57,7 +57,16 @@ def test_comparable_runs_share_backbone_data_and_split(make_record):
     failed = make_record("int8") | {"status": "failed"}
     on_val = make_record("int8")
     on_val["config"] = on_val["config"] | {"evaluation": {"split": "val"}}
-    assert comparable([this, other_seed, failed, on_val], this["config"]) == [this, other_seed]
+    retrained = make_record("int8")
+    retrained["metrics"] = {**retrained["metrics"], "dense": {"retrieval/mean_recall": 0.9}}
+    records = [this, other_seed, failed, on_val, retrained]
+    assert comparable(records, this) == [this, other_seed]
+
+
+def test_runs_of_a_retrained_backbone_are_no_seeds(make_record):
+    before, after = make_record("int8", seed=0), make_record("int8", seed=1)
+    after["metrics"] = {**after["metrics"], "dense": {"retrieval/mean_recall": 0.9}}
+    assert [summary.runs for summary in summarise([before, after])] == [1, 1]
 
 
 def test_no_run_is_an_error():
