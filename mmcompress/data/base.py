@@ -1,5 +1,6 @@
 """Paired data: what every data set hands to calibration, training and evaluation."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,7 +62,7 @@ class Classification:
     templates: Sequence[str]
 
 
-class PairData(pl.LightningDataModule):
+class PairData(pl.LightningDataModule, ABC):
     """Base of all data sets: splits in, loaders of preprocessed batches out.
 
     A subclass gives `build_splits` and, where it has labels, `classification`. The backbone owns
@@ -102,9 +103,9 @@ class PairData(pl.LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
 
+    @abstractmethod
     def build_splits(self) -> dict[str, PairDataset]:
         """`{"train": …, "val": …, "test": …}`, disjoint."""
-        raise NotImplementedError
 
     def classification(self, split: str) -> Classification | None:
         """The labelled set of `split`, None where the data has no labels."""

