@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from mmcompress.artifact.artifact import Artifact
 from mmcompress.artifact.dense import dense_file_bytes
 from mmcompress.errors import in_one_sentence
+from mmcompress.evaluation.base import check_split
 from mmcompress.evaluation.baseline import dense_baseline
 from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.evaluation.latency import measure_latency
@@ -36,6 +37,8 @@ def main(cfg: DictConfig) -> None:
     optimizer = instantiate(cfg.optimizer)
     evaluators = instantiate(cfg.evaluation.evaluators)
     split = cfg.evaluation.split
+    check_split(data, split)
+    plan = plan_in(cfg.resume) if cfg.resume else None
 
     with start_run(cfg) as run:
         record = run.record
@@ -44,10 +47,10 @@ def main(cfg: DictConfig) -> None:
         record.metrics["dense"] = dense_baseline(teacher, data, evaluators, split)
 
         with record.time("calibrate_s"):
-            if cfg.resume:
-                recipe.restore(backbone, plan_in(cfg.resume))
-            else:
+            if plan is None:
                 recipe.apply(backbone, data.calibration_dataloader())
+            else:
+                recipe.restore(backbone, plan)
 
         module = CompressionModule(
             backbone,

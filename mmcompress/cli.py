@@ -42,12 +42,15 @@ def main() -> None:
         sys.argv = ["mmcompress train", *sys.argv[2:]]
         runpy.run_path(str(shipped("train.py")), run_name="__main__")
         return
-    args = parser.parse_args()
+    # Overrides may stand before and after --json, which argparse alone does not allow.
+    args, more = parser.parse_known_args()
+    if (args.command == "inspect" and more) or any(word.startswith("-") for word in more):
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if args.command == "inspect":
         inspect(args.artifact)
     else:
-        score(args.artifact, args.overrides, as_json=args.json)
+        score(args.artifact, [*args.overrides, *more], as_json=args.json)
 
 
 @in_one_sentence

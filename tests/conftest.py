@@ -1,6 +1,6 @@
 """A backbone and data small enough for every test."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,18 +17,14 @@ SPECIAL = ("<bos>", "<eos>", "<pad>")
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(
-    tmp_path_factory: pytest.TempPathFactory,
-    monkeypatch: pytest.MonkeyPatch,
-    request: pytest.FixtureRequest,
-) -> Iterator[None]:
+def _own_baselines(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Tests must not read baselines that a user's runs have left behind."""
-    if "real_cache" not in request.keywords:
-        monkeypatch.setattr(
-            "mmcompress.evaluation.baseline.platformdirs.user_cache_path",
-            lambda *_: tmp_path_factory.mktemp("cache"),
-        )
-    yield
+    monkeypatch.setattr(
+        "mmcompress.evaluation.baseline.platformdirs.user_cache_path",
+        lambda *_: tmp_path_factory.mktemp("cache"),
+    )
 
 
 def build_tokenizer() -> Tokenizer:

@@ -1,11 +1,13 @@
 """A run from its folder to its last printed line."""
 
 import logging
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -47,7 +49,10 @@ class Run:
         self.record.save("finished")
         record = self.record.as_dict()
         plot = self.folder / "accuracy_vs_size.png"
-        accuracy_vs_size(_siblings(self.folder, record), plot)
+        if record["metrics"]["compressed"]:
+            accuracy_vs_size(_siblings(self.folder, record), plot)
+        else:
+            log.warning("no evaluator gave a metric: nothing to draw")
         ledger = artifact.ledger()
         for logger in self.loggers:
             log_run(logger, record, ledger, plot=plot, manifest=artifact.folder / MANIFEST_FILE)
@@ -64,13 +69,12 @@ def start_run(cfg: DictConfig) -> Iterator[Run]:
         ValueError: the folder cannot be written.
     """
     _quiet_libraries()
-    if rank_zero_only.rank != 0:
-        config = OmegaConf.to_container(cfg, resolve=True)
-        yield Run(RunRecord.start(Path(cfg.run_dir), config), [], _instantiate(cfg.callbacks))
+    if getattr(rank_zero_only, "rank", 0) != 0:
+        record = RunRecord.start(Path(cfg.run_dir), _plain(cfg))
+        yield Run(record, [], _instantiate(cfg.callbacks))
         return
     folder = create_run_folder(Path(cfg.run_dir))
     cfg.run_dir = str(folder)
-    config = OmegaConf.to_container(cfg, resolve=True)
     text = OmegaConf.to_yaml(cfg, resolve=True)
     write_atomically(folder / "config.yaml", lambda file: file.write(text.encode()))
     handler = logging.FileHandler(folder / "run.log", encoding="utf-8")
@@ -78,20 +82,24 @@ def start_run(cfg: DictConfig) -> Iterator[Run]:
     logging.getLogger().addHandler(handler)
     failed = True
     try:
-        with RunRecord.start(folder, config) as record:
-            try:
-                yield Run(record, _instantiate(cfg.logger), _instantiate(cfg.callbacks))
-            except BaseException:
-                log.debug("the run failed", exc_info=True)
-                raise
+        with RunRecord.start(folder, _plain(cfg)) as record:
+            yield Run(record, _instantiate(cfg.logger), _instantiate(cfg.callbacks))
         failed = False
+    except BaseException:
+        text = traceback.format_exc()
+        write_atomically(folder / "traceback.txt", lambda file: file.write(text.encode()))
+        raise
     finally:
         finish(failed=failed)
         logging.getLogger().removeHandler(handler)
         handler.close()
 
 
-def _instantiate(nodes: DictConfig | None) -> list:
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    return cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
+
+
+def _instantiate(nodes: DictConfig | None) -> list[Any]:
     return list(instantiate(nodes or {}).values())
 
 

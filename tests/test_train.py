@@ -1,0 +1,133 @@
+"""The program as a user meets it: train.py, then `mmcompress inspect` and `mmcompress evaluate`."""
+
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmcompress.artifact.artifact import Artifact
+from mmcompress.locations import shipped
+
+# A fine-tune of two steps on the embedded backbone and data.
+SHORT = ["trainer.max_steps=2", "data.batch_size=16", "data.calibration_size=32", "logger=none"]
+
+
+def command(*arguments: str | Path) -> str:
+    """Output of `mmcompress …` in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "mmcompress.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def run_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def run(*overrides: str) -> None:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["train.py", *overrides])
+        runpy.run_path(str(shipped("train.py")), run_name="__main__")
+
+    return run
+
+
+def test_the_whole_line(run_train, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    run_train("compression=lowrank_int8", *SHORT, f"run_dir={run}")
+
+    record = json.loads((run / "run.json").read_text())
+    assert record["status"] == "finished"
+    assert record["seed"] == 0
+    dense, compressed = record["metrics"]["dense"], record["metrics"]["compressed"]
+    assert dense.keys() == compressed.keys()
+    assert {"retrieval/mean_recall", "retrieval/i2t_r@1", "zeroshot/acc@1"} <= dense.keys()
+    artifact = Artifact.load(run / "artifact")
+    assert record["size"]["artifact_bytes"] == artifact.bytes
+    assert artifact.bytes == sum(row.bytes for row in artifact.ledger())
+    assert record["size"]["compression_ratio"] > 6
+    assert record["latency"]["compressed_ms"].keys() == {"1", "32"}
+    assert record["size"]["coverage"].keys() == {"lowrank", "int8"}
+    assert (run / "accuracy_vs_size.png").stat().st_size > 10_000
+    assert (run / "config.yaml").exists()
+
+    table = capsys.readouterr().out
+    for shown in ("retrieval/mean_recall", "compression_ratio", "bits_per_weight", "batch 32"):
+        assert shown in table
+    assert str(run / "artifact") in table.replace("\n", "")
+
+    # A new process scores the artifact the same, to the last digit.
+    again = json.loads(command("evaluate", run / "artifact", "--json", "data=openmoji"))
+    assert again == compressed
+    ledger = command("inspect", run / "artifact")
+    assert f"{artifact.bytes:,}" in ledger
+    assert "position" in ledger
+
+
+def test_post_training_takes_no_step(run_train, tmp_path: Path) -> None:
+    run_train("compression=int8", "trainer=post_training", *SHORT[1:], f"run_dir={tmp_path / 'r'}")
+    record = json.loads((tmp_path / "r" / "run.json").read_text())
+    assert record["config"]["trainer"]["max_steps"] == 0
+    assert record["latency"]["compressed_ms"] is None
+    assert "decoded" in record["latency"]["no_speedup"]
+    assert not list((tmp_path / "r").glob("checkpoints/*"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["compression.steps.lowrank.role='mpl.*'"], "matched 0 of 66 targets"),
+        (["compression.steps.lowrank.rank_ratio=0"], "rank_ratio=0 must lie in"),
+        (["compression.steps.lowrank.rank_ratio=1.1"], "rank_ratio=1.1 must lie in"),
+        (["compression=int8", "compression.steps.int8.bits=1.5"], "bits=1.5 must be"),
+        (["compression=int4", "compression.steps.int4.group_size=50"], "does not divide the 192"),
+        (["compression=magnitude", "compression.steps.magnitude.sparsity=1.0"], "sparsity=1.0"),
+        (["evaluation.split=tset"], "choose one of train, val, test"),
+        (["data.batch_size=0"], "batch_size=0 must be at least 1"),
+        (["resume=nowhere.ckpt"], "resume=nowhere.ckpt cannot be read"),
+    ],
+)
+def test_bad_input_ends_in_one_sentence_and_leaves_nothing(
+    overrides: list[str], message: str, run_train, tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run_train(*overrides, "logger=none", f"run_dir={tmp_path / 'run'}")
+    assert str(stopped.value).startswith("error: ")
+    assert message in str(stopped.value)
+    assert "\n" not in str(stopped.value)
+    assert not list(tmp_path.iterdir()), "something was left behind"
+
+
+def test_unwritable_run_folder(run_train, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit, match="choose another with run_dir=PATH"):
+        run_train("compression=int8", "logger=none", f"run_dir={tmp_path / 'file' / 'run'}")
+
+
+@pytest.mark.parametrize("override", ["compression=nope", "backbone=nope", "data.colour=red"])
+def test_unknown_choice_or_key(
+    override: str, run_train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run_train(override)
+    message = capsys.readouterr().err
+    assert "Available options" in message or "not in struct" in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_foreign_artifact_is_refused_by_the_command_line(tmp_path: Path) -> None:
+    for arguments in (["inspect"], ["evaluate"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "mmcompress.cli", *arguments, str(tmp_path / "none")],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1
+        assert done.stderr.count("\n") == 1
+        assert done.stderr.startswith("error: ")
