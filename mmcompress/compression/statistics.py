@@ -90,14 +90,17 @@ def _second_moment(module: nn.Module, x: Tensor, valid: Tensor | None) -> tuple[
         counts = torch.bincount(ids.flatten(), minlength=module.num_embeddings)
         return counts.float(), ids.numel()
     if isinstance(module, nn.Conv2d):
-        if module.groups != 1:
-            raise ValueError(f"statistics of a grouped convolution ({module}) are not supported")
+        if module.groups != 1 or module.padding == "same" or module.padding_mode != "zeros":
+            raise ValueError(
+                f"statistics of {module} are not supported: groups, padding='same' or a "
+                "padding_mode; leave it out with a selector (role, granularity)"
+            )
         x = F.unfold(
             x,
-            kernel_size=module.kernel_size,  # type: ignore[arg-type]
-            dilation=module.dilation,  # type: ignore[arg-type]
-            padding=module.padding,  # type: ignore[arg-type]
-            stride=module.stride,  # type: ignore[arg-type]
+            kernel_size=module.kernel_size,
+            dilation=module.dilation,
+            padding=0 if module.padding == "valid" else module.padding,
+            stride=module.stride,
         ).mT  # B L (C·kh·kw)
     if valid is not None and valid.shape == x.shape[:-1]:
         x = x[valid]

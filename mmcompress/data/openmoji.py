@@ -178,14 +178,14 @@ def load_pairs() -> tuple[Tensor, list[str]]:
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
     """What was cached; None when there is nothing or a file that is damaged."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            images, captions = arrays["images"], arrays["captions"]
+        with path.open("rb") as file:  # numpy would leave it open when it is damaged
+            arrays = np.load(file, allow_pickle=False)
+            return arrays["images"], arrays["captions"]
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         log.warning("%s is damaged (%s): drawing the pictures anew", path, error)
         return None
-    return images, captions
 
 
 def _draw_all() -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,194 @@
+"""What calibration sees, against slow loops."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mmcompress.backbones.base import Target
+from mmcompress.backbones.hf_clip import HFClip
+from mmcompress.compression.statistics import _second_moment, collect
+from mmcompress.data.base import PairData
+
+FC1 = "encoder.layers.0.mlp.fc1"
+
+
+def inputs_of(backbone: HFClip, module: str, modality: str, batch: dict[str, Tensor]) -> Tensor:
+    seen = []
+    layer = backbone.model.get_submodule(module)
+    handle = layer.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    with torch.no_grad():
+        backbone.encode(modality, batch[modality])
+    handle.remove()
+    (x,) = seen
+    return x
+
+
+def slow_moment(rows: Tensor) -> Tensor:
+    total = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64)
+    for row in rows.double():
+        total += torch.outer(row, row)
+    return total.float()
+
+
+def target(backbone: HFClip, name: str) -> Target:
+    (found,) = [t for t in backbone.targets() if t.name == name]
+    return found
+
+
+def test_second_moment_by_hand():
+    x = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])
+    moment, tokens = _second_moment(nn.Linear(2, 1), x, None)
+    assert moment.tolist() == [[10.0, 14.0], [14.0, 20.0]]
+    assert tokens == 2
+    moment, tokens = _second_moment(nn.Linear(2, 1), x, torch.tensor([[True, False]]))
+    assert moment.tolist() == [[1.0, 2.0], [2.0, 4.0]]
+    assert tokens == 1
+
+
+def test_embeddings_count_how_often_each_row_is_read():
+    ids = torch.tensor([[0, 3, 3], [1, 2, 2]])
+    valid = torch.tensor([[True, True, True], [True, False, False]])
+    moment, tokens = _second_moment(nn.Embedding(5, 4), ids, valid)
+    assert moment.tolist() == [1.0, 1.0, 0.0, 2.0, 0.0]
+    assert tokens == 4
+    # Position ids have no batch dimension: the mask of the batch says nothing about them.
+    moment, tokens = _second_moment(nn.Embedding(3, 4), torch.arange(3)[None], valid)
+    assert moment.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_half_precision_inputs_are_summed_in_float32():
+    x = torch.full((1, 1000, 2), 0.1, dtype=torch.bfloat16)
+    moment, _ = _second_moment(nn.Linear(2, 1), x, None)
+    assert moment.dtype == torch.float32
+    # 1,000 float32 additions; in bfloat16 the sum would stop growing below 4.
+    expected = torch.full((2, 2), 1000 * x[0, 0, 0].item() ** 2)
+    torch.testing.assert_close(moment, expected, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_size": 4, "stride": 4},
+        {"kernel_size": 3, "stride": 2, "padding": 1},
+        {"kernel_size": (2, 3), "dilation": 2},
+        {"kernel_size": 3, "padding": "valid"},
+    ],
+)
+def test_a_convolution_is_a_linear_layer_on_patches(options: dict):
+    """The moment M gives the output's energy: Σ (w · patch)² = w M wᵀ for each filter w."""
+    torch.manual_seed(0)
+    conv, x = nn.Conv2d(3, 5, bias=False, **options), torch.randn(2, 3, 8, 9)
+    moment, tokens = _second_moment(conv, x, None)
+    with torch.no_grad():
+        output, weight = conv(x), conv.weight.flatten(1)  # O C·kh·kw
+    energy = torch.einsum("oi,ij,oj->o", weight.detach(), moment, weight.detach())
+    torch.testing.assert_close(energy, output.square().sum(dim=(0, 2, 3)), rtol=1e-4, atol=1e-4)
+    assert tokens == output[:, 0].numel()
+
+
+@pytest.mark.parametrize(
+    "options", [{"groups": 2}, {"padding": "same"}, {"padding": 1, "padding_mode": "reflect"}]
+)
+def test_convolutions_that_are_refused(options: dict):
+    with pytest.raises(ValueError, match=r"statistics of Conv2d.* not supported"):
+        _second_moment(nn.Conv2d(4, 4, 3, **options), torch.randn(1, 4, 8, 8), None)
+
+
+@pytest.mark.parametrize(("tower", "modality"), [("vision_model", "image"), ("text_model", "text")])
+def test_collect_equals_a_slow_loop_without_padding(
+    tiny_backbone: HFClip, tiny_data: PairData, tower: str, modality: str
+):
+    found_target = target(tiny_backbone, f"{tower}.{FC1}.weight")
+    batches = [
+        {
+            "image": batch["image"],
+            "text": tiny_backbone.tokenize(["red", "red cat", "a b c d"] + ["x"] * 5),
+        }
+        for batch in tiny_data.calibration_dataloader()
+    ]
+    rows = []
+    for batch in batches:
+        x = inputs_of(tiny_backbone, found_target.module, modality, batch)
+        for i in range(len(x)):
+            length = x.shape[1] if modality == "image" else [3, 4, 6, 3, 3, 3, 3, 3][i]
+            rows.extend(x[i, :length])
+    found = collect(tiny_backbone, batches, [found_target])[found_target.name]
+    assert found.tokens == len(rows)
+    # float32 sums of some hundred products, here in another order
+    torch.testing.assert_close(
+        found.second_moment, slow_moment(torch.stack(rows)), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_collect_counts_words(tiny_backbone: HFClip):
+    texts = ["red cat", "red dog tree"]
+    batch = {"image": torch.zeros(1, 3, 32, 32), "text": tiny_backbone.tokenize(texts)}
+    embed = target(tiny_backbone, "text_model.embeddings.token_embedding.weight")
+    found = collect(tiny_backbone, [batch, batch], [embed])[embed.name]
+    vocabulary = tiny_backbone.tokenizer.get_vocab()
+    expected = torch.zeros(len(vocabulary))
+    for word, count in {"<bos>": 4, "<eos>": 4, "red": 4, "cat": 2, "dog": 2, "tree": 2}.items():
+        expected[vocabulary[word]] = count
+    assert torch.equal(found.second_moment, expected)  # no padding
+    assert found.tokens == 18
+
+
+def test_collect_does_not_depend_on_the_batching(tiny_backbone: HFClip, tiny_data: PairData):
+    targets = tiny_backbone.targets()
+    once = collect(tiny_backbone, tiny_data.calibration_dataloader(), targets)
+    tiny_data.eval_batch_size = 3
+    split = collect(tiny_backbone, tiny_data.calibration_dataloader(), targets)
+    assert set(once) == set(split) == {t.name for t in targets if t.granularity != "matrix"}
+    for name in once:
+        if "position_embedding" in name:  # read once per batch
+            continue
+        assert once[name].tokens == split[name].tokens
+        # float32 sums in another order
+        torch.testing.assert_close(
+            once[name].second_moment, split[name].second_moment, rtol=1e-3, atol=1e-3
+        )
+
+
+def test_collect_leaves_the_backbone_as_it_was(tiny_backbone: HFClip, tiny_data: PairData):
+    state = {name: tensor.clone() for name, tensor in tiny_backbone.state_dict().items()}
+    tiny_backbone.train()
+    collect(tiny_backbone, tiny_data.calibration_dataloader(), tiny_backbone.targets())
+    assert tiny_backbone.training
+    for module in tiny_backbone.modules():
+        assert not module._forward_pre_hooks
+    for name, tensor in tiny_backbone.state_dict().items():
+        assert torch.equal(tensor, state[name])
+    assert all(parameter.grad is None for parameter in tiny_backbone.parameters())
+
+
+def test_only_the_towers_that_are_asked_for_run(tiny_backbone: HFClip, tiny_data: PairData):
+    ran = []
+    tiny_backbone.model.text_model.register_forward_hook(lambda *_: ran.append("text"))
+    found_target = target(tiny_backbone, f"vision_model.{FC1}.weight")
+    collect(tiny_backbone, tiny_data.calibration_dataloader(), [found_target])
+    assert ran == []
+
+
+def unused_layer(backbone: HFClip) -> list[Target]:
+    backbone.model.vision_model.add_module("spare", nn.Linear(4, 4))
+    return [Target("vision_model.spare", "weight", "image", "mlp.up", "linear")]
+
+
+def all_targets(backbone: HFClip) -> list[Target]:
+    return backbone.targets()
+
+
+@pytest.mark.parametrize(("targets", "batches"), [(unused_layer, None), (all_targets, [])])
+def test_a_target_that_sees_nothing_is_an_error(
+    tiny_backbone: HFClip,
+    tiny_data: PairData,
+    targets: Callable[[HFClip], list[Target]],
+    batches: list | None,
+):
+    wanted = targets(tiny_backbone)
+    batches = list(tiny_data.calibration_dataloader()) if batches is None else batches
+    with pytest.raises(ValueError, match=f"{wanted[0].name} saw no calibration sample.* selector"):
+        collect(tiny_backbone, batches, wanted)
+    assert not any(module._forward_pre_hooks for module in tiny_backbone.modules())

@@ -1,0 +1,140 @@
+"""Recall by hand, against a slow definition, and where other implementations go wrong."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mmcompress.evaluation.retrieval import Retrieval, ranks, recall_at_k, retrieval_metrics
+
+
+def slow_rank(scores: list[float], positives: list[bool]) -> int:
+    """Sort the candidates, wrong ones first among equals; where does the first right one stand?"""
+    order = sorted(zip(scores, positives, strict=True), key=lambda item: (-item[0], item[1]))
+    return [positive for _, positive in order].index(True)
+
+
+def random_unit(rows: int, columns: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.nn.functional.normalize(torch.randn(rows, columns, generator=generator), dim=1)
+
+
+def test_ranks_by_hand():
+    similarity = torch.tensor(
+        [
+            [0.9, 0.1, 0.2],  # first
+            [0.8, 0.5, 0.7],  # behind two
+            [0.3, 0.6, 0.4],  # behind one
+        ]
+    )
+    assert ranks(similarity, torch.eye(3, dtype=torch.bool)).tolist() == [0, 2, 1]
+    assert ranks(similarity.T, torch.eye(3, dtype=torch.bool)).tolist() == [0, 1, 1]
+
+
+def test_ties_count_against_the_model():
+    constant = torch.full((4, 4), 0.5)
+    assert ranks(constant, torch.eye(4, dtype=torch.bool)).tolist() == [3, 3, 3, 3]
+    metrics = retrieval_metrics(torch.ones(4, 1), torch.ones(4, 1), torch.arange(4), ks=(1, 3, 4))
+    assert metrics["i2t_r@3"] == metrics["t2i_r@3"] == 0.0
+    assert metrics["i2t_r@4"] == metrics["t2i_r@4"] == 1.0
+
+
+def test_the_best_of_several_positives_counts():
+    similarity = torch.tensor([[0.1, 0.9, 0.5, 0.7]])
+    assert ranks(similarity, torch.tensor([[True, False, False, True]])).tolist() == [1]
+    # Positives do not stand in each other's way, not even when they tie.
+    tied = torch.tensor([[0.9, 0.9, 0.2]])
+    assert ranks(tied, torch.tensor([[True, True, False]])).tolist() == [0]
+
+
+def test_negative_similarities_are_not_dropped():
+    similarity = torch.tensor([[-0.1, -0.5], [-0.9, -0.2]])
+    assert ranks(similarity, torch.eye(2, dtype=torch.bool)).tolist() == [0, 0]
+
+
+def test_ranks_equal_the_slow_definition():
+    generator = torch.Generator().manual_seed(0)
+    similarity = torch.randint(-3, 4, (50, 12), generator=generator).float()  # many ties
+    positives = torch.rand(50, 12, generator=generator) < 0.2
+    positives[:, 0] |= ~positives.any(dim=1)
+    expected = [
+        slow_rank(s, p) for s, p in zip(similarity.tolist(), positives.tolist(), strict=True)
+    ]
+    assert ranks(similarity, positives).tolist() == expected
+
+
+def test_a_query_without_a_positive():
+    with pytest.raises(ValueError, match="needs at least one positive"):
+        ranks(torch.zeros(2, 2), torch.tensor([[True, False], [False, False]]))
+
+
+def test_recall_counts_ranks_below_k():
+    rank = torch.tensor([0, 0, 1, 4, 5])
+    assert [recall_at_k(rank, k) for k in (1, 2, 5, 6)] == [0.4, 0.6, 0.8, 1.0]
+
+
+def test_metrics_by_hand():
+    """Two images, three captions: the last two describe image 1."""
+    images = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    texts = torch.tensor([[0.6, 0.8], [0.0, 1.0], [0.8, 0.6]])
+    # similarity 0.6 0.0 0.8   image 0: caption 0 is second to caption 2
+    #            0.8 1.0 0.6   image 1: caption 1 is first
+    # captions: 0 prefers image 1, 1 image 1, 2 image 0
+    metrics = retrieval_metrics(images, texts, torch.tensor([0, 1, 1]), ks=(1, 2))
+    assert metrics == {
+        "mean_recall": pytest.approx((1 / 2 + 1 + 1 / 3 + 1) / 4),
+        "i2t_r@1": 0.5,
+        "i2t_r@2": 1.0,
+        "t2i_r@1": pytest.approx(1 / 3),
+        "t2i_r@2": 1.0,
+    }
+
+
+def test_the_default_is_the_mean_of_six_recalls():
+    images, texts = random_unit(40, 4, 0), random_unit(40, 4, 1)
+    metrics = retrieval_metrics(images, texts, torch.arange(40))
+    mean = metrics.pop("mean_recall")
+    assert list(metrics) == [f"{way}_r@{k}" for way in ("i2t", "t2i") for k in (1, 5, 10)]
+    assert mean == pytest.approx(sum(metrics.values()) / 6)
+    assert metrics["i2t_r@1"] <= metrics["i2t_r@5"] <= metrics["i2t_r@10"]
+
+
+def test_metrics_do_not_depend_on_the_order():
+    images = random_unit(20, 6, 0)
+    image_of_text = torch.arange(20).repeat(3)  # three captions each
+    texts = random_unit(60, 6, 1) + images[image_of_text]
+    expected = retrieval_metrics(images, texts, image_of_text)
+    generator = torch.Generator().manual_seed(2)
+    shuffled = torch.randperm(60, generator=generator)
+    assert retrieval_metrics(images, texts[shuffled], image_of_text[shuffled]) == expected
+    order = torch.randperm(20, generator=generator)
+    place = torch.empty_like(order)
+    place[order] = torch.arange(20)
+    assert retrieval_metrics(images[order], texts, place[image_of_text]) == expected
+
+
+def test_a_perfect_and_a_hopeless_model():
+    eye = torch.eye(30)
+    perfect = retrieval_metrics(eye, eye, torch.arange(30))
+    assert set(perfect.values()) == {1.0}
+    hopeless = retrieval_metrics(eye, -eye, torch.arange(30))
+    assert set(hopeless.values()) == {0.0}
+
+
+def test_evaluator(model: Any, data: Any, confused: Any):
+    """Three colours and their names; see the fixtures."""
+    found = dict(Retrieval(ks=[1, 2])(model.encode, data, "test"))
+    assert found == {
+        f"retrieval/{name}": 1.0
+        for name in ("mean_recall", "i2t_r@1", "i2t_r@2", "t2i_r@1", "t2i_r@2")
+    }
+    # Red and green exchanged: one image in three finds its caption; no score but its own is not 0.
+    found = dict(Retrieval(ks=[1])(confused.encode, data, "test"))
+    assert found["retrieval/i2t_r@1"] == pytest.approx(1 / 3)
+
+
+def test_bad_ks():
+    for ks in ([], [0, 1]):
+        with pytest.raises(ValueError, match=r"retrieval\.ks=.* at least 1"):
+            Retrieval(ks=ks)
