@@ -11,13 +11,8 @@ from open_clip.transformer import Attention as OpenClipAttention
 from torch import Tensor, nn
 
 
-class ExplicitAttention(nn.Module):
-    """Called like `nn.MultiheadAttention(batch_first=True)` with `need_weights=False`.
-
-    Args:
-        q, k, v, out: the projections; k and v may read another width than q.
-        heads: divides the output width of q.
-    """
+class _Projections(nn.Module):
+    """The four layers, and how their outputs are cut into heads."""
 
     def __init__(
         self, *, q: nn.Linear, k: nn.Linear, v: nn.Linear, out: nn.Linear, heads: int
@@ -25,6 +20,28 @@ class ExplicitAttention(nn.Module):
         super().__init__()
         self.q, self.k, self.v, self.out = q, k, v, out
         self.heads = heads
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # B H T D/H
+
+    def _merge(self, x: Tensor) -> Tensor:
+        return x.transpose(1, 2).flatten(2)  # B T D
+
+    def _mask(self, mask: Tensor | None) -> Tensor | None:
+        if mask is None:
+            return None
+        if mask.ndim == 3:
+            mask = mask.unflatten(0, (-1, self.heads))  # B H T S
+        return ~mask if mask.dtype == torch.bool else mask
+
+
+class ExplicitAttention(_Projections):
+    """Called like `nn.MultiheadAttention(batch_first=True)` with `need_weights=False`.
+
+    Args:
+        q, k, v, out: the projections; k and v may read another width than q.
+        heads: divides the output width of q.
+    """
 
     def forward(
         self,
@@ -51,21 +68,8 @@ class ExplicitAttention(nn.Module):
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=self._mask(attn_mask))
         return self.out(self._merge(mixed)), None
 
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # B H T D/H
 
-    def _merge(self, x: Tensor) -> Tensor:
-        return x.transpose(1, 2).flatten(2)  # B T D
-
-    def _mask(self, mask: Tensor | None) -> Tensor | None:
-        if mask is None:
-            return None
-        if mask.ndim == 3:
-            mask = mask.unflatten(0, (-1, self.heads))  # B H T S
-        return ~mask if mask.dtype == torch.bool else mask
-
-
-class ExplicitSelfAttention(ExplicitAttention):
+class ExplicitSelfAttention(_Projections):
     """Called like open_clip's `Attention`, whose optional norms and head scales it takes over.
 
     Args:
@@ -84,7 +88,7 @@ class ExplicitSelfAttention(ExplicitAttention):
         self.head_scale = source.head_scale
         self.attn_drop, self.out_drop = source.attn_drop, source.out_drop
 
-    def forward(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
         """(B, T, D) → (B, T, D); the mask as in `ExplicitAttention`."""
         q, k, v = (self._split(layer(x)) for layer in (self.q, self.k, self.v))
         mixed = F.scaled_dot_product_attention(

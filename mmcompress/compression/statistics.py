@@ -99,7 +99,7 @@ def _second_moment(module: nn.Module, x: Tensor, valid: Tensor | None) -> tuple[
             x,
             kernel_size=module.kernel_size,
             dilation=module.dilation,
-            padding=0 if module.padding == "valid" else module.padding,
+            padding=0 if isinstance(module.padding, str) else module.padding,  # "valid" is 0
             stride=module.stride,
         ).mT  # B L (C·kh·kw)
     if valid is not None and valid.shape == x.shape[:-1]:

@@ -10,8 +10,12 @@ import pytest
 import torch
 from torch import nn
 
+from mmcompress.artifact.artifact import Artifact
 from mmcompress.backbones.images import INTERPOLATIONS, RESIZE_MODES
 from mmcompress.backbones.open_clip import OpenClip, unsupported
+from mmcompress.compression.lowrank.lowrank import LowRank
+from mmcompress.compression.quantization.integer import Integer
+from mmcompress.compression.recipe import Recipe
 
 # float32 over two layers; the fused kernels add in another order than the explicit ones.
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
@@ -178,6 +182,31 @@ def test_the_skeleton_follows_from_the_spec(cfg: dict[str, Any], tmp_path: Path)
     assert torch.equal(rebuilt.tokenize(TEXTS), ids)
     with torch.no_grad():
         assert torch.equal(rebuilt.encode_text(ids), backbone.encode_text(ids))
+
+
+def test_compressed_stored_and_loaded(plain: OpenClip, tmp_path: Path):
+    """Structure and values, on layers, the embedding, the convolution and bare matrices."""
+    parameters = sum(p.numel() for p in plain.parameters())
+    recipe = Recipe({"lowrank": LowRank(rank_ratio=0.25, rank_multiple=1), "int8": Integer(bits=8)})
+    batch = {"image": torch.randn(8, 3, 32, 32), "text": plain.tokenize(TEXTS)}
+    recipe.apply(plain, [batch])
+    assert sum(p.numel() for p in plain.parameters()) < 0.5 * parameters
+    Artifact.save(
+        tmp_path / "artifact",
+        plain,
+        encodings=recipe.finalize(plain),
+        structure=recipe.structure(),
+        reasons=recipe.reasons(),
+        dense_bytes=4 * parameters,
+        dense_parameters=parameters,
+        run={"config_hash": "0", "recipe": "test"},
+    )
+    loaded = Artifact.load(tmp_path / "artifact").backbone
+    pixels, ids = torch.randn(2, 3, 32, 32), plain.tokenize(TEXTS[:2])
+    assert torch.equal(loaded.tokenize(TEXTS[:2]), ids)
+    with torch.no_grad():
+        assert torch.equal(loaded.encode("image", pixels), plain.encode("image", pixels))
+        assert torch.equal(loaded.encode("text", ids), plain.encode("text", ids))
 
 
 def test_tokens(plain: OpenClip):
