@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,10 +22,8 @@ def _own_baselines(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tests must not read baselines that a user's runs have left behind."""
-    monkeypatch.setattr(
-        "mmcompress.evaluation.baseline.platformdirs.user_cache_path",
-        lambda *_: tmp_path_factory.mktemp("cache"),
-    )
+    own = SimpleNamespace(user_cache_path=lambda *_: tmp_path_factory.mktemp("cache"))
+    monkeypatch.setattr("mmcompress.evaluation.baseline.platformdirs", own)
 
 
 def build_tokenizer() -> Tokenizer:
