@@ -18,7 +18,7 @@ class _Projections(nn.Module):
         self, *, q: nn.Linear, k: nn.Linear, v: nn.Linear, out: nn.Linear, heads: int
     ) -> None:
         super().__init__()
-        self.q, self.k, self.v, self.out = q, k, v, out
+        self.q_proj, self.k_proj, self.v_proj, self.out_proj = q, k, v, out
         self.heads = heads
 
     def _split(self, x: Tensor) -> Tensor:
@@ -27,12 +27,13 @@ class _Projections(nn.Module):
     def _merge(self, x: Tensor) -> Tensor:
         return x.transpose(1, 2).flatten(2)  # B T D
 
-    def _mask(self, mask: Tensor | None) -> Tensor | None:
+    def _mask(self, mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+        """For `scaled_dot_product_attention`: True is seen, floats have the query's type."""
         if mask is None:
             return None
         if mask.ndim == 3:
             mask = mask.unflatten(0, (-1, self.heads))  # B H T S
-        return ~mask if mask.dtype == torch.bool else mask
+        return ~mask if mask.dtype == torch.bool else mask.to(dtype)
 
 
 class ExplicitAttention(_Projections):
@@ -62,11 +63,11 @@ class ExplicitAttention(_Projections):
             (B, T, Dq) and None.
         """
         assert not need_weights, "attention weights are not built"
-        q, k, v = (
-            self._split(layer(x)) for layer, x in [(self.q, query), (self.k, key), (self.v, value)]
-        )
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=self._mask(attn_mask))
-        return self.out(self._merge(mixed)), None
+        q = self._split(self.q_proj(query))
+        k = self._split(self.k_proj(key))
+        v = self._split(self.v_proj(value))
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=self._mask(attn_mask, q.dtype))
+        return self.out_proj(self._merge(mixed)), None
 
 
 class ExplicitSelfAttention(_Projections):
@@ -90,17 +91,19 @@ class ExplicitSelfAttention(_Projections):
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
         """(B, T, D) → (B, T, D); the mask as in `ExplicitAttention`."""
-        q, k, v = (self._split(layer(x)) for layer in (self.q, self.k, self.v))
+        q = self.ln_q(self._split(self.q_proj(x)))
+        k = self.ln_k(self._split(self.k_proj(x)))
+        v = self._split(self.v_proj(x))
         mixed = F.scaled_dot_product_attention(
-            self.ln_q(q),
-            self.ln_k(k),
+            q,
+            k,
             v,
-            attn_mask=self._mask(attn_mask),
+            attn_mask=self._mask(attn_mask, q.dtype),
             dropout_p=self.attn_drop.p if self.training else 0.0,
         )
         if self.head_scale is not None:
             mixed = mixed * self.head_scale
-        return self.out_drop(self.out(self.ln_inner(self._merge(mixed))))
+        return self.out_drop(self.out_proj(self.ln_inner(self._merge(mixed))))
 
 
 def split_attention(model: nn.Module) -> None:

@@ -1,40 +1,35 @@
 """Models of open_clip whose towers are open_clip's own transformers."""
 
-import difflib
-import json
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import open_clip
 import torch
-from huggingface_hub import hf_hub_download
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import Self
 
 from mmcompress.backbones.attention import split_attention
 from mmcompress.backbones.base import Backbone
-from mmcompress.backbones.hub import hub_reachable
 from mmcompress.backbones.images import CLIP_MEAN, CLIP_STD, image_transform
+from mmcompress.backbones.open_clip_hub import (
+    find_weights,
+    load_weights,
+    preprocessing_of,
+    read_config,
+)
 
-WEIGHT_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-
+_ATTENTION = [(rf"attn\.{part}_proj\.weight", f"attn.{part}") for part in ("q", "k", "v", "out")]
+_BLOCK = [*_ATTENTION, (r"mlp\.c_fc\.weight", "mlp.up"), (r"mlp\.c_proj\.weight", "mlp.down")]
 _LAYERS = [
-    (r"transformer\.resblocks\.\d+\.attn\.q\.weight", "attn.q"),
-    (r"transformer\.resblocks\.\d+\.attn\.k\.weight", "attn.k"),
-    (r"transformer\.resblocks\.\d+\.attn\.v\.weight", "attn.v"),
-    (r"transformer\.resblocks\.\d+\.attn\.out\.weight", "attn.out"),
-    (r"transformer\.resblocks\.\d+\.mlp\.c_fc\.weight", "mlp.up"),
-    (r"transformer\.resblocks\.\d+\.mlp\.c_proj\.weight", "mlp.down"),
+    *((rf"transformer\.resblocks\.\d+\.{pattern}", role) for pattern, role in _BLOCK),
     (r"positional_embedding", "position"),
 ]
 _IMAGE = [
     (r"conv1\.weight", "patch"),
-    (r"attn_pool\w*\.attn\.q\.weight", "attn.q"),
-    (r"attn_pool\w*\.attn\.k\.weight", "attn.k"),
-    (r"attn_pool\w*\.attn\.v\.weight", "attn.v"),
-    (r"attn_pool\w*\.attn\.out\.weight", "attn.out"),
-    (r"attn_pool\w*\.query", "query"),
+    *((rf"attn_pool\.{pattern}", role) for pattern, role in _ATTENTION),
+    (r"attn_pool\.query", "query"),
     (r"proj", "proj"),
 ]
 _TEXT = [
@@ -86,7 +81,7 @@ class OpenClip(Backbone):
         _check(name, config)
         super().__init__(model)
         split_attention(model)
-        self.name, self.config = name, config
+        self.name, self.config = name, copy.deepcopy(config)
         self.preprocessing: dict[str, Any] = {
             "mean": list(mean),
             "std": list(std),
@@ -101,6 +96,12 @@ class OpenClip(Backbone):
         self._tokenizer = open_clip.SimpleTokenizer(
             context_length=text.get("context_length", 77), **text.get("tokenizer_kwargs", {})
         )
+        if self._tokenizer.vocab_size > model.vocab_size:
+            raise ValueError(
+                f"backbone.name={name!r} has {model.vocab_size} token embeddings for the "
+                f"{self._tokenizer.vocab_size} tokens of open_clip's SimpleTokenizer; set "
+                "text_cfg.vocab_size in its config"
+            )
 
     @classmethod
     def from_pretrained(cls, name: str, pretrained: str | None = None, seed: int = 0) -> Self:
@@ -117,28 +118,18 @@ class OpenClip(Backbone):
             ValueError: unknown name or tag, weights that cannot be had or do not fit, or a model
                 that the adapter cannot handle.
         """
-        config, preprocessing = _read_config(name)
+        config, preprocessing = read_config(name)
         _check(name, config)
-        weights: Path | None = None
-        tags = open_clip.list_pretrained_tags_by_model(name)
-        if pretrained is not None and pretrained in tags:
-            tag = open_clip.get_pretrained_cfg(name, pretrained)
-            if tag.get("quick_gelu"):
+        weights = None if pretrained is None else find_weights(name, pretrained)
+        if weights is not None and weights.tag:
+            preprocessing = preprocessing_of(weights.tag)
+            if weights.tag.get("quick_gelu"):
                 config["quick_gelu"] = True
-            preprocessing = _preprocessing(tag)
-            weights = _download(name, pretrained, tag["hf_hub"].rstrip("/"))
-        elif pretrained is not None:
-            weights = Path(pretrained)
-            if not weights.is_file():
-                raise ValueError(
-                    f"backbone.pretrained={pretrained!r} is neither a file nor a tag of {name}; "
-                    f"its tags: {', '.join(tags) or 'none'}; null gives random weights"
-                )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = _build(config).eval()
+            model = _build(name, config).eval()
         if weights is not None:
-            _load(model, name, weights)
+            load_weights(model, name, weights.path)
         return cls(model, name=name, config=config, **preprocessing)
 
     def encode_image(self, pixels: Tensor) -> Tensor:
@@ -169,39 +160,12 @@ class OpenClip(Backbone):
 
     @property
     def spec(self) -> dict[str, Any]:
-        return {"name": self.name, "config": self.config, **self.preprocessing}
+        return copy.deepcopy({"name": self.name, "config": self.config, **self.preprocessing})
 
     @classmethod
     def from_spec(cls, spec: dict[str, Any], assets: Path) -> Self:
         _check(spec["name"], spec["config"])  # before anything is built from it
-        return cls(_build(spec["config"]), **spec)
-
-
-def _preprocessing(stored: dict[str, Any]) -> dict[str, Any]:
-    keys = ("mean", "std", "resize_mode", "interpolation")
-    return {key: stored[key] for key in keys if key in stored}
-
-
-def _read_config(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Model config and preprocessing of a name or `local-dir:` folder."""
-    local = name.removeprefix("local-dir:")
-    if local == name:
-        config = open_clip.get_model_config(name) if name in open_clip.list_models() else None
-        if config is None:
-            close = difflib.get_close_matches(name, open_clip.list_models(), n=5, cutoff=0.4)
-            raise ValueError(
-                f"backbone.name={name!r} is no model of open_clip; close to it: "
-                f"{', '.join(close) or 'none'} (all: open_clip.list_models())"
-            )
-        return config, {}
-    try:
-        stored = json.loads((Path(local) / "open_clip_config.json").read_text("utf-8"))
-        return stored["model_cfg"], _preprocessing(stored.get("preprocess_cfg", {}))
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise ValueError(
-            f"backbone.name={name!r}: the folder needs an open_clip_config.json that holds a "
-            f"model_cfg ({type(error).__name__}: {error})"
-        ) from error
+        return cls(_build(spec["name"], spec["config"]), **spec)
 
 
 def unsupported(config: dict[str, Any]) -> list[str]:
@@ -214,7 +178,11 @@ def unsupported(config: dict[str, Any]) -> list[str]:
         "a Hugging Face tokenizer": "hf_tokenizer_name" in text,
         "a captioning decoder": "multimodal_cfg" in config,
         "a class token in the text tower": text.get("embed_cls", False),
-        "token outputs": vision.get("output_tokens", False) or text.get("output_tokens", False),
+        "token outputs": any(
+            tower.get("output_tokens", False) or tower.get("pool_type") == "none"
+            for tower in (vision, text)
+        ),
+        "a second attentional pooler": isinstance(vision.get("attentional_pool"), str),
         "images that are not square": not isinstance(vision.get("image_size", 224), int),
         "scaled cosine attention": any(
             tower.get("scaled_cosine_attn", False) for tower in (vision, text)
@@ -233,35 +201,13 @@ def _check(name: str, config: dict[str, Any]) -> None:
         )
 
 
-def _build(config: dict[str, Any]) -> open_clip.CLIP | open_clip.CustomTextCLIP:
+def _build(name: str, config: dict[str, Any]) -> open_clip.CLIP | open_clip.CustomTextCLIP:
     arguments = {key: value for key, value in config.items() if key != "custom_text"}
     custom = config.get("custom_text", False)
-    return (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**arguments)
-
-
-def _download(name: str, tag: str, repository: str) -> Path:
-    reachable = hub_reachable()
-    cause: OSError | None = None
-    for file in WEIGHT_FILES:
-        try:
-            return Path(hf_hub_download(repository, file, local_files_only=not reachable))
-        except OSError as error:
-            cause = error
-    reason = "has no weights file" if reachable else "cannot be reached and is not in the cache"
-    raise ValueError(
-        f"backbone.name={name!r} backbone.pretrained={tag!r}: {repository} on the model hub "
-        f"{reason}; give the path of a downloaded weights file as backbone.pretrained, or null "
-        "for random weights"
-    ) from cause
-
-
-def _load(model: nn.Module, name: str, weights: Path) -> None:
     try:
-        open_clip.load_checkpoint(model, str(weights))
-    # What torch raises on a file of something else cannot be listed.
-    except Exception as error:
-        reason = (str(error).strip() or "no message").splitlines()[0]
+        return (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**arguments)
+    except (TypeError, ValueError, AssertionError) as error:
         raise ValueError(
-            f"backbone.pretrained={str(weights)!r} does not hold the weights of {name} "
-            f"({type(error).__name__}: {reason})"
+            f"backbone.name={name!r}: open_clip cannot build a model from its config "
+            f"({type(error).__name__}: {error}); correct open_clip_config.json"
         ) from error

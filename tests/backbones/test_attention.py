@@ -98,7 +98,7 @@ def test_the_projections_are_layers_that_run_and_own_their_weights():
         layer.register_forward_hook(lambda *_, name=name: seen.append(name))
     x = torch.randn(2, 3, 16)
     explicit(x, x, x)
-    assert sorted(seen) == ["k", "out", "q", "v"]
+    assert sorted(seen) == ["k_proj", "out_proj", "q_proj", "v_proj"]
     assert not any("in_proj" in name for name in explicit.state_dict())
     storages = {p.untyped_storage().data_ptr() for p in explicit.parameters()}
     assert len(storages) == 8

@@ -1,0 +1,121 @@
+"""Where the open_clip adapter gets configs and weights: the library, a folder, the model hub."""
+
+import difflib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import open_clip
+from huggingface_hub import hf_hub_download
+from torch import nn
+
+from mmcompress.backbones.hub import hub_reachable
+
+WEIGHT_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A weights file, and what its tag says of it.
+
+    Attributes:
+        path: the file.
+        tag: open_clip's description of the tag; empty for a file that the user named.
+    """
+
+    path: Path
+    tag: dict[str, Any] = field(default_factory=dict)
+
+
+def preprocessing_of(stored: dict[str, Any]) -> dict[str, Any]:
+    """Those entries of a tag or a `preprocess_cfg` that `image_transform` takes."""
+    keys = ("mean", "std", "resize_mode", "interpolation")
+    return {key: stored[key] for key in keys if key in stored}
+
+
+def read_config(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A copy of open_clip's model config and the preprocessing that is stored with it.
+
+    Args:
+        name: of `open_clip.list_models()`, or `local-dir:PATH`.
+    Raises:
+        ValueError: no such model, or a folder without a usable `open_clip_config.json`.
+    """
+    local = name.removeprefix("local-dir:")
+    if local == name:
+        names = open_clip.list_models()
+        config = open_clip.get_model_config(name) if name in names else None
+        if config is None:
+            close = difflib.get_close_matches(name, names, n=5, cutoff=0.4)
+            raise ValueError(
+                f"backbone.name={name!r} is no model of open_clip; close to it: "
+                f"{', '.join(close) or 'none'} (all: open_clip.list_models())"
+            )
+        return config, {}
+    try:
+        stored = json.loads((Path(local) / "open_clip_config.json").read_text("utf-8"))
+        config = stored["model_cfg"]
+        towers = {key: dict(config[key]) for key in ("vision_cfg", "text_cfg")}
+        return config | towers, preprocessing_of(stored.get("preprocess_cfg", {}))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"backbone.name={name!r}: the folder needs an open_clip_config.json that holds a "
+            f"model_cfg with vision_cfg and text_cfg ({type(error).__name__}: {error})"
+        ) from error
+
+
+def find_weights(name: str, pretrained: str) -> Weights:
+    """The file of a tag, downloaded unless it is in the cache, or a file of the user's.
+
+    Args:
+        name: the model.
+        pretrained: one of its tags, or a path.
+    Raises:
+        ValueError: neither a tag nor a file, or a tag that cannot be had.
+    """
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if pretrained in tags:
+        tag = open_clip.get_pretrained_cfg(name, pretrained)
+        return Weights(_download(name, pretrained, tag["hf_hub"].rstrip("/")), tag)
+    if not Path(pretrained).is_file():
+        raise ValueError(
+            f"backbone.pretrained={pretrained!r} is neither a file nor a tag of {name}; "
+            f"its tags: {', '.join(tags) or 'none'}; null gives random weights"
+        )
+    return Weights(Path(pretrained))
+
+
+def load_weights(model: nn.Module, name: str, weights: Path) -> None:
+    """Fill an untouched open_clip model, strictly: every tensor is there and none is left over.
+
+    Only position embeddings may differ in length; open_clip interpolates them.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
+    try:
+        open_clip.load_checkpoint(model, str(weights))
+    # What torch raises on a file of something else cannot be listed.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or "no message"
+        raise ValueError(
+            f"backbone.pretrained={str(weights)!r} does not hold the weights of {name} "
+            f"({type(error).__name__}: {reason})"
+        ) from error
+
+
+def _download(name: str, tag: str, repository: str) -> Path:
+    reachable = hub_reachable()
+    cause: OSError | None = None
+    for file in WEIGHT_FILES:
+        try:
+            return Path(hf_hub_download(repository, file, local_files_only=not reachable))
+        except OSError as error:
+            cause = error
+    reason = "has no weights file" if reachable else "cannot be reached and is not in the cache"
+    raise ValueError(
+        f"backbone.name={name!r} backbone.pretrained={tag!r}: {repository} on the model hub "
+        f"{reason}; give the path of a downloaded weights file as backbone.pretrained, or null "
+        "for random weights"
+    ) from cause
