@@ -54,7 +54,9 @@ class CompressionModule(pl.LightningModule):
         self.optimizer = optimizer
         self.warmup_ratio = warmup_ratio
         # In a tuple, so that it is neither a submodule nor in any checkpoint.
-        self._teacher = (teacher.eval().requires_grad_(False),) if teacher is not None else ()
+        self._teacher: tuple[Backbone, ...] = ()
+        if teacher is not None:
+            self._teacher = (teacher.eval().requires_grad_(False),)
 
     def on_fit_start(self) -> None:
         for teacher in self._teacher:

@@ -185,8 +185,8 @@ def model_card(
             "",
             f"A `transformers.CLIPModel` with {parameters:,} parameters: vision 6 layers x {WIDTH} "
             f"on {SIZE}x{SIZE} pictures in patches of 16, text 4 layers x {WIDTH} with a "
-            f"byte-level BPE (`{TOKENIZER_FILE}`). It is the test bed of mmcompress, small enough to "
-            "train on two CPU cores, and knows nothing but emoji.",
+            f"byte-level BPE (`{TOKENIZER_FILE}`). It is the test bed of mmcompress, small enough "
+            "to train on two CPU cores, and knows nothing but emoji.",
             "",
             "* Data: `train` split of `conf/data/openmoji.yaml` (3,253 pairs). Pictures: OpenMoji "
             "(openmoji.org), CC BY-SA 4.0. Captions: English names of the package `emoji`, BSD.",

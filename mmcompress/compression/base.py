@@ -40,7 +40,7 @@ class Applied:
     @property
     def original(self) -> nn.Parameter:
         """The trainable weight, before any parametrisation."""
-        return self.module.parametrizations[self.parameter].original  # type: ignore[union-attr,index,return-value]
+        return self.module.parametrizations[self.parameter].original  # type: ignore[union-attr,index]
 
 
 class Compressor(ABC):

@@ -4,6 +4,8 @@ Each is built of ordinary layers named `u` and `v`, so that a later step of a re
 them, and shows the attributes of the layer it replaces: libraries read `weight.dtype`.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +21,7 @@ class LowRankLinear(nn.Module):
     def __init__(self, layer: nn.Linear, rank: int) -> None:
         super().__init__()
         self.in_features, self.out_features = layer.in_features, layer.out_features
-        like = {"dtype": layer.weight.dtype, "device": layer.weight.device}
+        like = _like(layer)
         self.v = nn.Linear(layer.in_features, rank, bias=False, **like)
         self.u = nn.Linear(rank, layer.out_features, bias=layer.bias is not None, **like)
         _copy_bias(layer, self.u)
@@ -54,7 +56,7 @@ class LowRankEmbedding(nn.Module):
     def __init__(self, layer: nn.Embedding, rank: int) -> None:
         super().__init__()
         self.num_embeddings, self.embedding_dim = layer.num_embeddings, layer.embedding_dim
-        like = {"dtype": layer.weight.dtype, "device": layer.weight.device}
+        like = _like(layer)
         self.u = nn.Embedding(layer.num_embeddings, rank, **like)
         self.v = nn.Linear(rank, layer.embedding_dim, bias=False, **like)
 
@@ -85,18 +87,13 @@ class LowRankConv2d(nn.Module):
         super().__init__()
         if layer.groups != 1:
             raise ValueError(f"low rank of a grouped convolution ({layer}) is not supported")
-        like = {"dtype": layer.weight.dtype, "device": layer.weight.device}
+        like = _like(layer)
         self.kernel_size, self.stride = layer.kernel_size, layer.stride
-        self.v = nn.Conv2d(
-            layer.in_channels,
-            rank,
-            layer.kernel_size,
-            layer.stride,
-            layer.padding,
-            layer.dilation,
-            bias=False,
-            **like,
-        )
+        geometry: dict[str, Any] = {
+            key: getattr(layer, key)
+            for key in ("kernel_size", "stride", "padding", "dilation", "padding_mode")
+        }
+        self.v = nn.Conv2d(layer.in_channels, rank, bias=False, **geometry, **like)
         self.u = nn.Conv2d(rank, layer.out_channels, 1, bias=layer.bias is not None, **like)
         _copy_bias(layer, self.u)
 
@@ -127,6 +124,10 @@ def factorise(layer: nn.Module, rank: int) -> LowRankLinear | LowRankEmbedding |
         return LowRankEmbedding(layer, rank)
     assert isinstance(layer, nn.Conv2d), layer
     return LowRankConv2d(layer, rank)
+
+
+def _like(layer: nn.Linear | nn.Embedding | nn.Conv2d) -> dict[str, Any]:
+    return {"dtype": layer.weight.dtype, "device": layer.weight.device}
 
 
 def _copy_bias(source: nn.Linear | nn.Conv2d, to: nn.Linear | nn.Conv2d) -> None:
