@@ -41,10 +41,9 @@ def test_error_is_the_tail_of_the_spectrum(rank: int) -> None:
 
 
 def test_whitening_root_is_a_root() -> None:
-    inputs = random(50, 6)
+    inputs = random(50, 6).double()
     moment = inputs.T @ inputs
     root = whitening_root(moment)
-    moment = moment.double()
     damped = moment + 0.01 * moment.diagonal().mean() * torch.eye(6)
     torch.testing.assert_close(root @ root.T, damped)
 
