@@ -2,9 +2,9 @@
 
 import math
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pytorch_lightning as pl
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
 
 from mmcompress.backbones.base import Backbone
 from mmcompress.compression.recipe import Plan, Recipe
@@ -109,9 +110,19 @@ class CompressionModule(pl.LightningModule):
         self._embedded.append(pair)
 
     def on_validation_epoch_end(self) -> None:
-        first, second = (torch.cat(part).float() for part in zip(*self._embedded, strict=True))
+        first, second = (
+            self._in_order(torch.cat(part).float()) for part in zip(*self._embedded, strict=True)
+        )
         metrics = retrieval_metrics(first, second, torch.arange(len(first), device=first.device))
-        self.log("val/mean_recall", metrics["mean_recall"], prog_bar=True)
+        self.log("val/mean_recall", metrics["mean_recall"], prog_bar=True, sync_dist=True)
+
+    def _in_order(self, embedded: Tensor) -> Tensor:
+        """All rows of the split (N, D), of which each process has every world_size-th."""
+        if self.trainer.world_size == 1:
+            return embedded
+        loader = cast(DataLoader, self.trainer.val_dataloaders)
+        gathered = cast(Tensor, self.all_gather(embedded))  # world N/world D
+        return gathered.transpose(0, 1).flatten(0, 1)[: len(cast(Sized, loader.dataset))]
 
     def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]
         optimizer = self.optimizer(parameter_groups(self.backbone))
