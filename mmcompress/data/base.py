@@ -1,14 +1,14 @@
 """Paired data: what every data set hands to calibration, training and evaluation."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, RandomSampler, Subset
 
 from mmcompress.backbones.base import Backbone
 
@@ -60,6 +60,46 @@ class Classification:
     labels: Tensor
     class_names: Sequence[str]
     templates: Sequence[str]
+
+
+class EpochOrder(RandomSampler):
+    """An order that depends on seed and epoch only, so that a resumed run sees what it would have.
+
+    Lightning calls `set_epoch`, and puts its own sampler in this one's place under DDP.
+    """
+
+    def __init__(self, dataset: PairDataset, seed: int) -> None:
+        super().__init__(dataset)
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        yield from torch.randperm(len(self), generator=generator).tolist()
+
+
+class ResumableLoader(DataLoader):
+    """A loader whose place in the epoch Lightning writes to checkpoints and reads back."""
+
+    _given = 0
+    _skipped = 0
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        skipped, self._skipped = self._skipped, 0
+        self._given = 0
+        for batch in super().__iter__():
+            self._given += 1
+            if self._given > skipped:
+                yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"batches": self._given % len(self)}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self._skipped = state["batches"]
 
 
 class PairData(pl.LightningDataModule, ABC):
@@ -134,12 +174,13 @@ class PairData(pl.LightningDataModule, ABC):
     def train_dataloader(self) -> DataLoader:
         train = self.splits["train"]
         # A last batch of few pairs would have few negatives, so it is left out.
-        return self._loader(
+        return ResumableLoader(
             train,
+            collate_fn=self.collate,
+            num_workers=self.num_workers,
             batch_size=min(self.batch_size, len(train)),
-            shuffle=True,
+            sampler=EpochOrder(train, self.seed),
             drop_last=True,
-            generator=torch.Generator().manual_seed(self.seed),
         )
 
     def val_dataloader(self) -> DataLoader:

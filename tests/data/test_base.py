@@ -1,11 +1,18 @@
 """Loaders and batches of paired data."""
 
+from functools import partial
+from pathlib import Path
+
 import pytest
+import pytorch_lightning as pl
 import torch
 from PIL import Image
 
 from mmcompress.backbones.hf_clip import HFClip
+from mmcompress.compression.recipe import Recipe
 from mmcompress.data.base import PairData, PairDataset
+from mmcompress.objectives.objective import Objective
+from mmcompress.training import CompressionModule
 
 
 def captions_of(loader, backbone: HFClip) -> list[str]:
@@ -36,6 +43,82 @@ def test_training_pairs_are_shuffled_by_the_seed(tiny_data: PairData, tiny_backb
     assert captions_of(tiny_data.train_dataloader(), tiny_backbone) == order
     tiny_data.seed = 1
     assert captions_of(tiny_data.train_dataloader(), tiny_backbone) != order
+
+
+def test_every_epoch_has_an_order_of_its_own(tiny_data: PairData, tiny_backbone: HFClip):
+    loader = tiny_data.train_dataloader()
+    orders = []
+    for epoch in range(3):
+        loader.sampler.set_epoch(epoch)
+        orders.append(captions_of(loader, tiny_backbone))
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+    again = tiny_data.train_dataloader()
+    again.sampler.set_epoch(1)
+    assert captions_of(again, tiny_backbone) == orders[1]
+
+
+def test_a_loader_goes_on_where_it_was(tiny_data: PairData):
+    """24 pairs in batches of 8."""
+    expected = [batch["text"] for batch in tiny_data.train_dataloader()]
+    for done in range(4):
+        loader = tiny_data.train_dataloader()
+        batches = iter(loader)
+        for _ in range(done):
+            next(batches)
+        resumed = tiny_data.train_dataloader()
+        resumed.load_state_dict(loader.state_dict())
+        rest = [batch["text"] for batch in resumed]
+        wanted = expected[done % 3 :]  # after the last one a new epoch begins
+        assert len(rest) == len(wanted)
+        assert all(torch.equal(a, b) for a, b in zip(rest, wanted, strict=True))
+        assert len(list(resumed)) == 3  # skipped once only
+
+
+class SaveAfter(pl.Callback):
+    """As a checkpoint callback does, at the end of a batch."""
+
+    def __init__(self, step: int, path: Path) -> None:
+        self.step, self.path = step, path
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: object) -> None:
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.path)
+
+
+@pytest.mark.parametrize("step", [2, 3, 4])
+def test_a_resumed_fit_equals_an_uninterrupted_one(
+    step: int, make_tiny_backbone, tiny_data: PairData, tmp_path: Path
+):
+    """Three epochs of three steps, cut within an epoch, at its end, and in the next."""
+
+    def fit(seed: int, resume: Path | None = None) -> dict[str, torch.Tensor]:
+        module = CompressionModule(
+            make_tiny_backbone(seed),
+            Recipe(),
+            Objective(),
+            optimizer=partial(torch.optim.AdamW, lr=1e-3),
+        )
+        trainer = pl.Trainer(
+            accelerator="cpu",
+            logger=False,
+            callbacks=[] if resume else [SaveAfter(step, tmp_path / "cut.ckpt")],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            limit_val_batches=0,
+            max_steps=9,
+        )
+        trainer.fit(module, tiny_data, ckpt_path=resume, weights_only=True)
+        assert trainer.global_step == 9
+        return module.state_dict()
+
+    expected = fit(0)
+    # Another start: everything must come from the checkpoint.
+    found = fit(1, tmp_path / "cut.ckpt")
+    for name, tensor in expected.items():
+        # The same operations on the same numbers; a thread more or less may round otherwise.
+        torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-7, msg=name)
 
 
 def test_a_last_small_batch_is_left_out_of_training_only(tiny_data: PairData):
