@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 
 from mmcompress.backbones.hf_clip import HFClip
+from mmcompress.compression.pruning.magnitude import Magnitude
 from mmcompress.compression.recipe import Recipe
 from mmcompress.data.base import PairData, PairDataset
 from mmcompress.objectives.objective import Objective
-from mmcompress.training import CompressionModule
+from mmcompress.training import CompressionModule, plan_in
 
 
 def captions_of(loader, backbone: HFClip) -> list[str]:
@@ -92,9 +93,15 @@ def test_a_resumed_fit_equals_an_uninterrupted_one(
     """Three epochs of three steps, cut within an epoch, at its end, and in the next."""
 
     def fit(seed: int, resume: Path | None = None) -> dict[str, torch.Tensor]:
+        backbone = make_tiny_backbone(seed)
+        recipe = Recipe({"magnitude": Magnitude(sparsity=0.5, schedule="cubic", updates=4)})
+        if resume:
+            recipe.restore(backbone, plan_in(resume))
+        else:
+            recipe.apply(backbone, [])
         module = CompressionModule(
-            make_tiny_backbone(seed),
-            Recipe(),
+            backbone,
+            recipe,
             Objective(),
             optimizer=partial(torch.optim.AdamW, lr=1e-3),
         )
@@ -116,6 +123,7 @@ def test_a_resumed_fit_equals_an_uninterrupted_one(
     expected = fit(0)
     # Another start: everything must come from the checkpoint.
     found = fit(1, tmp_path / "cut.ckpt")
+    assert sum(name.endswith(".mask") for name in expected) == 28  # all targets but positions
     for name, tensor in expected.items():
         # The same operations on the same numbers; a thread more or less may round otherwise.
         torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-7, msg=name)
