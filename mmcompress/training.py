@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import zipfile
 from collections.abc import Callable, Sized
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -151,13 +152,13 @@ def plan_in(checkpoint: str | Path) -> Plan:
     Raises:
         ValueError: no such file, or not a checkpoint of a compression run.
     """
+    fix = f"resume={checkpoint} cannot be read as a checkpoint: name a .ckpt file of a run"
+    if not zipfile.is_zipfile(checkpoint):
+        raise ValueError(fix)
     try:
         content = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError) as error:
-        raise ValueError(
-            f"resume={checkpoint} cannot be read as a checkpoint ({type(error).__name__}): name a "
-            "file in the folder checkpoints/ of a run"
-        ) from error
+        raise ValueError(fix) from error
     if "plan" not in content:
         raise ValueError(f"resume={checkpoint} holds no compression plan: it is of another program")
     return content["plan"]

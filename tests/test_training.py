@@ -1,0 +1,203 @@
+import copy
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from mmcompress.backbones.base import Backbone
+from mmcompress.compression.pruning.magnitude import Magnitude
+from mmcompress.compression.recipe import Recipe
+from mmcompress.data.base import PairData
+from mmcompress.objectives.objective import Objective
+from mmcompress.training import (
+    CompressionModule,
+    cpu_precision,
+    parameter_groups,
+    plan_in,
+    warmup_cosine,
+)
+
+
+class Losses(pl.Callback):
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        self.values.append(float(outputs["loss"]))
+
+
+def fit(
+    backbone: Backbone,
+    data: PairData,
+    *,
+    recipe: Recipe | None = None,
+    objective: Objective | None = None,
+    lr: float = 1e-3,
+    callbacks: list[pl.Callback] | None = None,
+    ckpt_path: Path | None = None,
+    **options: Any,
+) -> CompressionModule:
+    pl.seed_everything(0, verbose=False)
+    teacher = copy.deepcopy(backbone) if objective and objective.needs_teacher else None
+    if teacher is not None:
+        with torch.no_grad():  # a teacher that has something to teach
+            for parameter in teacher.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    module = CompressionModule(
+        backbone,
+        recipe or Recipe(),
+        objective or Objective(),
+        optimizer=partial(torch.optim.AdamW, lr=lr),
+        teacher=teacher,
+    )
+    checkpointing = any(isinstance(c, ModelCheckpoint) for c in callbacks or [])
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        logger=False,
+        callbacks=callbacks,
+        enable_checkpointing=checkpointing,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        **({"limit_val_batches": 0} | options),
+    )
+    trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
+    return module
+
+
+@pytest.mark.parametrize("term", ["contrastive", "affinity", "feature"])
+def test_each_loss_falls(term: str, tiny_backbone: Backbone, tiny_data: PairData) -> None:
+    weights = {"contrastive": 0.0, "affinity": 0.0, "feature": 0.0} | {term: 1.0}
+    losses = Losses()
+    fit(
+        tiny_backbone,
+        tiny_data,
+        objective=Objective(**weights),
+        callbacks=[losses],
+        max_steps=30,
+        max_epochs=-1,
+    )
+    assert len(losses.values) == 30
+    assert sum(losses.values[-3:]) < 0.9 * sum(losses.values[:3])
+
+
+def test_a_loss_that_is_no_number_ends_the_fit(
+    tiny_backbone: Backbone, tiny_data: PairData
+) -> None:
+    with torch.no_grad():
+        tiny_backbone.model.logit_scale.fill_(float("nan"))
+    with pytest.raises(ValueError, match=r"the loss is nan at step 0 with learning rate 0.001"):
+        fit(tiny_backbone, tiny_data, max_steps=3)
+
+
+def test_no_steps_no_change(tiny_backbone: Backbone, tiny_data: PairData) -> None:
+    before = copy.deepcopy(tiny_backbone.state_dict())
+    fit(tiny_backbone, tiny_data, max_steps=0)
+    for key, tensor in tiny_backbone.state_dict().items():
+        assert torch.equal(tensor, before[key]), key
+
+
+def test_validation_scores_the_val_split(tiny_backbone: Backbone, tiny_data: PairData) -> None:
+    module = fit(tiny_backbone, tiny_data, max_steps=3, limit_val_batches=1.0, max_epochs=1)
+    assert 0 <= module.trainer.callback_metrics["val/mean_recall"] <= 1
+
+
+def test_a_teacher_is_asked_for_and_stays_out_of_the_state(tiny_backbone: Backbone) -> None:
+    make = partial(CompressionModule, tiny_backbone, Recipe(), optimizer=torch.optim.AdamW)
+    with pytest.raises(ValueError, match="need a dense teacher"):
+        make(Objective(feature=1.0))
+    module = make(Objective(feature=1.0), teacher=copy.deepcopy(tiny_backbone))
+    assert len(module.state_dict()) == len(tiny_backbone.state_dict())
+
+
+def checkpoint(folder: Path, every: int) -> ModelCheckpoint:
+    return ModelCheckpoint(folder, filename="{step}", every_n_train_steps=every, save_top_k=-1)
+
+
+def test_resumed_equals_uninterrupted(
+    make_tiny_backbone, tiny_data: PairData, tmp_path: Path
+) -> None:
+    """Three epochs of three steps at once, and stopped after the first epoch."""
+
+    def recipe() -> Recipe:
+        return Recipe({"magnitude": Magnitude(sparsity=0.5, schedule="cubic", updates=9)})
+
+    straight, first = make_tiny_backbone(), recipe()
+    first.apply(straight, [])
+    fit(
+        straight,
+        tiny_data,
+        recipe=first,
+        max_epochs=3,
+        callbacks=[checkpoint(tmp_path, 3)],
+    )
+
+    resumed, second = make_tiny_backbone(seed=7), recipe()
+    second.restore(resumed, plan_in(tmp_path / "step=3.ckpt"))
+    fit(
+        resumed,
+        tiny_data,
+        recipe=second,
+        max_epochs=3,
+        callbacks=[checkpoint(tmp_path / "again", 3)],
+        ckpt_path=tmp_path / "step=3.ckpt",
+    )
+
+    masks = [key for key in straight.state_dict() if key.endswith(".mask")]
+    assert masks
+    # Batches come in another order after a restart, so weights agree in what the schedule fixes.
+    for key in masks:
+        assert int(resumed.state_dict()[key].sum()) == int(straight.state_dict()[key].sum())
+
+
+def test_checkpoints_hold_the_plan_and_plain_containers(
+    tiny_backbone: Backbone, tiny_data: PairData, tmp_path: Path
+) -> None:
+    recipe = Recipe({"magnitude": Magnitude(sparsity=0.5)})
+    recipe.apply(tiny_backbone, [])
+    fit(tiny_backbone, tiny_data, recipe=recipe, max_steps=1, callbacks=[checkpoint(tmp_path, 1)])
+    assert plan_in(tmp_path / "step=1.ckpt") == recipe.plan
+
+
+def test_plan_in_refuses_what_is_no_checkpoint_of_ours(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
+        plan_in(tmp_path / "none.ckpt")
+    (tmp_path / "text.ckpt").write_text("hello")
+    with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
+        plan_in(tmp_path / "text.ckpt")
+    torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
+    with pytest.raises(ValueError, match="holds no compression plan"):
+        plan_in(tmp_path / "foreign.ckpt")
+
+
+def test_warmup_then_cosine() -> None:
+    factors = [warmup_cosine(step, total=100, warmup_ratio=0.1) for step in range(101)]
+    assert factors[:10] == pytest.approx([i / 10 for i in range(1, 11)])
+    assert factors[55] == pytest.approx(0.5)
+    assert factors[100] == 0.0
+    assert warmup_cosine(0, total=10, warmup_ratio=0.0) == 1.0
+
+
+def test_biases_and_norms_do_not_decay(tiny_backbone: Backbone) -> None:
+    matrices, others = parameter_groups(tiny_backbone)
+    assert all(p.ndim > 1 for p in matrices["params"])
+    assert "weight_decay" not in matrices
+    assert all(p.ndim <= 1 for p in others["params"])
+    assert others["weight_decay"] == 0.0
+    count = len(matrices["params"]) + len(others["params"])
+    assert count == len(list(tiny_backbone.parameters()))
+
+
+def test_bf16_only_where_the_cpu_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for bf16, amx, expected in [
+        (False, False, "32-true"),
+        (True, False, "bf16-mixed"),
+        (False, True, "bf16-mixed"),
+    ]:
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda value=bf16: value)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda value=amx: value)
+        assert cpu_precision() == expected
