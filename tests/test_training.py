@@ -143,7 +143,7 @@ def test_resumed_equals_uninterrupted(
         tiny_data,
         recipe=second,
         max_epochs=3,
-        callbacks=[checkpoint(tmp_path / "again", 3)],
+        callbacks=[checkpoint(tmp_path, 3)],
         ckpt_path=tmp_path / "step=3.ckpt",
     )
 

@@ -37,7 +37,7 @@ def test_a_selector_without_a_match_lists_what_there_is(tiny_backbone: Backbone)
 
 def test_selectors_that_exclude_each_other(tiny_backbone: Backbone) -> None:
     recipe = Recipe({"int8": Integer(bits=8, role="patch", modality="text")})
-    with pytest.raises(ValueError, match="none of the .* targets passes"):
+    with pytest.raises(ValueError, match=r"none of the .* targets passes"):
         recipe.check(tiny_backbone)
 
 
@@ -72,7 +72,7 @@ def test_tied_weights_are_not_torn_apart(tiny_backbone: Backbone) -> None:
 
 def test_a_step_that_compresses_nothing(tiny_backbone: Backbone) -> None:
     recipe = Recipe({"lowrank": lowrank(rank_ratio=1.0)})
-    with pytest.raises(ValueError, match="would compress none of its .* would not shrink"):
+    with pytest.raises(ValueError, match=r"would compress none of its .* would not shrink"):
         recipe.apply(tiny_backbone, [])
 
 

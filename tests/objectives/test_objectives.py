@@ -64,7 +64,7 @@ def test_objective_weighs_its_terms() -> None:
 
 
 def test_bad_weights() -> None:
-    with pytest.raises(ValueError, match="objective.affinity=-1 must not be negative"):
+    with pytest.raises(ValueError, match=r"objective.affinity=-1 must not be negative"):
         Objective(affinity=-1)
     with pytest.raises(ValueError, match="every weight of the objective is 0"):
         Objective(contrastive=0.0)
