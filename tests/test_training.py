@@ -147,11 +147,11 @@ def test_resumed_equals_uninterrupted(
         ckpt_path=tmp_path / "step=3.ckpt",
     )
 
-    masks = [key for key in straight.state_dict() if key.endswith(".mask")]
-    assert masks
-    # Batches come in another order after a restart, so weights agree in what the schedule fixes.
-    for key in masks:
-        assert int(resumed.state_dict()[key].sum()) == int(straight.state_dict()[key].sum())
+    expected = straight.state_dict()
+    assert any(key.endswith(".mask") for key in expected)
+    for key, tensor in resumed.state_dict().items():
+        # The same batches in the same order; sums may run in another order.
+        torch.testing.assert_close(tensor, expected[key], rtol=1e-5, atol=1e-7)
 
 
 def test_checkpoints_hold_the_plan_and_plain_containers(
