@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from mmcompress.backbones.base import Backbone
@@ -31,7 +32,9 @@ def evaluate(
         return backbone.encode(modality, inputs.to(device)).float().cpu()
 
     metrics: dict[str, float] = {}
-    with inference(backbone):
+    # Loaders draw random numbers: without the fork, training after a baseline that was measured
+    # would differ from training after one that was read from the cache.
+    with torch.random.fork_rng(devices=[]), inference(backbone):
         for name, evaluator in evaluators.items():
             for metric, value in evaluator(encode, data, split):
                 if metric in metrics:

@@ -66,3 +66,13 @@ def test_key_is_stable_and_follows_everything_that_counts(model, confused, data,
     split.images[0][0, 0, 0] -= 1
     keys.append(content_key(model, data, evaluators, "test"))
     assert len(set(keys)) == len(keys)
+
+
+def test_measuring_and_reading_leave_the_same_random_state(tiny_backbone, tiny_data, tmp_path):
+    """Or a run with a cold cache would train otherwise than the same run with a warm one."""
+    states = []
+    for _ in ("measured", "read"):
+        torch.manual_seed(0)
+        dense_baseline(tiny_backbone, tiny_data, {"r": Retrieval()}, "test", cache_dir=tmp_path)
+        states.append(torch.get_rng_state())
+    assert torch.equal(*states)
