@@ -195,7 +195,7 @@ def model_card(
             f"* Command: `{command}`, seed {seed}, {seconds / 60:.0f} minutes on "
             f"{torch.get_num_threads()} thread(s), fp32.",
             "* The weights are the exponential moving average at the last step. The batch size was "
-            "compared on `val`; the other settings were not searched, and none was chosen on `test`.",
+            "compared on `val`; the other settings were not searched, none was chosen on `test`.",
             "",
             "| metric | val (200 pairs) | test (500 pairs) |",
             "|---|---|---|",
