@@ -4,12 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import open_clip
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import CLIPConfig, CLIPModel
 
 from mmcompress.backbones.hf_clip import HFClip
+from mmcompress.backbones.open_clip import OpenClip
 from mmcompress.data.base import Classification, PairData, PairDataset
 
 COLOURS = ("red", "green", "blue", "black")
@@ -98,6 +100,20 @@ def make_tiny_backbone() -> Callable[..., HFClip]:
 @pytest.fixture
 def tiny_backbone() -> HFClip:
     return build_backbone()
+
+
+@pytest.fixture
+def tiny_open_clip() -> OpenClip:
+    tower = {"width": 16, "layers": 2}
+    config = {
+        "embed_dim": 32,
+        "vision_cfg": tower | {"image_size": 32, "patch_size": 16, "head_width": 8},
+        "text_cfg": tower | {"context_length": 16, "vocab_size": 49408, "heads": 2},
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = open_clip.CLIP(**config).eval()
+    return OpenClip(model, name="tiny", config=config)
 
 
 @pytest.fixture

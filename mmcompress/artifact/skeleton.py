@@ -15,7 +15,7 @@ from torch import nn
 from mmcompress.artifact.errors import ArtifactError
 from mmcompress.artifact.manifest import Manifest
 from mmcompress.backbones.base import Backbone
-from mmcompress.compression.base import Compressor
+from mmcompress.compression.base import Compressor, put
 
 UPGRADE = "install the version of mmcompress that wrote it"
 
@@ -52,8 +52,7 @@ def build_skeleton(manifest: Manifest, folder: Path, *, path: Path, on_meta: boo
 
 def _replay(model: nn.Module, method: type[Compressor], modules: dict[str, Any]) -> None:
     for name, decision in modules.items():
-        new = method.apply(model.get_submodule(name), "weight", decision)
-        model.set_submodule(name, new)
+        put(model, name, method.apply(model.get_submodule(name), "weight", decision))
 
 
 def _empty(model: nn.Module) -> None:

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from mmcompress.backbones.anatomy import attention_of, find_stacks, mlp_of
+
 GRANULARITIES: dict[type[nn.Module], str] = {
     nn.Linear: "linear",
     nn.Embedding: "embedding",
@@ -18,17 +20,24 @@ GRANULARITIES: dict[type[nn.Module], str] = {
 }
 
 
+UNITS = ("attention", "mlp", "block", "stack", "model")
+"""Granularities of whole modules."""
+
+
 @dataclass(frozen=True)
 class Target:
-    """One weight that may be compressed.
+    """One place that may be compressed: a weight, or a whole module.
 
     Attributes:
-        module: dotted path, inside `backbone.model`, of the module that owns the weight.
-        parameter: the weight's name in that module.
+        module: dotted path, inside `backbone.model`, of the module, or of the weight's owner.
+        parameter: the weight's name in that module; empty for a whole module.
         modality: `image`, `text`, `audio` or `shared`.
-        role: what the weight does: `attn.q`, `mlp.up`, `embed`, `patch`, `proj`, …
-        granularity: `linear`, `embedding`, `conv`, or `matrix` (a bare parameter, no module of
-            its own).
+        role: what the weight does: `attn.q`, `mlp.up`, `embed`, `patch`, `proj`, …; the
+            granularity again for a whole module.
+        granularity: of a weight: `linear`, `embedding`, `conv`, or `matrix` (a bare parameter, no
+            module of its own); of a module: `attention` (projections of all heads), `mlp` (its two
+            layers), `block` (one transformer layer), `stack` (the list of a tower's blocks),
+            `model` (everything, path "").
     """
 
     module: str
@@ -39,8 +48,8 @@ class Target:
 
     @property
     def name(self) -> str:
-        """Its key in `backbone.model.state_dict()`, and in plans and manifests."""
-        return f"{self.module}.{self.parameter}" if self.module else self.parameter
+        """Of a weight, its key in `backbone.model.state_dict()`; of a module, its path."""
+        return ".".join(part for part in (self.module, self.parameter) if part)
 
 
 class Backbone(nn.Module, ABC):
@@ -135,11 +144,29 @@ class Backbone(nn.Module, ABC):
                     found.append(Target(path, parameter, *role, granularity or "matrix"))
         return found
 
+    def units(self) -> list[Target]:
+        """Every whole module that may be compressed, as the model stands now.
+
+        A module that several places share is listed once, under the first of them.
+        """
+        found = {id(self.model): Target("", "", "shared", "model", "model")}
+        for path, stack in find_stacks(self.model):
+            modality = self.modality_of(f"{path}.")
+            places: list[tuple[str, nn.Module, str]] = [(path, stack, "stack")]
+            for index, block in enumerate(stack):
+                places.append((f"{path}.{index}", block, "block"))
+                for inner, unit in [(attention_of, "attention"), (mlp_of, "mlp")]:
+                    name, module = inner(block)
+                    places.append((f"{path}.{index}.{name}", module, unit))
+            for place, module, unit in places:
+                found.setdefault(id(module), Target(place, "", modality, unit, unit))
+        return list(found.values())
+
     def _role(self, name: str) -> tuple[str, str] | None:
         for pattern, modality, role in self.roles:
             # "…mlp.fc1.weight" also covers "…mlp.fc1.u.weight", a factor of it.
             stem = pattern.removesuffix(r"\.weight")
-            factors = r"(\.\w+)?\.weight" if pattern != stem else ""
+            factors = r"(\.\w+)*\.weight" if pattern != stem else ""
             if re.fullmatch(stem + factors, name):
                 return modality, role
         return None

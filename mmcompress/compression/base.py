@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mmcompress.artifact.encoding import Encoding
-from mmcompress.backbones.base import Target
+from mmcompress.backbones.base import UNITS, Backbone, Target
 from mmcompress.compression.statistics import Statistic
 
 Decision = dict[str, Any]
@@ -21,6 +21,17 @@ LEFT_DENSE = "left_dense"
 
 Stage = Literal["structure", "mask", "values"]
 STAGES: tuple[Stage, ...] = ("structure", "mask", "values")
+
+
+class Parametrization(nn.Module):
+    """What a `mask` or `values` method puts on a weight: `forward(weight)` gives the new weight.
+
+    Attributes:
+        initial: the weight to start from in place of the present one, for methods that move
+            weights to make up for their own error (GPTQ, SparseGPT); the recipe takes it over.
+    """
+
+    initial: Tensor | None = None
 
 
 @dataclass
@@ -49,6 +60,9 @@ class Compressor(ABC):
     A `structure` method swaps modules in `apply`; what it leaves are ordinary modules. A `mask` or
     `values` method parametrises the weight while training and says in `finalize` how to store it.
 
+    A method works on weights, or on whole modules (`attention`, `mlp`, `block`, `stack`, `model`);
+    then `weights` and `statistics` hold what lies inside the selected modules.
+
     Args:
         modality: towers to compress, `"image"` or `["image", "text"]`; all when None.
         role: shell pattern(s) of roles, `"mlp.*"`; all when None.
@@ -57,7 +71,7 @@ class Compressor(ABC):
 
     stage: ClassVar[Stage]
     granularities: ClassVar[tuple[str, ...]]
-    """The kinds of weight that the method can handle."""
+    """The kinds of weight, or the kinds of module, that the method can handle."""
 
     skipped_roles: ClassVar[tuple[str, ...]] = ("position",)
     """Roles that are compressed only when `role` names them: too small to be worth their risk."""
@@ -68,8 +82,14 @@ class Compressor(ABC):
     keeps_zeros: bool = True
     """Whether a `values` method leaves zeros of an earlier mask zero."""
 
-    needs_statistics: bool = False
-    """Whether `plan` and `apply` want the calibration statistic of each weight."""
+    needs: frozenset[str] = frozenset()
+    """Which calibration statistics `plan` and `apply` want; see `statistics.collect`."""
+
+    settles: ClassVar[bool] = False
+    """Whether `settle` has something to do, for which a dense copy is kept."""
+
+    cuts_as: ClassVar[type["Compressor"] | None] = None
+    """The structural method whose `apply` understands what `cut` returns."""
 
     no_speedup: ClassVar[str | None]
     """Why the compressed model cannot run faster in PyTorch; None when it can."""
@@ -86,6 +106,11 @@ class Compressor(ABC):
         self.granularity = _as_list(granularity)
         self.applied: dict[str, Applied] = {}
         """By target name, filled by the recipe after `apply`; empty for structure methods."""
+
+    @classmethod
+    def candidates(cls, backbone: Backbone) -> list[Target]:
+        """What there is to select from, as the backbone stands now."""
+        return backbone.units() if set(cls.granularities) & set(UNITS) else backbone.targets()
 
     def select(self, targets: Sequence[Target]) -> list[Target]:
         """The targets that the selectors pick.
@@ -105,7 +130,7 @@ class Compressor(ABC):
         if not chosen:
             selectors = ", ".join(f"{k}={v}" for k, v in self._selectors().items())
             raise ValueError(
-                f"{type(self).__name__} handles {', '.join(self.granularities)} weights and none "
+                f"{type(self).__name__} handles {', '.join(self.granularities)} targets and none "
                 f"of the {len(targets)} targets passes {selectors or 'it'}: widen the selectors"
             )
         return chosen
@@ -127,6 +152,8 @@ class Compressor(ABC):
     def check(self, target: Target, weight: Tensor) -> None:
         """Refuse a weight that the configuration cannot fit, before any work is done.
 
+        Not called for whole modules.
+
         Raises:
             ValueError: names the setting and the fix.
         """
@@ -143,7 +170,7 @@ class Compressor(ABC):
         Args:
             targets: what `select` picked.
             weights: by target name; the values that earlier steps of the recipe produce.
-            statistics: by target name; empty unless `needs_statistics`.
+            statistics: by target name; empty unless the method `needs` some.
         Returns:
             One decision per target: JSON that `apply` understands, or `{"left_dense": reason}`.
         """
@@ -170,6 +197,33 @@ class Compressor(ABC):
             the weight (`mask`, `values`).
         """
 
+    def settle(
+        self, backbone: Backbone, dense: Backbone, batches: Sequence[dict[str, Tensor]]
+    ) -> None:
+        """Once all steps are applied, and before training: make up for what they did.
+
+        Args:
+            backbone: compressed, edited in place.
+            dense: as it was before the first step.
+            batches: calibration data.
+        """
+
+    def cut(self, backbone: Backbone, encodings: dict[str, Encoding]) -> dict[str, Decision]:
+        """Once all weights are baked: remove what training has emptied.
+
+        Args:
+            backbone: baked, edited in place.
+            encodings: by target name; those of weights that are cut must be cut too.
+        Returns:
+            By module path: what `apply` has to do to a dense skeleton to get the same shapes.
+        """
+        return {}
+
+    @classmethod
+    def skeleton_of(cls, decision: Decision) -> Decision:
+        """The part of a decision that an empty skeleton needs; it is stored, so keep it small."""
+        return decision
+
     def on_step(self, progress: float) -> None:
         """Follow a schedule; `progress` in [0, 1] is the share of training that is done."""
 
@@ -185,6 +239,22 @@ class Compressor(ABC):
             weight: the baked weight, after all parametrisations.
         """
         raise TypeError(f"{type(self).__name__} leaves nothing to store but its modules' weights")
+
+
+def put(model: nn.Module, path: str, new: nn.Module) -> None:
+    """Let `new` take the place of the module at `path`, in every place that shares that module.
+
+    Args:
+        path: dotted; the empty path is the model itself, which can only be edited in place.
+    """
+    old = model.get_submodule(path)
+    if old is new:
+        return
+    assert path, "a method that works on the whole model edits it in place"
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child is old:
+                parent._modules[name] = new
 
 
 def as_matrix(weight: Tensor) -> Tensor:

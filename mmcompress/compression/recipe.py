@@ -1,17 +1,18 @@
 """A recipe: the ordered steps that compress a backbone, and the only loop that drives them."""
 
+import copy
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import Backbone, Target
-from mmcompress.compression.base import LEFT_DENSE, STAGES, Applied, Compressor, Decision
+from mmcompress.compression.base import LEFT_DENSE, STAGES, Applied, Compressor, Decision, put
 from mmcompress.compression.statistics import Statistic, collect
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class Recipe:
         self.plan: Plan = {}
         self.coverage: dict[str, float] = {}
         """Share of the parameters, as they were when the step ran, that it compresses."""
+        self._cuts: dict[str, dict[str, Decision]] = {}
         self._check_order()
 
     def _check_order(self) -> None:
@@ -73,7 +75,9 @@ class Recipe:
         masked: set[str] = set()
         for name, step in self.steps.items():
             for target in self._select(name, step, backbone):
-                _check_tied(target, weights)
+                if not target.parameter:
+                    continue
+                _check_tied(target, backbone.model)
                 step.check(target, weights[target.name])
                 if step.stage == "mask":
                     masked.add(target.name)
@@ -103,15 +107,18 @@ class Recipe:
             ValueError: a step compresses nothing, or a target saw no calibration sample.
         """
         self.check(backbone)
+        batches = list(batches)
+        settling = [step for step in self.steps.values() if step.settles]
+        dense = copy.deepcopy(backbone) if settling else None
         statistics: dict[str, Statistic] = {}
         for name, step in self.steps.items():
             targets = self._select(name, step, backbone)
-            if step.needs_statistics:
-                missing = [t for t in targets if t.name not in statistics]
-                statistics |= collect(backbone, batches, missing) if missing else {}
-            weights = {t.name: _weight(backbone, t) for t in targets}
+            inside = _weights_of(backbone, targets)
+            self._calibrate(backbone, batches, step, inside, statistics)
+            weights = {t.name: _weight(backbone, t) for t in inside}
             for target in targets:
-                step.check(target, weights[target.name])
+                if target.parameter:
+                    step.check(target, weights[target.name])
             decisions = step.plan(targets, weights, statistics)
             compressed = [t for t in targets if LEFT_DENSE not in decisions[t.name]]
             if not compressed:
@@ -124,13 +131,34 @@ class Recipe:
             self._cover(name, backbone, compressed)
             for target in compressed:
                 self._edit(backbone, step, target, decisions[target.name], statistics)
+            if step.stage == "structure":  # what later layers see has changed, and their shapes
+                statistics.clear()
             log.info("%s: %d of %d targets", name, len(compressed), len(targets))
+        for step in settling:
+            assert dense is not None
+            step.settle(backbone, dense, batches)
         return self.plan
+
+    def _calibrate(
+        self,
+        backbone: Backbone,
+        batches: Sequence[dict[str, Tensor]],
+        step: Compressor,
+        targets: Sequence[Target],
+        statistics: dict[str, Statistic],
+    ) -> None:
+        """Add to `statistics` what the step needs and earlier steps have not asked for."""
+        for need in sorted(step.needs):
+            missing = [t for t in targets if getattr(statistics.get(t.name), need, None) is None]
+            found = collect(backbone, batches, missing, [need]) if missing else {}
+            for key, statistic in found.items():
+                known = statistics.setdefault(key, statistic)
+                setattr(known, need, getattr(statistic, need))
 
     def restore(self, backbone: Backbone, plan: Plan) -> None:
         """Edit a dense backbone as `plan` says, for weights that will be loaded afterwards."""
         for name, step in self.steps.items():
-            targets = {t.name: t for t in backbone.targets()}
+            targets = {t.name: t for t in step.candidates(backbone)}
             edits = {k: d for k, d in plan[name].items() if LEFT_DENSE not in d}
             self._cover(name, backbone, [targets[key] for key in edits])
             for key, decision in edits.items():
@@ -171,6 +199,7 @@ class Recipe:
             getattr(applied.module, applied.parameter).add_(0.0)
         for step in self.steps.values():
             step.applied.clear()
+        self._cuts = {name: step.cut(backbone, encodings) for name, step in self.steps.items()}
         if self.dense_dtype == "float16":
             for key, tensor in backbone.model.state_dict().items():
                 if key not in encodings and tensor.is_floating_point():
@@ -179,20 +208,20 @@ class Recipe:
         return encodings
 
     def structure(self) -> list[dict[str, Any]]:
-        """The edits that an empty skeleton needs before weights fit: JSON, in order."""
-        return [
-            {
-                "step": name,
-                "method": f"{type(step).__module__}.{type(step).__qualname__}",
-                "modules": {
-                    key.removesuffix(".weight"): decision
-                    for key, decision in self.plan[name].items()
-                    if LEFT_DENSE not in decision
-                },
-            }
+        """The edits that an empty skeleton needs before weights fit: JSON, in order.
+
+        Complete after `finalize`, which may cut what training has emptied.
+        """
+        applied = [
+            _edits(name, step, self._compressed(name))
             for name, step in self.steps.items()
             if step.stage == "structure"
         ]
+        cut = [_edits(name, self.steps[name], cuts) for name, cuts in self._cuts.items() if cuts]
+        return applied + cut
+
+    def _compressed(self, name: str) -> dict[str, Decision]:
+        return {k: d for k, d in self.plan[name].items() if LEFT_DENSE not in d}
 
     def reasons(self) -> dict[str, str]:
         """Why each target that a step left alone was left dense, by target name."""
@@ -205,7 +234,7 @@ class Recipe:
 
     def _select(self, name: str, step: Compressor, backbone: Backbone) -> list[Target]:
         try:
-            return step.select(backbone.targets())
+            return step.select(step.candidates(backbone))
         except ValueError as error:
             raise ValueError(f"compression.steps.{name}: {error}") from error
 
@@ -218,8 +247,8 @@ class Recipe:
         ]
         total = sum(p.numel() for p in backbone.model.parameters())
         total -= sum(p.numel() for p in codebooks)
-        covered = sum(_weight(backbone, target).numel() for target in compressed)
-        self.coverage[name] = covered / total
+        weights = {t.name: _weight(backbone, t) for t in _weights_of(backbone, list(compressed))}
+        self.coverage[name] = sum(w.numel() for w in weights.values()) / total
 
     def _edit(
         self,
@@ -232,10 +261,14 @@ class Recipe:
         module = backbone.model.get_submodule(target.module)
         new = step.apply(module, target.parameter, decision, statistics.get(target.name))
         if step.stage == "structure":
-            backbone.model.set_submodule(target.module, new)
+            put(backbone.model, target.module, new)
             return
         parametrize.register_parametrization(module, target.parameter, new)
         applied = Applied(module, target.parameter, new)
+        initial = getattr(new, "initial", None)
+        if initial is not None:
+            applied.original.data.copy_(initial)
+            new.initial = None  # type: ignore[assignment]
         if not step.trains_weight:
             applied.original.requires_grad_(False)
         step.applied[target.name] = applied
@@ -245,8 +278,39 @@ def _weight(backbone: Backbone, target: Target) -> Tensor:
     return getattr(backbone.model.get_submodule(target.module), target.parameter).detach()
 
 
-def _check_tied(target: Target, weights: Mapping[str, Tensor]) -> None:
-    twins = [n for n, w in weights.items() if w is weights[target.name] and n != target.name]
+def _weights_of(backbone: Backbone, targets: Sequence[Target]) -> list[Target]:
+    """The targets that are weights, and the weights inside those that are modules."""
+    modules = [t.module for t in targets if not t.parameter]
+    prefixes = tuple(f"{module}." if module else "" for module in modules)
+    names = {t.name for t in targets if t.parameter}
+    return [
+        t
+        for t in backbone.targets()
+        if t.name in names or (prefixes and t.name.startswith(prefixes))
+    ]
+
+
+def _edits(name: str, step: Compressor, decisions: Mapping[str, Decision]) -> dict[str, Any]:
+    method = step.cuts_as or type(step)
+    return {
+        "step": name,
+        "method": f"{method.__module__}.{method.__qualname__}",
+        "modules": {
+            key.removesuffix(".weight"): step.skeleton_of(decision)
+            for key, decision in decisions.items()
+        },
+    }
+
+
+def _check_tied(target: Target, model: nn.Module) -> None:
+    """Two modules that hold one weight; a module that stands in several places is no problem."""
+    weight = getattr(model.get_submodule(target.module), target.parameter)
+    twins = [
+        f"{path}.{name}" if path else name
+        for path, module in model.named_modules()
+        for name, parameter in module._parameters.items()
+        if parameter is weight and (path, name) != (target.module, target.parameter)
+    ]
     if twins:
         raise ValueError(
             f"{target.name} is tied to {', '.join(twins)} and compressing one would tear them "

@@ -1,6 +1,6 @@
-"""What calibration data says about the input of each weight."""
+"""What calibration data says about each weight: the inputs it sees, the gradients it gets."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -8,101 +8,244 @@ import torch
 import torch.nn.functional as F
 from rich.progress import track
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from mmcompress.backbones.base import Backbone, Target
+from mmcompress.objectives.contrastive import contrastive_loss
+
+INPUTS = "inputs"
+GRADIENTS = "gradients"
+
+Batch = dict[str, Tensor]
 
 
 @dataclass
-class Statistic:
-    """Second moment of a weight's input over all calibration tokens.
+class InputStatistic:
+    """Moments of a weight's input over all calibration tokens; padding does not count.
 
     Attributes:
         second_moment: (in, in), sum over tokens of `x xᵀ`, float32. For an embedding, whose input
             is one-hot, the diagonal alone: (num_embeddings,), how often each row was read.
-        tokens: how many vectors were summed; padding does not count.
+        abs_mean: (in,), mean over tokens of |x|; for an embedding, how often each row was read.
+        abs_max: (in,), largest |x|; for an embedding 1 where a row was read.
+        tokens: how many vectors were summed.
     """
 
     second_moment: Tensor
+    abs_mean: Tensor
+    abs_max: Tensor
     tokens: int
 
 
+@dataclass
+class GradientStatistic:
+    """Gradients of the symmetric contrastive loss of calibration batches, at the dense weights.
+
+    Attributes:
+        mean: shape of the weight, mean over batches of the gradient.
+        squared: shape of the weight, mean over batches of its square: the diagonal of the
+            empirical Fisher information, with a batch as one observation.
+    """
+
+    mean: Tensor
+    squared: Tensor
+
+
+@dataclass
+class Statistic:
+    """All that was asked for about one weight; what was not asked for is None."""
+
+    inputs: InputStatistic | None = None
+    gradients: GradientStatistic | None = None
+
+
 def collect(
-    backbone: Backbone, batches: Iterable[dict[str, Tensor]], targets: Sequence[Target]
+    backbone: Backbone,
+    batches: Iterable[Batch],
+    targets: Sequence[Target],
+    needs: Iterable[str] = (INPUTS,),
 ) -> dict[str, Statistic]:
-    """Run calibration batches through the backbone once and sum up what each target sees.
+    """Run calibration batches through the backbone once per need and sum up what each target sees.
 
     Args:
         batches: dicts modality → preprocessed inputs.
-        targets: bare parameters (`matrix`) have no module whose input could be seen; they are
-            left out of the result.
+        targets: weights. Bare parameters (`matrix`) have no module whose input could be seen;
+            they get no `inputs`.
+        needs: `inputs`, `gradients`.
     Returns:
-        By target name.
+        By target name; a target for which there is nothing is left out.
     Raises:
         ValueError: a target saw no token.
     """
-    seen = {t.name: t for t in targets if t.granularity != "matrix"}
-    sums: dict[str, Statistic] = {}
-    valid: dict[str, Tensor | None] = {}
+    batches, found = list(batches), {t.name: Statistic() for t in targets}
     training = backbone.training
     backbone.eval()
-    with ExitStack() as stack, torch.no_grad():
-        for target in seen.values():
-            stack.enter_context(_observe(backbone, target, sums, valid))
-        modalities = sorted({t.modality for t in seen.values()} & set(backbone.modalities))
-        for batch in track(list(batches), description="calibrate", transient=True):
-            for modality in modalities or backbone.modalities:
-                valid["tokens"] = backbone.valid_tokens(modality, batch[modality])
-                backbone.encode(modality, batch[modality])
+    if INPUTS in needs:
+        for name, seen in collect_inputs(backbone, batches, targets).items():
+            found[name].inputs = seen
+    if GRADIENTS in needs:
+        for name, gradient in collect_gradients(backbone, batches, targets).items():
+            found[name].gradients = gradient
     backbone.train(training)
-    for name in seen:
-        if name not in sums or sums[name].tokens == 0:
+    return {n: s for n, s in found.items() if s.inputs is not None or s.gradients is not None}
+
+
+def collect_inputs(
+    backbone: Backbone, batches: Sequence[Batch], targets: Sequence[Target]
+) -> dict[str, InputStatistic]:
+    """Moments of the inputs of all targets but bare parameters.
+
+    Targets that read the same tensor (q, k and v of one attention) share one statistic object.
+    """
+    seen = [t for t in targets if t.granularity != "matrix"]
+    if not seen:
+        return {}
+    observer = _Observer()
+    with ExitStack() as stack, torch.no_grad():
+        for target in seen:
+            module = backbone.model.get_submodule(target.module)
+            handle = module.register_forward_pre_hook(observer.hook(target.name))
+            stack.callback(handle.remove)
+        modalities = sorted({t.modality for t in seen} & set(backbone.modalities))
+        for batch in track(batches, description="calibrate", transient=True):
+            for modality in modalities or backbone.modalities:
+                observer.valid = backbone.valid_tokens(modality, batch[modality])
+                backbone.encode(modality, batch[modality])
+                observer.forget()
+    for target in seen:
+        if target.name not in observer.sums or observer.sums[target.name].tokens == 0:
             raise ValueError(
-                f"{name} saw no calibration sample: its module never ran on the calibration data; "
-                "leave it out with a selector (modality, role)"
+                f"{target.name} saw no calibration sample: its module never ran on the calibration "
+                "data; leave it out with a selector (modality, role)"
             )
+    for statistic in {id(s): s for s in observer.sums.values()}.values():
+        statistic.abs_mean /= statistic.tokens
+    return observer.sums
+
+
+def collect_gradients(
+    backbone: Backbone, batches: Sequence[Batch], targets: Sequence[Target]
+) -> dict[str, GradientStatistic]:
+    """Gradients of the contrastive loss at all targets (at the original of a parametrised one)."""
+    if len(backbone.modalities) != 2:
+        raise ValueError(
+            f"gradients of a contrastive loss need two modalities and {type(backbone).__name__} "
+            f"has {', '.join(backbone.modalities)}: choose a method that needs inputs only"
+        )
+    weights = {t.name: _trainable(backbone, t) for t in targets}
+    sums = {
+        n: GradientStatistic(torch.zeros_like(w), torch.zeros_like(w)) for n, w in weights.items()
+    }
+    with _only_these_train(backbone, weights.values()):
+        for batch in track(batches, description="gradients", transient=True):
+            first, second = backbone.modalities
+            pair = backbone.encode(first, batch[first]), backbone.encode(second, batch[second])
+            loss = contrastive_loss(*pair, backbone.logit_scale.detach())
+            gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+            for name, gradient in zip(weights, gradients, strict=True):
+                if gradient is not None:
+                    sums[name].mean += gradient / len(batches)
+                    sums[name].squared += gradient.square() / len(batches)
     return sums
 
 
-@contextmanager
-def _observe(
-    backbone: Backbone, target: Target, sums: dict[str, Statistic], valid: dict[str, Tensor | None]
-) -> Iterator[None]:
+def _trainable(backbone: Backbone, target: Target) -> nn.Parameter:
     module = backbone.model.get_submodule(target.module)
+    if parametrize.is_parametrized(module, target.parameter):
+        return module.parametrizations[target.parameter].original  # type: ignore[union-attr,index]
+    return getattr(module, target.parameter)
 
-    def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        moment, tokens = _second_moment(module, args[0], valid["tokens"])
-        if target.name in sums:
-            sums[target.name].second_moment += moment
-            sums[target.name].tokens += tokens
-        else:
-            sums[target.name] = Statistic(moment, tokens)
 
-    handle = module.register_forward_pre_hook(hook)
+@contextmanager
+def _only_these_train(backbone: Backbone, weights: Iterable[nn.Parameter]) -> Iterator[None]:
+    before = [(p, p.requires_grad) for p in backbone.parameters()]
+    backbone.requires_grad_(False)
+    for weight in weights:
+        weight.requires_grad_(True)
     try:
         yield
     finally:
-        handle.remove()
+        for parameter, required in before:
+            parameter.requires_grad_(required)
 
 
-def _second_moment(module: nn.Module, x: Tensor, valid: Tensor | None) -> tuple[Tensor, int]:
+class _Observer:
+    """Sums over forward passes, by target name."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, InputStatistic] = {}
+        self.valid: Tensor | None = None
+        self._owners: dict[str, str] = {}
+        """Target → the target whose statistic it shares, itself when its own."""
+        self._last: tuple[Tensor, str] | None = None
+
+    def hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def observe(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            x = args[0]
+            if name not in self._owners:
+                twin = self._last is not None and self._last[0] is x and _is_matrix(module)
+                self._owners[name] = self._last[1] if self._last and twin else name
+            owner = self._owners[name]
+            if owner != name:
+                self.sums[name] = self.sums[owner]
+                return
+            self._last = (x, name)
+            self._add(name, input_statistic(module, x, self.valid))
+
+        return observe
+
+    def forget(self) -> None:
+        """Drop the reference to the last input."""
+        self._last = None
+
+    def _add(self, name: str, new: InputStatistic) -> None:
+        if name not in self.sums:
+            self.sums[name] = new
+            return
+        known = self.sums[name]
+        known.second_moment += new.second_moment
+        known.abs_mean += new.abs_mean
+        known.abs_max = torch.maximum(known.abs_max, new.abs_max)
+        known.tokens += new.tokens
+
+
+def _is_matrix(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear)
+
+
+def input_statistic(module: nn.Module, x: Tensor, valid: Tensor | None) -> InputStatistic:
+    """Sums over one batch; `abs_mean` is not yet divided by `tokens`.
+
+    Args:
+        module: a linear layer, embedding or convolution.
+        x: its input.
+        valid: (B, L) bool, which tokens count; all when None or when x has no such dimensions.
+    """
     if isinstance(module, nn.Embedding):
         ids = x[valid] if valid is not None and valid.shape == x.shape else x
-        counts = torch.bincount(ids.flatten(), minlength=module.num_embeddings)
-        return counts.float(), ids.numel()
+        counts = torch.bincount(ids.flatten(), minlength=module.num_embeddings).float()
+        return InputStatistic(counts, counts.clone(), counts.clamp(max=1), ids.numel())
     if isinstance(module, nn.Conv2d):
-        if module.groups != 1 or module.padding == "same" or module.padding_mode != "zeros":
-            raise ValueError(
-                f"statistics of {module} are not supported: groups, padding='same' or a "
-                "padding_mode; leave it out with a selector (role, granularity)"
-            )
-        x = F.unfold(
-            x,
-            kernel_size=module.kernel_size,
-            dilation=module.dilation,
-            padding=0 if isinstance(module.padding, str) else module.padding,  # "valid" is 0
-            stride=module.stride,
-        ).mT  # B L (C·kh·kw)
+        x = _patches(module, x)
     if valid is not None and valid.shape == x.shape[:-1]:
         x = x[valid]
     rows = x.flatten(0, -2).float()  # N in
-    return rows.T @ rows, len(rows)
+    magnitudes = rows.abs()
+    largest = magnitudes.amax(dim=0) if len(rows) else rows.new_zeros(rows.shape[1])
+    return InputStatistic(rows.T @ rows, magnitudes.sum(dim=0), largest, len(rows))
+
+
+def _patches(module: nn.Conv2d, x: Tensor) -> Tensor:
+    """What each output position of a convolution reads: (B, L, C · kh · kw)."""
+    if module.groups != 1 or module.padding == "same" or module.padding_mode != "zeros":
+        raise ValueError(
+            f"statistics of {module} are not supported: groups, padding='same' or a "
+            "padding_mode; leave it out with a selector (role, granularity)"
+        )
+    return F.unfold(
+        x,
+        kernel_size=module.kernel_size,
+        dilation=module.dilation,
+        padding=0 if isinstance(module.padding, str) else module.padding,  # "valid" is 0
+        stride=module.stride,
+    ).mT

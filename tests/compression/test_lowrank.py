@@ -12,7 +12,7 @@ from mmcompress.compression.lowrank.lowrank import (
     whitening_root,
 )
 from mmcompress.compression.lowrank.modules import factorise
-from mmcompress.compression.statistics import Statistic
+from mmcompress.compression.statistics import Statistic, input_statistic
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -132,9 +132,9 @@ def test_apply_on_meta_needs_no_weights() -> None:
 def test_apply_uses_the_statistic() -> None:
     layer = nn.Linear(6, 8)
     inputs = random(60, 6) * torch.tensor([10.0, 5.0, 1.0, 0.5, 0.1, 0.01])
-    statistic = Statistic(inputs.T @ inputs, 60)
-    u, vt = truncated_svd(layer.weight.detach(), 2, statistic.second_moment)
-    factored = LowRank.apply(layer, "weight", {"rank": 2}, statistic)
+    seen = input_statistic(layer, inputs, None)
+    u, vt = truncated_svd(layer.weight.detach(), 2, seen.second_moment)
+    factored = LowRank.apply(layer, "weight", {"rank": 2}, Statistic(seen))
     torch.testing.assert_close(factored.weight.detach(), u @ vt)
 
 

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from mmcompress.backbones.base import Target
 from mmcompress.backbones.hf_clip import HFClip
-from mmcompress.compression.statistics import _second_moment, collect
+from mmcompress.compression.statistics import collect_gradients, collect_inputs, input_statistic
 from mmcompress.data.base import PairData
+from mmcompress.objectives.contrastive import contrastive_loss
 
 FC1 = "encoder.layers.0.mlp.fc1"
 
@@ -39,32 +40,32 @@ def target(backbone: HFClip, name: str) -> Target:
 
 def test_second_moment_by_hand():
     x = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])
-    moment, tokens = _second_moment(nn.Linear(2, 1), x, None)
-    assert moment.tolist() == [[10.0, 14.0], [14.0, 20.0]]
-    assert tokens == 2
-    moment, tokens = _second_moment(nn.Linear(2, 1), x, torch.tensor([[True, False]]))
-    assert moment.tolist() == [[1.0, 2.0], [2.0, 4.0]]
-    assert tokens == 1
+    seen = input_statistic(nn.Linear(2, 1), x, None)
+    assert seen.second_moment.tolist() == [[10.0, 14.0], [14.0, 20.0]]
+    assert seen.tokens == 2
+    seen = input_statistic(nn.Linear(2, 1), x, torch.tensor([[True, False]]))
+    assert seen.second_moment.tolist() == [[1.0, 2.0], [2.0, 4.0]]
+    assert seen.tokens == 1
 
 
 def test_embeddings_count_how_often_each_row_is_read():
     ids = torch.tensor([[0, 3, 3], [1, 2, 2]])
     valid = torch.tensor([[True, True, True], [True, False, False]])
-    moment, tokens = _second_moment(nn.Embedding(5, 4), ids, valid)
-    assert moment.tolist() == [1.0, 1.0, 0.0, 2.0, 0.0]
-    assert tokens == 4
+    seen = input_statistic(nn.Embedding(5, 4), ids, valid)
+    assert seen.second_moment.tolist() == [1.0, 1.0, 0.0, 2.0, 0.0]
+    assert seen.tokens == 4
     # Position ids have no batch dimension: the mask of the batch says nothing about them.
-    moment, tokens = _second_moment(nn.Embedding(3, 4), torch.arange(3)[None], valid)
-    assert moment.tolist() == [1.0, 1.0, 1.0]
+    seen = input_statistic(nn.Embedding(3, 4), torch.arange(3)[None], valid)
+    assert seen.second_moment.tolist() == [1.0, 1.0, 1.0]
 
 
 def test_half_precision_inputs_are_summed_in_float32():
     x = torch.full((1, 1000, 2), 0.1, dtype=torch.bfloat16)
-    moment, _ = _second_moment(nn.Linear(2, 1), x, None)
-    assert moment.dtype == torch.float32
+    seen = input_statistic(nn.Linear(2, 1), x, None)
+    assert seen.second_moment.dtype == torch.float32
     # 1,000 float32 additions; in bfloat16 the sum would stop growing below 4.
     expected = torch.full((2, 2), 1000 * x[0, 0, 0].item() ** 2)
-    torch.testing.assert_close(moment, expected, rtol=1e-4, atol=0)
+    torch.testing.assert_close(seen.second_moment, expected, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -80,12 +81,12 @@ def test_a_convolution_is_a_linear_layer_on_patches(options: dict):
     """The moment M gives the output's energy: Σ (w · patch)² = w M wᵀ for each filter w."""
     torch.manual_seed(0)
     conv, x = nn.Conv2d(3, 5, bias=False, **options), torch.randn(2, 3, 8, 9)
-    moment, tokens = _second_moment(conv, x, None)
+    seen = input_statistic(conv, x, None)
     with torch.no_grad():
         output, weight = conv(x), conv.weight.flatten(1)  # O C·kh·kw
-    energy = torch.einsum("oi,ij,oj->o", weight.detach(), moment, weight.detach())
+    energy = torch.einsum("oi,ij,oj->o", weight.detach(), seen.second_moment, weight.detach())
     torch.testing.assert_close(energy, output.square().sum(dim=(0, 2, 3)), rtol=1e-4, atol=1e-4)
-    assert tokens == output[:, 0].numel()
+    assert seen.tokens == output[:, 0].numel()
 
 
 @pytest.mark.parametrize(
@@ -93,7 +94,7 @@ def test_a_convolution_is_a_linear_layer_on_patches(options: dict):
 )
 def test_convolutions_that_are_refused(options: dict):
     with pytest.raises(ValueError, match=r"statistics of Conv2d.* not supported"):
-        _second_moment(nn.Conv2d(4, 4, 3, **options), torch.randn(1, 4, 8, 8), None)
+        input_statistic(nn.Conv2d(4, 4, 3, **options), torch.randn(1, 4, 8, 8), None)
 
 
 @pytest.mark.parametrize(("tower", "modality"), [("vision_model", "image"), ("text_model", "text")])
@@ -114,7 +115,7 @@ def test_collect_equals_a_slow_loop_without_padding(
         for i in range(len(x)):
             length = x.shape[1] if modality == "image" else [3, 4, 6, 3, 3, 3, 3, 3][i]
             rows.extend(x[i, :length])
-    found = collect(tiny_backbone, batches, [found_target])[found_target.name]
+    found = collect_inputs(tiny_backbone, batches, [found_target])[found_target.name]
     assert found.tokens == len(rows)
     # float32 sums of some hundred products, here in another order
     torch.testing.assert_close(
@@ -126,7 +127,7 @@ def test_collect_counts_words(tiny_backbone: HFClip):
     texts = ["red cat", "red dog tree"]
     batch = {"image": torch.zeros(1, 3, 32, 32), "text": tiny_backbone.tokenize(texts)}
     embed = target(tiny_backbone, "text_model.embeddings.token_embedding.weight")
-    found = collect(tiny_backbone, [batch, batch], [embed])[embed.name]
+    found = collect_inputs(tiny_backbone, [batch, batch], [embed])[embed.name]
     vocabulary = tiny_backbone.tokenizer.get_vocab()
     expected = torch.zeros(len(vocabulary))
     for word, count in {"<bos>": 4, "<eos>": 4, "red": 4, "cat": 2, "dog": 2, "tree": 2}.items():
@@ -137,9 +138,9 @@ def test_collect_counts_words(tiny_backbone: HFClip):
 
 def test_collect_does_not_depend_on_the_batching(tiny_backbone: HFClip, tiny_data: PairData):
     targets = tiny_backbone.targets()
-    once = collect(tiny_backbone, tiny_data.calibration_dataloader(), targets)
+    once = collect_inputs(tiny_backbone, list(tiny_data.calibration_dataloader()), targets)
     tiny_data.eval_batch_size = 3
-    split = collect(tiny_backbone, tiny_data.calibration_dataloader(), targets)
+    split = collect_inputs(tiny_backbone, list(tiny_data.calibration_dataloader()), targets)
     assert set(once) == set(split) == {t.name for t in targets if t.granularity != "matrix"}
     for name in once:
         if "position_embedding" in name:  # read once per batch
@@ -154,7 +155,7 @@ def test_collect_does_not_depend_on_the_batching(tiny_backbone: HFClip, tiny_dat
 def test_collect_leaves_the_backbone_as_it_was(tiny_backbone: HFClip, tiny_data: PairData):
     state = {name: tensor.clone() for name, tensor in tiny_backbone.state_dict().items()}
     tiny_backbone.train()
-    collect(tiny_backbone, tiny_data.calibration_dataloader(), tiny_backbone.targets())
+    collect_inputs(tiny_backbone, list(tiny_data.calibration_dataloader()), tiny_backbone.targets())
     assert tiny_backbone.training
     for module in tiny_backbone.modules():
         assert not module._forward_pre_hooks
@@ -167,7 +168,7 @@ def test_only_the_towers_that_are_asked_for_run(tiny_backbone: HFClip, tiny_data
     ran = []
     tiny_backbone.model.text_model.register_forward_hook(lambda *_: ran.append("text"))
     found_target = target(tiny_backbone, f"vision_model.{FC1}.weight")
-    collect(tiny_backbone, tiny_data.calibration_dataloader(), [found_target])
+    collect_inputs(tiny_backbone, list(tiny_data.calibration_dataloader()), [found_target])
     assert ran == []
 
 
@@ -190,5 +191,55 @@ def test_a_target_that_sees_nothing_is_an_error(
     wanted = targets(tiny_backbone)
     batches = list(tiny_data.calibration_dataloader()) if batches is None else batches
     with pytest.raises(ValueError, match=f"{wanted[0].name} saw no calibration sample.* selector"):
-        collect(tiny_backbone, batches, wanted)
+        collect_inputs(tiny_backbone, batches, wanted)
     assert not any(module._forward_pre_hooks for module in tiny_backbone.modules())
+
+
+def test_magnitudes_by_hand():
+    x = torch.tensor([[[1.0, -2.0], [-3.0, 4.0], [9.0, 9.0]]])
+    seen = input_statistic(nn.Linear(2, 1), x, torch.tensor([[True, True, False]]))
+    assert seen.abs_mean.tolist() == [4.0, 6.0]  # sums, until all batches are in
+    assert seen.abs_max.tolist() == [3.0, 4.0]
+
+
+def test_means_are_over_all_tokens(tiny_backbone: HFClip, tiny_data: PairData):
+    found_target = target(tiny_backbone, f"vision_model.{FC1}.weight")
+    batches = list(tiny_data.calibration_dataloader())
+    rows = torch.cat(
+        [inputs_of(tiny_backbone, found_target.module, "image", b).flatten(0, 1) for b in batches]
+    )
+    found = collect_inputs(tiny_backbone, batches, [found_target])[found_target.name]
+    torch.testing.assert_close(found.abs_mean, rows.abs().mean(dim=0))
+    torch.testing.assert_close(found.abs_max, rows.abs().amax(dim=0))
+
+
+def test_projections_that_read_one_tensor_share_one_statistic(
+    tiny_backbone: HFClip, tiny_data: PairData
+):
+    layer = "vision_model.encoder.layers.0"
+    names = [f"{layer}.self_attn.{p}_proj.weight" for p in "qkv"] + [f"{layer}.mlp.fc1.weight"]
+    batches = list(tiny_data.calibration_dataloader())
+    found = collect_inputs(tiny_backbone, batches, [target(tiny_backbone, n) for n in names])
+    q, k, v, up = (found[name] for name in names)
+    assert q is k is v
+    assert up is not q
+    alone = collect_inputs(tiny_backbone, batches, [target(tiny_backbone, names[2])])[names[2]]
+    torch.testing.assert_close(v.second_moment, alone.second_moment)
+    torch.testing.assert_close(v.abs_mean, alone.abs_mean)
+
+
+def test_gradients_equal_backward(tiny_backbone: HFClip, tiny_data: PairData):
+    found_target = target(tiny_backbone, f"text_model.{FC1}.weight")
+    batches = list(tiny_data.calibration_dataloader())
+    gradients = []
+    for batch in batches:
+        pair = [tiny_backbone.encode(m, batch[m]) for m in tiny_backbone.modalities]
+        tiny_backbone.zero_grad()
+        contrastive_loss(*pair, tiny_backbone.logit_scale).backward()
+        gradients.append(tiny_backbone.model.get_parameter(found_target.name).grad)
+    stacked = torch.stack([g.clone() for g in gradients])
+    tiny_backbone.requires_grad_(False)
+    (found,) = collect_gradients(tiny_backbone, batches, [found_target]).values()
+    torch.testing.assert_close(found.mean, stacked.mean(dim=0))
+    torch.testing.assert_close(found.squared, stacked.square().mean(dim=0))
+    assert not any(p.requires_grad for p in tiny_backbone.parameters())

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mmcompress.backbones.base import Target
 from mmcompress.compression.base import LEFT_DENSE, Compressor, Decision, as_matrix
 from mmcompress.compression.lowrank.modules import factorise
-from mmcompress.compression.statistics import Statistic
+from mmcompress.compression.statistics import INPUTS, Statistic
 
 DAMPING = 0.01
 """Share of the mean eigenvalue that is added to every eigenvalue (as GPTQ and SparseGPT do)."""
@@ -129,7 +129,7 @@ class LowRank(Compressor):
         self.rank_ratio = rank_ratio
         self.energy = energy
         self.rank_multiple = rank_multiple
-        self.needs_statistics = whiten
+        self.needs = frozenset({INPUTS} if whiten else {})
 
     def plan(
         self,
@@ -175,6 +175,6 @@ class LowRank(Compressor):
 
 
 def _moment(granularity: str, statistic: Statistic | None) -> Tensor | None:
-    if statistic is None or granularity == "embedding":
+    if statistic is None or statistic.inputs is None or granularity == "embedding":
         return None
-    return statistic.second_moment
+    return statistic.inputs.second_moment

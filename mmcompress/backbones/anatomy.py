@@ -1,0 +1,105 @@
+"""Where the parts of a transformer lie: stacks of blocks, attention and MLP inside a block.
+
+Libraries agree on how a block is built and differ in what its parts are called. A new naming is one
+more row in a table here.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class AttentionParts:
+    """Names, inside an attention module, of its projections.
+
+    Attributes:
+        q, k, v, out: dotted paths.
+        heads: the attribute that holds how many heads there are.
+    """
+
+    q: str
+    k: str
+    v: str
+    out: str
+    heads: str
+
+
+@dataclass(frozen=True)
+class MlpParts:
+    """Names, inside an MLP module, of its two layers."""
+
+    up: str
+    down: str
+
+
+ATTENTIONS = (
+    # transformers' CLIP and its kin
+    AttentionParts("q_proj", "k_proj", "v_proj", "out_proj", heads="num_heads"),
+    # mmcompress.backbones.attention
+    AttentionParts("q_proj", "k_proj", "v_proj", "out_proj", heads="heads"),
+)
+MLPS = (MlpParts("fc1", "fc2"), MlpParts("c_fc", "c_proj"))
+
+
+def attention_parts(module: nn.Module) -> AttentionParts | None:
+    """How `module` names its projections; None when it is no attention."""
+    return next((parts for parts in ATTENTIONS if _has_attention(module, parts)), None)
+
+
+def mlp_parts(module: nn.Module) -> MlpParts | None:
+    """How `module` names its two layers; None when it is no MLP."""
+    return next((p for p in MLPS if _has(module, p.up) and _has(module, p.down)), None)
+
+
+def attention_of(block: nn.Module) -> tuple[str, nn.Module]:
+    """Path and module of the only attention in a block.
+
+    Raises:
+        ValueError: there is none, or more than one.
+    """
+    return _only(block, attention_parts, "attention")
+
+
+def mlp_of(block: nn.Module) -> tuple[str, nn.Module]:
+    """Path and module of the only MLP in a block.
+
+    Raises:
+        ValueError: there is none, or more than one.
+    """
+    return _only(block, mlp_parts, "MLP")
+
+
+def find_stacks(model: nn.Module) -> Iterator[tuple[str, nn.ModuleList]]:
+    """Every list of transformer blocks: path and module, in module order."""
+    for path, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) and all(map(_is_block, module)):
+            yield path, module
+
+
+def _is_block(module: nn.Module) -> bool:
+    inner = list(module.modules())
+    return any(map(attention_parts, inner)) and any(map(mlp_parts, inner))
+
+
+def _only(
+    block: nn.Module, parts: Callable[[nn.Module], object | None], kind: str
+) -> tuple[str, nn.Module]:
+    found = [(path, module) for path, module in block.named_modules() if parts(module)]
+    if len(found) != 1:
+        raise ValueError(f"{type(block).__name__} holds {len(found)} {kind} modules, expected one")
+    return found[0]
+
+
+def _has_attention(module: nn.Module, parts: AttentionParts) -> bool:
+    names = (parts.q, parts.k, parts.v, parts.out)
+    return hasattr(module, parts.heads) and all(_has(module, name) for name in names)
+
+
+def _has(module: nn.Module, path: str) -> bool:
+    for name in path.split("."):
+        if name not in module._modules:
+            return False
+        module = module._modules[name]  # type: ignore[assignment]
+    return True
