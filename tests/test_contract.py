@@ -176,3 +176,13 @@ def test_restore_rebuilds_the_same_shapes(
     other.load_state_dict(backbone.state_dict())
     assert torch.equal(embeddings(other, tiny_data), embeddings(backbone, tiny_data))
     assert again.coverage == recipe.coverage
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_step_can_be_made_anew_from_its_arguments(name: str) -> None:
+    """What a byte budget needs: every argument is stored under its own name."""
+    for step in build(name).steps.values():
+        again = step.varied()
+        assert vars(again).keys() == vars(step).keys()
+        for argument, values in step.ladder.items():
+            assert getattr(step.varied(**{argument: values[0]}), argument) == values[0]

@@ -1,6 +1,7 @@
 """The contract that every compression method fulfils."""
 
 import fnmatch
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import UNITS, Backbone, Target
@@ -19,8 +21,14 @@ Decision = dict[str, Any]
 LEFT_DENSE = "left_dense"
 """Key of a decision that leaves the weight alone; its value is the reason, in words."""
 
+SELECTORS = ("modality", "role", "granularity")
+
 Stage = Literal["structure", "mask", "values"]
 STAGES: tuple[Stage, ...] = ("structure", "mask", "values")
+
+
+class NothingCompressed(ValueError):
+    """A step would leave everything as it is."""
 
 
 class Parametrization(nn.Module):
@@ -91,6 +99,9 @@ class Compressor(ABC):
     cuts_as: ClassVar[type["Compressor"] | None] = None
     """The structural method whose `apply` understands what `cut` returns."""
 
+    ladder: ClassVar[dict[str, tuple[Any, ...]]] = {}
+    """Constructor arguments that a byte budget may vary, and the values it tries."""
+
     no_speedup: ClassVar[str | None]
     """Why the compressed model cannot run faster in PyTorch; None when it can."""
 
@@ -106,6 +117,16 @@ class Compressor(ABC):
         self.granularity = _as_list(granularity)
         self.applied: dict[str, Applied] = {}
         """By target name, filled by the recipe after `apply`; empty for structure methods."""
+
+    def varied(self, **changes: Any) -> Self:
+        """A fresh one with some constructor arguments changed.
+
+        Every subclass stores its arguments under their own names.
+        """
+        kinds = inspect.signature(type(self)).parameters.values()
+        names = [p.name for p in kinds if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        known = {name: getattr(self, name) for name in [*names, *SELECTORS]}
+        return type(self)(**known | changes)
 
     @classmethod
     def candidates(cls, backbone: Backbone) -> list[Target]:
@@ -136,7 +157,7 @@ class Compressor(ABC):
         return chosen
 
     def _selectors(self) -> dict[str, list[str]]:
-        given = {"modality": self.modality, "role": self.role, "granularity": self.granularity}
+        given = {field: getattr(self, field) for field in SELECTORS}
         return {field: patterns for field, patterns in given.items() if patterns is not None}
 
     def _wants(self, target: Target) -> bool:

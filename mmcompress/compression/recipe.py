@@ -12,7 +12,16 @@ from torch.nn.utils import parametrize
 
 from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import Backbone, Target
-from mmcompress.compression.base import LEFT_DENSE, STAGES, Applied, Compressor, Decision, put
+from mmcompress.compression.base import (
+    LEFT_DENSE,
+    STAGES,
+    Applied,
+    Compressor,
+    Decision,
+    NothingCompressed,
+    put,
+)
+from mmcompress.compression.budget import Budget, left_out
 from mmcompress.compression.statistics import Statistic, collect
 
 log = logging.getLogger(__name__)
@@ -31,15 +40,21 @@ class Recipe:
             that is None is left out, so that a stack can drop one from the command line.
         dense_dtype: how tensors that no step compresses are stored: `float32`, or `float16`,
             which rounds biases and norms too.
+        budget: finds which layer gets which strength of the steps, or which of several steps.
     """
 
     def __init__(
-        self, steps: Mapping[str, Compressor | None] | None = None, *, dense_dtype: str = "float32"
+        self,
+        steps: Mapping[str, Compressor | None] | None = None,
+        *,
+        dense_dtype: str = "float32",
+        budget: Budget | None = None,
     ) -> None:
         self.steps = {name: step for name, step in (steps or {}).items() if step is not None}
         if dense_dtype not in DTYPES:
             raise ValueError(f"dense_dtype={dense_dtype!r} must be one of {', '.join(DTYPES)}")
         self.dense_dtype = dense_dtype
+        self.budget = budget if budget is not None and budget.is_set else None
         self.plan: Plan = {}
         self.coverage: dict[str, float] = {}
         """Share of the parameters, as they were when the step ran, that it compresses."""
@@ -83,7 +98,7 @@ class Recipe:
                     masked.add(target.name)
                 if step.stage != "values":
                     continue
-                if target.name in owners:
+                if target.name in owners and self.budget is None:
                     raise ValueError(
                         f"steps {owners[target.name]} and {name} both store the values of "
                         f"{target.name}: separate them with selectors (modality, role)"
@@ -108,6 +123,19 @@ class Recipe:
         """
         self.check(backbone)
         batches = list(batches)
+        plan = self.budget.search(self, backbone, batches) if self.budget else None
+        plan = self.carry_out(backbone, batches, plan)
+        for name, decisions in plan.items():
+            log.info("%s: %d of %d targets", name, len(self._compressed(name)), len(decisions))
+        return plan
+
+    def carry_out(
+        self,
+        backbone: Backbone,
+        batches: Sequence[dict[str, Tensor]],
+        plan: Plan | None = None,
+    ) -> Plan:
+        """`apply`, with the decisions of `plan` where there is one; what it lacks is left alone."""
         settling = [step for step in self.steps.values() if step.settles]
         dense = copy.deepcopy(backbone) if settling else None
         statistics: dict[str, Statistic] = {}
@@ -119,11 +147,14 @@ class Recipe:
             for target in targets:
                 if target.parameter:
                     step.check(target, weights[target.name])
-            decisions = step.plan(targets, weights, statistics)
+            if plan is None:
+                decisions = step.plan(targets, weights, statistics)
+            else:
+                decisions = left_out(plan[name], targets)
             compressed = [t for t in targets if LEFT_DENSE not in decisions[t.name]]
-            if not compressed:
+            if not compressed and plan is None:
                 reasons = Counter(d[LEFT_DENSE] for d in decisions.values())
-                raise ValueError(
+                raise NothingCompressed(
                     f"step {name} would compress none of its {len(targets)} targets "
                     f"({reasons.most_common(1)[0][0]}): lower its setting or widen its selectors"
                 )
@@ -132,12 +163,16 @@ class Recipe:
             for target in compressed:
                 self._edit(backbone, step, target, decisions[target.name], statistics)
             if step.stage == "structure":  # what later layers see has changed, and their shapes
-                statistics.clear()
-            log.info("%s: %d of %d targets", name, len(compressed), len(targets))
+                statistics = {}
         for step in settling:
             assert dense is not None
             step.settle(backbone, dense, batches)
         return self.plan
+
+    def varied(self, changes: Mapping[str, Mapping[str, Any]]) -> "Recipe":
+        """A fresh recipe of the named steps, with some of their arguments changed, no budget."""
+        steps = {n: s.varied(**changes[n]) for n, s in self.steps.items() if n in changes}
+        return Recipe(steps, dense_dtype=self.dense_dtype)
 
     def _calibrate(
         self,

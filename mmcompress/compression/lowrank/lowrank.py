@@ -129,6 +129,7 @@ class LowRank(Compressor):
         self.rank_ratio = rank_ratio
         self.energy = energy
         self.rank_multiple = rank_multiple
+        self.whiten = whiten
         self.needs = frozenset({INPUTS} if whiten else {})
 
     def plan(

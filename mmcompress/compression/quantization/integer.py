@@ -7,7 +7,7 @@ among shrunken versions of the largest magnitude, that rounds with the least squ
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -111,6 +111,7 @@ class Integer(Compressor):
 
     stage = "values"
     granularities = ("linear", "embedding", "conv", "matrix")
+    ladder: ClassVar[dict[str, tuple[Any, ...]]] = {"bits": (2, 3, 4, 5, 6, 8)}
     no_speedup = "integer weights are decoded to float32 before they multiply"
 
     def __init__(

@@ -1,0 +1,420 @@
+"""A byte budget: which choice for which layer loses least, over all towers at once.
+
+Every choice is carried out on the whole model once. For each group of weights (a layer, or the
+module that a structural step replaces) this gives the bytes that the choice would store and, with
+that group alone swapped into the dense model, what the embeddings of calibration pairs lose. Losses
+are taken to add up, which makes the assignment a multiple-choice knapsack; it is solved exactly as
+a mixed-integer program by HiGHS (`scipy.optimize.milp`). The plan is then carried out and stored on
+trial, and the limit moved by what the prediction missed, until the files fit.
+
+The measure is that of an end metric and not of a layer: the distance of the embeddings and the
+divergence of the similarity matrix (the two terms of `objective=distill`).
+"""
+
+import copy
+import itertools
+import json
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from rich.progress import track
+from scipy.optimize import LinearConstraint, milp
+from torch import Tensor
+
+from mmcompress.artifact.artifact import Artifact
+from mmcompress.artifact.dense import dense_file_bytes
+from mmcompress.artifact.encode import encode
+from mmcompress.artifact.encoding import Encoding
+from mmcompress.backbones.base import Backbone, Target
+from mmcompress.compression.base import LEFT_DENSE, Decision, NothingCompressed, put
+from mmcompress.objectives.distillation import affinity_loss, feature_loss
+
+if TYPE_CHECKING:
+    from mmcompress.compression.recipe import Plan, Recipe
+
+log = logging.getLogger(__name__)
+
+Choice = dict[str, dict[str, Any]]
+"""Steps that run, with the arguments that differ from the recipe's; a step left out is skipped."""
+
+MENTION = 40
+"""Bytes that the manifest spends on one weight, about; the trial corrects it."""
+
+TRIALS = 10
+
+
+@dataclass
+class Group:
+    """Weights that share one choice.
+
+    Attributes:
+        name: path of the module, or of a bare parameter.
+        modality: tower.
+        roles: of the weights in it.
+        bytes: that each choice would store.
+        losses: what each choice would cost.
+        chosen: index of the choice.
+    """
+
+    name: str
+    modality: str
+    roles: list[str]
+    bytes: list[int] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    chosen: int = -1
+
+    def holds(self, key: str) -> bool:
+        """Whether a tensor or module of that path lies inside."""
+        return key == self.name or key.startswith(f"{self.name}.")
+
+
+class Budget:
+    """Find the assignment of choices to layers that loses least within a number of bytes.
+
+    Args:
+        ratio: dense bytes / stored bytes to reach, both files counted.
+        bytes: instead of `ratio`, the size of both files.
+        choices: what a layer may get, each as step → arguments that differ from the recipe's;
+            steps that are not named do not run on that layer. None derives them: one choice per
+            step when several steps would store the values of one weight, else every combination
+            of the steps' ladders of strength. Leaving the layer dense is always a choice.
+        pairs: calibration pairs that losses are measured on.
+    """
+
+    def __init__(
+        self,
+        *,
+        ratio: float | None = None,
+        bytes: int | None = None,
+        choices: Sequence[Choice] | None = None,
+        pairs: int = 128,
+    ) -> None:
+        if ratio is not None and bytes is not None:
+            raise ValueError(
+                f"compression.budget has ratio={ratio} and bytes={bytes}: set one, the other null"
+            )
+        if ratio is not None and ratio < 1:
+            raise ValueError(
+                f"compression.budget.ratio={ratio} must be at least 1: it is dense / stored bytes"
+            )
+        if bytes is not None and bytes < 1:
+            raise ValueError(f"compression.budget.bytes={bytes} must be at least 1")
+        if pairs < 2:
+            raise ValueError(f"compression.budget.pairs={pairs} must be at least 2")
+        self.ratio, self.bytes, self.pairs = ratio, bytes, pairs
+        self.choices = choices
+        self.groups: list[Group] = []
+        self.labels: list[str] = []
+        """Of the choices, after `search`."""
+
+    @property
+    def is_set(self) -> bool:
+        """Whether there is anything to keep to."""
+        return self.ratio is not None or self.bytes is not None
+
+    def limit(self, backbone: Backbone) -> int:
+        """The bytes that both files may take."""
+        if self.bytes is not None:
+            return self.bytes
+        assert self.ratio is not None
+        return int(dense_file_bytes(backbone.model) / self.ratio)
+
+    def search(
+        self, recipe: "Recipe", backbone: Backbone, batches: Sequence[dict[str, Tensor]]
+    ) -> "Plan":
+        """The plan that loses least within the budget.
+
+        Args:
+            recipe: its steps are what there is to choose from.
+            backbone: dense; left as it is.
+            batches: calibration data.
+        Raises:
+            ValueError: no assignment is small enough.
+        """
+        limit = self.limit(backbone)
+        choices = self._choices(recipe)
+        self.groups = find_groups(recipe, backbone)
+        self.labels = [_label(choice) for choice in choices]
+        yardstick = Yardstick(backbone, batches, self.pairs)
+        probe = copy.deepcopy(backbone)
+        plans: list[Plan] = []
+        for choice in track(choices, description="measure choices", transient=True):
+            varied = recipe.varied(choice)
+            compressed = copy.deepcopy(backbone)
+            plans.append(_apply(varied, compressed, batches))
+            encodings = varied.finalize(compressed)
+            for group in self.groups:
+                group.bytes.append(stored_bytes(compressed, group, encodings, recipe.dense_dtype))
+                with swapped(probe, compressed, group):
+                    group.losses.append(yardstick.loss(probe, group.modality))
+        goal = limit - _bytes_outside(backbone, self.groups, recipe.dense_dtype)
+        for _ in range(TRIALS):
+            chosen = solve(self.groups, goal, limit)
+            for group, index in zip(self.groups, chosen, strict=True):
+                group.chosen = index
+            plan = merge(plans, choices, self.groups, recipe)
+            excess = self._trial(recipe, backbone, batches, plan) - limit
+            if excess <= 0:
+                return plan
+            goal -= excess
+        raise ValueError(
+            f"compression.budget: {TRIALS} plans came out {excess} bytes over {limit}: lower the "
+            "ratio a little, or name other choices"
+        )
+
+    def report(self) -> dict[str, Any]:
+        """JSON: the choices, and for each group what each would store and lose, and the chosen."""
+        return {"choices": self.labels, "groups": [asdict(group) for group in self.groups]}
+
+    def _choices(self, recipe: "Recipe") -> list[Choice]:
+        dense: list[Choice] = [{}]
+        if self.choices is not None:
+            unknown = {name for choice in self.choices for name in choice} - set(recipe.steps)
+            if unknown:
+                raise ValueError(
+                    f"compression.budget.choices names {', '.join(sorted(unknown))}, and the "
+                    f"recipe's steps are {', '.join(recipe.steps)}"
+                )
+            return dense + [choice for choice in self.choices if choice]
+        values = [name for name, step in recipe.steps.items() if step.stage == "values"]
+        others: Choice = {name: {} for name in recipe.steps if name not in values}
+        if len(values) > 1:
+            return dense + [others | {name: {}} for name in values]
+        return dense + list(ladders(recipe))
+
+    def _trial(
+        self,
+        recipe: "Recipe",
+        backbone: Backbone,
+        batches: Sequence[dict[str, Tensor]],
+        plan: "Plan",
+    ) -> int:
+        """Bytes of both files when the plan is carried out and stored as it is."""
+        trial = recipe.varied({name: {} for name in recipe.steps})
+        compressed = copy.deepcopy(backbone)
+        trial.carry_out(compressed, batches, plan)
+        encodings = trial.finalize(compressed)
+        with tempfile.TemporaryDirectory() as folder:
+            artifact = Artifact.save(
+                Path(folder) / "artifact",
+                compressed,
+                structure=trial.structure(),
+                encodings=encodings,
+                reasons=trial.reasons(),
+                dense_bytes=dense_file_bytes(backbone.model),
+                dense_parameters=sum(p.numel() for p in backbone.parameters()),
+                dense_dtype=recipe.dense_dtype,
+                run={"config_hash": "0" * 64, "recipe": "trial"},
+            )
+            return artifact.bytes
+
+
+class Yardstick:
+    """What a change of one tower does to the embeddings of calibration pairs.
+
+    Args:
+        dense: the model to compare with.
+        batches: calibration data.
+        pairs: how many pairs to use, from the first.
+    """
+
+    def __init__(self, dense: Backbone, batches: Sequence[dict[str, Tensor]], pairs: int) -> None:
+        self.batches, self.pairs = batches, pairs
+        self.dense = {m: self._embed(dense, m) for m in dense.modalities}
+        self.scale = dense.logit_scale.detach()
+
+    def loss(self, backbone: Backbone, modality: str) -> float:
+        """Squared distance of the embeddings plus divergence of the similarities.
+
+        Args:
+            backbone: with some weights changed.
+            modality: the tower they lie in; `shared` for both.
+        """
+        changed = {
+            m: self._embed(backbone, m) if modality in (m, "shared") else self.dense[m]
+            for m in self.dense
+        }
+        # With a single tower the similarities are those among its own embeddings.
+        (first, *_), (*_, last) = changed.values(), changed.values()
+        (dense_first, *_), (*_, dense_last) = self.dense.values(), self.dense.values()
+        ours, theirs = (first, last), (dense_first, dense_last)
+        loss = feature_loss(ours, theirs) + affinity_loss(ours, theirs, self.scale, self.scale)
+        return float(loss)
+
+    @torch.no_grad()
+    def _embed(self, backbone: Backbone, modality: str) -> Tensor:
+        training = backbone.training
+        backbone.eval()
+        # Texts of different batches are padded to different lengths.
+        parts, left = [], self.pairs
+        for batch in self.batches:
+            parts.append(backbone.encode(modality, batch[modality][:left]))
+            left -= len(parts[-1])
+            if left <= 0:
+                break
+        backbone.train(training)
+        return torch.cat(parts).float()
+
+
+def _apply(recipe: "Recipe", backbone: Backbone, batches: Sequence[dict[str, Tensor]]) -> "Plan":
+    """The plan of one choice for all layers; a step too weak to change any leaves them dense."""
+    if not recipe.steps:
+        return {}
+    try:
+        recipe.check(backbone)
+        return recipe.carry_out(backbone, batches)
+    except NothingCompressed as error:
+        log.info("budget: a choice is dropped, %s", error)
+        return {name: {} for name in recipe.steps}
+
+
+def find_groups(recipe: "Recipe", backbone: Backbone) -> list[Group]:
+    """The outermost modules that steps select, and the bare parameters."""
+    selected: dict[str, Target] = {}
+    for step in recipe.steps.values():
+        for target in step.select(step.candidates(backbone)):
+            name = target.name if target.granularity == "matrix" else target.module
+            selected.setdefault(name, target)
+    if "" in selected:
+        raise ValueError(
+            "compression.budget cannot vary a step that works on the whole model: leave that step "
+            "out, or set the budget's ratio and bytes to null"
+        )
+    outermost = [
+        name
+        for name in selected
+        if not any(name != other and Group(other, "", []).holds(name) for other in selected)
+    ]
+    groups = [Group(name, selected[name].modality, []) for name in outermost]
+    for group in groups:
+        group.roles = sorted({t.role for t in backbone.targets() if group.holds(t.name)})
+    return groups
+
+
+def ladders(recipe: "Recipe") -> Iterator[Choice]:
+    """Every combination of the strengths that the steps' classes name."""
+    rungs: list[list[tuple[str, dict[str, Any]]]] = []
+    for name, step in recipe.steps.items():
+        names, values = list(step.ladder), itertools.product(*step.ladder.values())
+        rungs.append([(name, dict(zip(names, value, strict=True))) for value in values])
+    for combination in itertools.product(*rungs):
+        yield dict(combination)
+
+
+def stored_bytes(
+    compressed: Backbone, group: Group, encodings: Mapping[str, Encoding], dense_dtype: str
+) -> int:
+    """What the tensors of a group take in the file, each stored once."""
+    total, seen = 0, set()
+    for key, tensor in compressed.model.state_dict().items():
+        if not group.holds(key) or tensor.data_ptr() in seen:
+            continue
+        seen.add(tensor.data_ptr())
+        if key in encodings:
+            _, payloads = encode(tensor, encodings[key])
+            total += sum(payload.nbytes for payload in payloads.values()) + MENTION
+        else:
+            total += _dense_bytes(tensor, dense_dtype)
+    return total
+
+
+@contextmanager
+def swapped(probe: Backbone, source: Backbone, group: Group) -> Iterator[None]:
+    """Let the group in `probe` be that of `source` for a while."""
+    parent, _, name = group.name.rpartition(".")
+    owner = probe.model.get_submodule(parent)
+    if name in owner._parameters:
+        mine = owner._parameters[name]
+        owner._parameters[name] = source.model.get_submodule(parent)._parameters[name]
+        try:
+            yield
+        finally:
+            owner._parameters[name] = mine
+        return
+    module = probe.model.get_submodule(group.name)
+    put(probe.model, group.name, source.model.get_submodule(group.name))
+    try:
+        yield
+    finally:
+        put(probe.model, group.name, module)
+
+
+def solve(groups: Sequence[Group], goal: int, limit: int) -> list[int]:
+    """The choice of each group: least total loss, at most `goal` bytes, exactly.
+
+    Args:
+        groups: with bytes and losses.
+        goal: bytes for all groups together.
+        limit: of the whole artifact, for the message.
+    Raises:
+        ValueError: even the smallest choices are too large.
+    """
+    smallest = sum(min(group.bytes) for group in groups)
+    if smallest > goal:
+        raise ValueError(
+            f"compression.budget: the smallest choices take {smallest - goal} bytes more than the "
+            f"{limit} allowed: raise the budget, add stronger choices, or set dense_dtype=float16"
+        )
+    counts = [len(group.bytes) for group in groups]
+    losses = np.concatenate([group.losses for group in groups])
+    sizes = np.concatenate([group.bytes for group in groups])
+    one_each = np.zeros((len(groups), len(losses)))
+    ends = np.cumsum(counts)
+    for row, (start, end) in enumerate(zip(ends - counts, ends, strict=True)):
+        one_each[row, start:end] = 1
+    found = milp(
+        losses,
+        constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint(sizes[None], ub=goal)],
+        integrality=np.ones(len(losses)),
+        bounds=(0, 1),
+        options={"mip_rel_gap": 1e-6},
+    )
+    assert found.x is not None, found.message
+    return [int(np.argmax(found.x[end - n : end])) for n, end in zip(counts, ends, strict=True)]
+
+
+def merge(
+    plans: Sequence["Plan"], choices: Sequence[Choice], groups: Sequence[Group], recipe: "Recipe"
+) -> "Plan":
+    """One plan out of those of all choices: each group takes its decisions from its own choice."""
+    merged: Plan = {name: {} for name in recipe.steps}
+    for name in recipe.steps:
+        for group in groups:
+            choice, plan = choices[group.chosen], plans[group.chosen]
+            if name in choice:
+                merged[name] |= {k: d for k, d in plan[name].items() if group.holds(k)}
+    return merged
+
+
+def left_out(decisions: Mapping[str, Decision], targets: Sequence[Target]) -> dict[str, Decision]:
+    """Decisions for all targets: what the budget gave another choice is left as it is."""
+    elsewhere: Decision = {LEFT_DENSE: "the budget chose otherwise"}
+    return {target.name: decisions.get(target.name, elsewhere) for target in targets}
+
+
+def _bytes_outside(backbone: Backbone, groups: Sequence[Group], dense_dtype: str) -> int:
+    seen = {}
+    for key, tensor in backbone.model.state_dict().items():
+        if not any(group.holds(key) for group in groups):
+            seen[tensor.data_ptr()] = _dense_bytes(tensor, dense_dtype)
+    return sum(seen.values())
+
+
+def _dense_bytes(tensor: Tensor, dense_dtype: str) -> int:
+    half = dense_dtype == "float16" and tensor.dtype == torch.float32
+    return tensor.nbytes // 2 if half else tensor.nbytes
+
+
+def _label(choice: Choice) -> str:
+    steps = [
+        " ".join([name, *(f"{key}={json.dumps(value)}" for key, value in arguments.items())])
+        for name, arguments in choice.items()
+    ]
+    return " + ".join(steps) or "dense"
