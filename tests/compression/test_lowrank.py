@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmcompress.backbones.base import Target
+from mmcompress.backbones.base import Backbone, Target
 from mmcompress.compression.base import LEFT_DENSE
 from mmcompress.compression.lowrank.lowrank import (
     LowRank,
@@ -12,7 +12,9 @@ from mmcompress.compression.lowrank.lowrank import (
     whitening_root,
 )
 from mmcompress.compression.lowrank.modules import factorise
-from mmcompress.compression.statistics import Statistic, input_statistic
+from mmcompress.compression.recipe import Recipe
+from mmcompress.compression.statistics import GradientStatistic, Statistic, input_statistic
+from mmcompress.data.base import PairData
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -64,6 +66,112 @@ def test_whitened_beats_plain_on_the_outputs() -> None:
     assert error(moment) <= 1.01 * tail
 
 
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize(("rows", "columns"), [(12, 6), (6, 12)])
+def test_whitened_never_loses_to_plain_on_its_calibration_data(
+    seed: int, rows: int, columns: int
+) -> None:
+    """A theorem in spite of the damping; here with fewer samples than inputs too."""
+    weight = random(rows, columns, seed=seed).double()
+    inputs = random(4 + seed, columns, seed=seed + 100).double()
+    moment = inputs.T @ inputs
+    for rank in range(1, 6):
+        plain, whitened = truncated_svd(weight, rank), truncated_svd(weight, rank, moment)
+        errors = [(inputs @ (weight - u @ vt).T).square().sum() for u, vt in (whitened, plain)]
+        assert errors[0] <= errors[1] * (1 + 1e-9)
+
+
+def reference_svd(weight: torch.Tensor, root: torch.Tensor, rank: int) -> torch.Tensor:
+    """W' = U_r Σ_r V_rᵀ S⁻¹ of the SVD of W S, by the book (arXiv:2403.07378, algorithm 1)."""
+    left, sigma, right = torch.linalg.svd(weight.double() @ root, full_matrices=False)
+    return left[:, :rank] @ torch.diag(sigma[:rank]) @ right[:rank] @ torch.linalg.inv(root)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(48, 32), (32, 48), (32, 32)])
+@pytest.mark.parametrize("kind", ["plain", "diagonal", "full"])
+def test_gram_matrix_gives_the_same_as_an_svd(rows: int, columns: int, kind: str) -> None:
+    weight = random(rows, columns) @ torch.diag(torch.logspace(0, -4, columns))
+    inputs = random(20, columns, seed=1)
+    moment = {
+        "plain": None,
+        "diagonal": inputs.square().sum(dim=0),
+        "full": inputs.T @ inputs,
+    }[kind]
+    root = torch.eye(columns).double() if moment is None else whitening_root(moment)
+    for rank in (1, 8, 31):
+        u, vt = truncated_svd(weight, rank, moment)
+        expected = reference_svd(weight, root, rank)
+        # float32 factors
+        torch.testing.assert_close((u @ vt).double(), expected, atol=2e-6, rtol=1e-5)
+    expected_sigma = torch.linalg.svdvals(weight.double() @ root)
+    torch.testing.assert_close(
+        singular_values(weight, moment), expected_sigma, atol=1e-7 * expected_sigma[0], rtol=1e-5
+    )
+
+
+def test_factors_of_a_rank_deficient_weight_are_finite_and_exact() -> None:
+    weight = random(10, 2) @ random(2, 8, seed=1)
+    for matrix in (weight, torch.zeros(10, 8), torch.zeros(8, 10)):
+        u, vt = truncated_svd(matrix, 6)
+        torch.testing.assert_close(u @ vt, matrix, atol=1e-5, rtol=1e-4)
+
+
+def test_asvd_equals_the_paper() -> None:
+    """W S = U Σ Vᵀ with S_ii = mean|x_i|^α (arXiv:2312.05821, eq. 6 and 7), S damped as ours."""
+    layer = nn.Linear(6, 8)
+    inputs = random(60, 6) * torch.tensor([10.0, 5.0, 1.0, 0.5, 0.1, 0.01])
+    alpha = 0.5
+    squares = torch.tensor([sum(abs(float(x)) for x in column) / 60 for column in inputs.T])
+    squares = squares.double() ** (2 * alpha)
+    scale = torch.diag((squares + 0.01 * squares.mean()).sqrt())
+    decision = {"rank": 3, "weighting": "asvd", "alpha": alpha}
+    seen = Statistic(input_statistic(layer, inputs, None))
+    seen.inputs.abs_mean /= seen.inputs.tokens
+    factored = LowRank.apply(layer, "weight", decision, seen)
+    expected = reference_svd(layer.weight.detach(), scale, 3)
+    torch.testing.assert_close(factored.weight.detach().double(), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_fisher_equals_the_paper() -> None:
+    """Î W ≈ Î A B with Î_ii² = Σ_j I(w_ij), where z = x W (arXiv:2207.00112, eq. 4 to 6)."""
+    layer = nn.Linear(6, 8)
+    squared = random(8, 6, seed=1).square() * torch.tensor([10.0, 5.0, 1.0, 0.5, 0.1, 0.01])
+    w = layer.weight.detach().double().T  # in out, the paper's orientation
+    information = [sum(float(squared[j, i]) for j in range(8)) for i in range(6)]
+    mean = sum(information) / 6
+    importance = torch.diag(torch.tensor([i + 0.01 * mean for i in information]).double().sqrt())
+    left, sigma, right = torch.linalg.svd(importance @ w, full_matrices=False)
+    a = torch.linalg.inv(importance) @ left[:, :3] @ torch.diag(sigma[:3])
+    statistic = Statistic(gradients=GradientStatistic(torch.zeros(8, 6), squared))
+    factored = LowRank.apply(layer, "weight", {"rank": 3, "weighting": "fisher"}, statistic)
+    expected = (a @ right[:3]).T
+    torch.testing.assert_close(factored.weight.detach().double(), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_embedding_is_never_weighted() -> None:
+    plan = LowRank(rank_ratio=0.25, rank_multiple=1).plan(
+        [target("embedding")], {"layer.weight": random(16, 8)}, {}
+    )
+    assert plan["layer.weight"]["weighting"] == "none"
+
+
+@pytest.mark.parametrize("weighting", ["none", "whiten", "asvd", "fisher"])
+def test_every_weighting_on_a_real_model(
+    weighting: str, tiny_backbone: Backbone, tiny_data: PairData
+) -> None:
+    recipe = Recipe({"lowrank": LowRank(rank_ratio=0.25, weighting=weighting, rank_multiple=4)})
+    plan = recipe.apply(tiny_backbone, tiny_data.calibration_dataloader())
+    assert {d["rank"] for d in plan["lowrank"].values()} == {8}
+    batch = next(iter(tiny_data.test_dataloader()))
+    assert torch.isfinite(tiny_backbone.encode("image", batch["image"])).all()
+
+
+def test_a_budget_varies_ranks_even_when_the_recipe_goes_by_energy() -> None:
+    varied = LowRank(energy=0.9, weighting="asvd", alpha=0.3, role="mlp.*").varied(rank_ratio=0.1)
+    assert (varied.rank_ratio, varied.energy, varied.alpha) == (0.1, None, 0.3)
+    assert varied.role == ["mlp.*"]
+
+
 def test_full_rank_gives_the_weight_back() -> None:
     weight = random(5, 7)
     inputs = random(40, 7, seed=1)
@@ -101,21 +209,21 @@ def test_full_rank_module_equals_the_layer(layer: nn.Module, inputs: torch.Tenso
 
 def test_plan_keeps_a_layer_that_would_not_shrink() -> None:
     weight = random(16, 16)
-    plan = LowRank(rank_ratio=0.5, whiten=False, rank_multiple=1).plan(
+    plan = LowRank(rank_ratio=0.5, weighting="none", rank_multiple=1).plan(
         [target()], {"layer.weight": weight}, {}
     )
     assert "rank 8 would not shrink 16x16" in plan["layer.weight"][LEFT_DENSE]
-    plan = LowRank(rank_ratio=0.45, whiten=False, rank_multiple=1).plan(
+    plan = LowRank(rank_ratio=0.45, weighting="none", rank_multiple=1).plan(
         [target()], {"layer.weight": weight}, {}
     )
-    assert plan["layer.weight"] == {"rank": 7}
+    assert plan["layer.weight"]["rank"] == 7
 
 
 def test_plan_by_energy_gives_each_layer_its_own_rank() -> None:
     flat = torch.eye(16)
     steep = torch.diag(torch.tensor([2.0] + [0.01] * 15))
-    lowrank = LowRank(energy=0.9, whiten=False, rank_multiple=1)
-    assert lowrank.plan([target()], {"layer.weight": steep}, {})["layer.weight"] == {"rank": 1}
+    lowrank = LowRank(energy=0.9, weighting="none", rank_multiple=1)
+    assert lowrank.plan([target()], {"layer.weight": steep}, {})["layer.weight"]["rank"] == 1
     assert LEFT_DENSE in lowrank.plan([target()], {"layer.weight": flat}, {})["layer.weight"]
 
 
@@ -134,7 +242,8 @@ def test_apply_uses_the_statistic() -> None:
     inputs = random(60, 6) * torch.tensor([10.0, 5.0, 1.0, 0.5, 0.1, 0.01])
     seen = input_statistic(layer, inputs, None)
     u, vt = truncated_svd(layer.weight.detach(), 2, seen.second_moment)
-    factored = LowRank.apply(layer, "weight", {"rank": 2}, Statistic(seen))
+    decision = {"rank": 2, "weighting": "whiten"}
+    factored = LowRank.apply(layer, "weight", decision, Statistic(seen))
     torch.testing.assert_close(factored.weight.detach(), u @ vt)
 
 
@@ -149,3 +258,10 @@ def test_needs_exactly_one_of_ratio_and_energy() -> None:
         LowRank()
     with pytest.raises(ValueError, match="either rank_ratio or energy"):
         LowRank(rank_ratio=0.5, energy=0.9)
+
+
+def test_bad_weighting_and_alpha() -> None:
+    with pytest.raises(ValueError, match="weighting='svd' must be one of none, whiten, asvd, fish"):
+        LowRank(rank_ratio=0.5, weighting="svd")
+    with pytest.raises(ValueError, match="alpha=0 must be positive"):
+        LowRank(rank_ratio=0.5, alpha=0)

@@ -13,7 +13,7 @@ from mmcompress.data.base import PairData
 
 
 def lowrank(**settings) -> LowRank:
-    return LowRank(**({"rank_ratio": 0.25, "rank_multiple": 4, "whiten": False} | settings))
+    return LowRank(**({"rank_ratio": 0.25, "rank_multiple": 4, "weighting": "none"} | settings))
 
 
 def test_selectors_pick_by_modality_role_and_granularity(tiny_backbone: Backbone) -> None:

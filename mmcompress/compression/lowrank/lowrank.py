@@ -1,66 +1,124 @@
 """Low rank, W ≈ U Vᵀ: a layer becomes two thin ones.
 
-Truncated SVD keeps the best rank-r approximation of the weight; the whitened variant keeps the best
-approximation of the layer's *output* on calibration data: "SVD-LLM: Truncation-aware Singular Value
-Decomposition for Large Language Model Compression", Wang et al. 2024, arXiv:2403.07378, section
-3.1. Where we differ: the root of the input's second moment is damped, for small calibration sets
-leave it singular, and the singular values are split evenly over both factors, so that fine-tuning
-sees factors of one size. Embeddings are truncated without whitening: a small calibration sample
-never reads most of their rows.
+Truncated SVD keeps the best rank-r approximation of the weight. With a weighting it keeps the best
+one of W S, where S says which inputs matter:
+
+* `whiten`: S Sᵀ is the second moment of the input, so that the layer's *output* on calibration
+  data is approximated: "SVD-LLM: Truncation-aware Singular Value Decomposition for Large Language
+  Model Compression", Wang et al. 2024, arXiv:2403.07378, section 3.1.
+* `asvd`: S is diagonal, the mean magnitude of each input to the power α: "ASVD: Activation-aware
+  Singular Value Decomposition for Compressing Large Language Models", Yuan et al. 2023,
+  arXiv:2312.05821, section 3.2.
+* `fisher`: S is diagonal, the root of the Fisher information summed over the weights that read an
+  input: "Language model compression with weighted low-rank factorization", Hsu et al. 2022,
+  arXiv:2207.00112, section 3.2 (the paper's W is our Wᵀ, so its rows are our columns).
+
+Where we differ: S Sᵀ is damped, for small calibration sets leave it singular, and the singular
+values are split evenly over both factors, so that fine-tuning sees factors of one size. Embeddings
+are truncated without a weighting: a small calibration sample never reads most of their rows.
+
+The decomposition is that of the smaller Gram matrix, in float64, which is several times faster than
+an SVD. Squaring halves the digits: singular values below 1e-8 of the largest are noise. That is
+less than the float32 factors can hold.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from mmcompress.backbones.base import Target
 from mmcompress.compression.base import LEFT_DENSE, Compressor, Decision, as_matrix
 from mmcompress.compression.lowrank.modules import factorise
-from mmcompress.compression.statistics import INPUTS, Statistic
+from mmcompress.compression.statistics import GRADIENTS, INPUTS, Statistic
 
 DAMPING = 0.01
 """Share of the mean eigenvalue that is added to every eigenvalue (as GPTQ and SparseGPT do)."""
 
+Weighting = Literal["none", "whiten", "asvd", "fisher"]
 
-def whitening_root(second_moment: Tensor) -> Tensor:
-    """Lower triangular S with S Sᵀ = second_moment + damping (arXiv:2403.07378, section 3.1).
+NEEDS: dict[str, frozenset[str]] = {
+    "none": frozenset(),
+    "whiten": frozenset({INPUTS}),
+    "asvd": frozenset({INPUTS}),
+    "fisher": frozenset({GRADIENTS}),
+}
+
+
+def input_moment(
+    statistic: Statistic | None, weighting: Weighting, *, alpha: float = 0.5
+) -> Tensor | None:
+    """S Sᵀ of a weighting.
 
     Args:
-        second_moment: (in, in), symmetric, positive semi-definite.
+        statistic: of the weight, with what the weighting needs.
+        alpha: exponent of `asvd`.
+    Returns:
+        (in, in), or (in,) where S is diagonal; None for `none` or without a statistic.
+    """
+    if statistic is None or weighting == "none":
+        return None
+    if weighting == "fisher":
+        assert statistic.gradients is not None
+        return as_matrix(statistic.gradients.squared).sum(dim=0)
+    assert statistic.inputs is not None
+    if weighting == "asvd":
+        return statistic.inputs.abs_mean.pow(2 * alpha)
+    return statistic.inputs.second_moment
+
+
+def damp(moment: Tensor) -> Tensor:
+    """Add a share of the mean eigenvalue to every eigenvalue.
+
+    Args:
+        moment: (in, in), or (in,) for a diagonal one.
+    Returns:
+        The same shape, float64, invertible unless `moment` is zero.
+    """
+    moment = moment.double()
+    if moment.ndim == 1:
+        return moment + DAMPING * moment.mean()
+    ridge = DAMPING * moment.diagonal().mean()
+    return moment + ridge * torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
+
+
+def whitening_root(moment: Tensor) -> Tensor:
+    """Lower triangular S with S Sᵀ = moment + damping (arXiv:2403.07378, section 3.1).
+
+    Args:
+        moment: (in, in), symmetric, positive semi-definite; or (in,), the diagonal.
     Returns:
         (in, in) float64, invertible.
     """
-    moment = second_moment.double()
-    damping = DAMPING * moment.diagonal().mean()
-    return torch.linalg.cholesky(moment + damping * torch.eye(len(moment), dtype=torch.float64))
+    damped = damp(moment)
+    return damped.sqrt().diag() if damped.ndim == 1 else torch.linalg.cholesky(damped)
 
 
-def singular_values(weight: Tensor, second_moment: Tensor | None = None) -> Tensor:
-    """Spectrum of W, or of W S where S whitens the input: squares are energies of the output.
+def singular_values(weight: Tensor, moment: Tensor | None = None) -> Tensor:
+    """Spectrum of W S: its squares are energies, of the output when S whitens the input.
 
     Args:
         weight: (out, in).
-        second_moment: (in, in) or None.
+        moment: S Sᵀ before damping, (in, in) or (in,); None for S = 1.
     Returns:
         (min(out, in),) float64, descending.
     """
-    matrix = weight.double()
-    if second_moment is not None:
-        matrix = matrix @ whitening_root(second_moment)
-    return torch.linalg.svdvals(matrix)
+    energies = torch.linalg.eigvalsh(_small_gram(weight.double(), moment))
+    return energies.clamp(min=0).sqrt().flip(0)
 
 
-def truncated_svd(
-    weight: Tensor, rank: int, second_moment: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """The rank-`rank` factors that minimise ‖W − U Vᵀ‖, or ‖(W − U Vᵀ) S‖ with a second moment.
+def truncated_svd(weight: Tensor, rank: int, moment: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The rank-`rank` factors that minimise ‖(W − U Vᵀ) S‖.
+
+    With S Sᵀ = X Xᵀ + λ1 the output error ‖(W − U Vᵀ) X‖ is never above that of the plain factors:
+    the sum of it and λ ‖W − U Vᵀ‖² is smallest here, and the latter term smallest there.
 
     Args:
         weight: (out, in).
         rank: at least 1, at most min(out, in).
-        second_moment: (in, in), of the layer's input; None for the plain SVD.
+        moment: S Sᵀ before damping, (in, in) or (in,); None for S = 1, the plain SVD.
     Returns:
         U (out, rank) and Vᵀ (rank, in), of the dtype of `weight`.
 
@@ -70,15 +128,33 @@ def truncated_svd(
         [[3.0, 0.0], [0.0, 0.0]]
     """
     matrix = weight.double()
-    root = None if second_moment is None else whitening_root(second_moment)
-    left, sigma, right = torch.linalg.svd(
-        matrix if root is None else matrix @ root, full_matrices=False
-    )
-    half = sigma[:rank].sqrt()
-    u, vt = left[:, :rank] * half, half[:, None] * right[:rank]
-    if root is not None:
-        vt = torch.linalg.solve_triangular(root, vt, upper=False, left=False)
+    rows, columns = matrix.shape
+    energies, vectors = torch.linalg.eigh(_small_gram(matrix, moment))  # ascending
+    vectors = vectors[:, -rank:].flip(1)
+    # The root of a singular value is the fourth root of an energy.
+    half = energies[-rank:].flip(0).clamp(min=torch.finfo(torch.float64).tiny).pow(0.25)
+    if rows <= columns:
+        # U Uᵀ (W S) is the best approximation of W S, so that of W needs no inverse of S.
+        u, vt = vectors * half, vectors.T @ matrix / half[:, None]
+    else:
+        root = None if moment is None else whitening_root(moment)
+        u = (matrix if root is None else matrix @ root) @ vectors / half
+        vt = half[:, None] * vectors.T
+        if root is not None:
+            vt = torch.linalg.solve_triangular(root, vt, upper=False, left=False)
     return u.to(weight.dtype), vt.to(weight.dtype)
+
+
+def _small_gram(matrix: Tensor, moment: Tensor | None) -> Tensor:
+    """The smaller of W S Sᵀ Wᵀ and Sᵀ Wᵀ W S: its eigenvalues are the squared singular values."""
+    rows, columns = matrix.shape
+    if rows <= columns:
+        if moment is None:
+            return matrix @ matrix.T
+        damped = damp(moment)
+        return (matrix * damped if damped.ndim == 1 else matrix @ damped) @ matrix.T
+    weighted = matrix if moment is None else matrix @ whitening_root(moment)
+    return weighted.T @ weighted
 
 
 def rank_for_energy(sigma: Tensor, energy: float) -> int:
@@ -92,6 +168,19 @@ def rank_for_energy(sigma: Tensor, energy: float) -> int:
     return int((kept < energy).sum().item()) + 1
 
 
+def paying_rank(wanted: float, rows: int, columns: int, *, multiple: int) -> tuple[int, str]:
+    """A rank rounded down to a multiple, but not to zero.
+
+    Returns:
+        The rank, and why it would not shrink a matrix; an empty reason when it would.
+    """
+    rank = max(int(wanted) // multiple, 1) * multiple
+    if rank * (rows + columns) < rows * columns:
+        return rank, ""
+    limit = rows * columns / (rows + columns)
+    return rank, f"rank {rank} would not shrink {rows}x{columns}; it pays below {limit:.0f}"
+
+
 class LowRank(Compressor):
     """Factorise layers; each step after it may target the two factors.
 
@@ -99,7 +188,8 @@ class LowRank(Compressor):
         rank_ratio: kept / full rank, in (0, 1].
         energy: instead of `rank_ratio`: the share of spectral energy that each layer keeps, in
             (0, 1]; layers then get ranks of their own.
-        whiten: weigh the error by calibration inputs.
+        weighting: how calibration data weighs the error: `none`, `whiten`, `asvd`, `fisher`.
+        alpha: exponent of `asvd`.
         rank_multiple: ranks are rounded to a multiple of it (down, but never to zero), which
             keeps matrix kernels and quantisation groups aligned.
         **selectors: `modality`, `role`, `granularity`.
@@ -107,6 +197,9 @@ class LowRank(Compressor):
 
     stage = "structure"
     granularities = ("linear", "embedding", "conv")
+    ladder: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "rank_ratio": (0.06, 0.12, 0.18, 0.25, 0.34, 0.45, 0.6)
+    }
     no_speedup = None
 
     def __init__(
@@ -114,7 +207,8 @@ class LowRank(Compressor):
         *,
         rank_ratio: float | None = None,
         energy: float | None = None,
-        whiten: bool = True,
+        weighting: Weighting = "whiten",
+        alpha: float = 0.5,
         rank_multiple: int = 8,
         **selectors: Any,
     ) -> None:
@@ -124,13 +218,23 @@ class LowRank(Compressor):
         for name, value in {"rank_ratio": rank_ratio, "energy": energy}.items():
             if value is not None and not 0 < value <= 1:
                 raise ValueError(f"{name}={value} must lie in (0, 1]: it is the share that is kept")
+        if weighting not in NEEDS:
+            raise ValueError(f"weighting={weighting!r} must be one of {', '.join(NEEDS)}")
+        if alpha <= 0:
+            raise ValueError(f"alpha={alpha} must be positive; weighting=none weighs nothing")
         if rank_multiple < 1:
             raise ValueError(f"rank_multiple={rank_multiple} must be at least 1")
         self.rank_ratio = rank_ratio
         self.energy = energy
+        self.weighting: Weighting = weighting
+        self.alpha = alpha
         self.rank_multiple = rank_multiple
-        self.whiten = whiten
-        self.needs = frozenset({INPUTS} if whiten else {})
+        self.needs = NEEDS[weighting]
+
+    def varied(self, **changes: Any) -> Self:
+        if "rank_ratio" in changes:
+            changes["energy"] = None
+        return super().varied(**changes)
 
     def plan(
         self,
@@ -142,21 +246,18 @@ class LowRank(Compressor):
 
     def _decide(self, target: Target, weight: Tensor, statistic: Statistic | None) -> Decision:
         matrix = as_matrix(weight)
-        rows, columns = matrix.shape
+        weighting: Weighting = "none" if target.granularity == "embedding" else self.weighting
+        wanted = self._wanted_rank(matrix, input_moment(statistic, weighting, alpha=self.alpha))
+        rank, reason = paying_rank(wanted, *matrix.shape, multiple=self.rank_multiple)
+        if reason:
+            return {LEFT_DENSE: reason}
+        return {"rank": rank, "weighting": weighting, "alpha": self.alpha}
+
+    def _wanted_rank(self, matrix: Tensor, moment: Tensor | None) -> int:
         if self.energy is not None:
-            sigma = singular_values(matrix, _moment(target.granularity, statistic))
-            wanted = rank_for_energy(sigma, self.energy)
-        else:
-            assert self.rank_ratio is not None
-            wanted = round(self.rank_ratio * min(rows, columns))
-        rank = max(wanted // self.rank_multiple, 1) * self.rank_multiple
-        if rank * (rows + columns) >= rows * columns:
-            limit = rows * columns / (rows + columns)
-            return {
-                LEFT_DENSE: f"rank {rank} would not shrink {rows}x{columns}; it pays below "
-                f"{limit:.0f}"
-            }
-        return {"rank": rank}
+            return rank_for_energy(singular_values(matrix, moment), self.energy)
+        assert self.rank_ratio is not None
+        return round(self.rank_ratio * min(matrix.shape))
 
     @classmethod
     def apply(
@@ -169,13 +270,12 @@ class LowRank(Compressor):
         factored = factorise(module, decision["rank"])
         weight = getattr(module, parameter).detach()
         if not weight.is_meta:
-            granularity = "embedding" if isinstance(module, nn.Embedding) else "linear"
-            moment = _moment(granularity, statistic)
+            moment = input_moment(
+                statistic, decision.get("weighting", "none"), alpha=decision.get("alpha", 0.5)
+            )
             factored.set_factors(*truncated_svd(as_matrix(weight), decision["rank"], moment))
         return factored
 
-
-def _moment(granularity: str, statistic: Statistic | None) -> Tensor | None:
-    if statistic is None or statistic.inputs is None or granularity == "embedding":
-        return None
-    return statistic.inputs.second_moment
+    @classmethod
+    def skeleton_of(cls, decision: Decision) -> Decision:
+        return {"rank": decision["rank"]}
