@@ -1,0 +1,59 @@
+"""The inverse Hessian of a layer's output error, as GPTQ and SparseGPT use it.
+
+The squared output error of a row, (w − ŵ) X Xᵀ (w − ŵ)ᵀ, has the Hessian H = X Xᵀ up to a factor
+of 2. "Optimal Brain Compression", Frantar & Alistarh 2022, arXiv:2208.11580, needs H⁻¹ with one row
+and column after another removed; "GPTQ", Frantar et al. 2022, arXiv:2210.17323, section 3.3,
+reads all of these from one Cholesky factor of H⁻¹.
+"""
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+DAMPING = 0.01
+"""Share of the mean of the diagonal that is added to the diagonal (arXiv:2210.17323, section 3.3;
+arXiv:2301.00774, section 4)."""
+
+_last: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+
+def inverse_cholesky(moment: Tensor, *, damping: float = DAMPING) -> Tensor:
+    """Upper triangular U with Uᵀ U = (H + λ1)⁻¹.
+
+    Inputs that calibration never saw need no care of their own: their rows of H are zero, so
+    λ alone stands for them, and they are tied to no other column.
+
+    Args:
+        moment: H (in, in), symmetric, positive semi-definite up to the rounding of its sum.
+        damping: λ as a share of the mean of the diagonal of H; it is raised tenfold for as long as
+            rounding leaves a negative eigenvalue.
+    Returns:
+        (in, in) float32, computed in float64.
+
+    Example:
+        >>> inverse_cholesky(torch.diag(torch.tensor([4.0, 0.25])), damping=0.0).diagonal().tolist()
+        [0.5, 2.0]
+    """
+    matrix = moment.double()
+    mean = float(matrix.diagonal().mean()) or 1.0
+    failed = True
+    while failed:
+        damped = matrix.clone()
+        damped.diagonal().add_(damping * mean if matrix.any() else mean)
+        # With the order of the columns reversed, the lower factor of H is the upper one: H = R Rᵀ.
+        lower, info = torch.linalg.cholesky_ex(damped.flip(0, 1))
+        failed, damping = bool(info), max(damping, DAMPING) * 10
+    identity = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+    return torch.linalg.solve_triangular(lower.flip(0, 1), identity, upper=True).float()
+
+
+def shared_inverse_cholesky(moment: Tensor) -> Tensor:
+    """`inverse_cholesky`, computed once for layers that come one after another with one moment.
+
+    q, k and v read the same input and hold the same statistic. Only the last factor is kept, and
+    only for as long as its moment is.
+    """
+    if moment not in _last:
+        _last.clear()
+        _last[moment] = inverse_cholesky(moment)
+    return _last[moment]
