@@ -1,6 +1,8 @@
 """Accuracy against stored size, as a picture."""
 
+import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from mmcompress.report.table import MAIN_METRIC, MEGABYTE
 
 # Okabe and Ito's palette, which the colour-blind can tell apart.
 BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#8A8A8A"
+PALETTE = (BLUE, VERMILION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 LOG_FROM = 4.0
 """Largest over smallest size from which the size axis is logarithmic."""
 
@@ -65,6 +68,104 @@ def accuracy_vs_size(
     axes.grid(visible=True, color="#E6E6E6", linewidth=0.6)
     axes.set_axisbelow(True)
     _draw(axes, summaries, metric)
+    write_atomically(path, lambda file: figure.savefig(file, format="png"))
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One point of `families_plot`.
+
+    Attributes:
+        bytes: stored size.
+        value: of the metric, in [0, 1].
+        std: over seeds, None for one.
+        label: written beside it; empty for none.
+    """
+
+    bytes: float
+    value: float
+    std: float | None = None
+    label: str = ""
+
+
+def families_plot(
+    families: Mapping[str, Sequence[Mark]],
+    peers: Mapping[str, Sequence[Mark]],
+    dense: Mark,
+    path: Path,
+    *,
+    metric: str = MAIN_METRIC,
+    lowest: float = 0.0,
+) -> None:
+    """Draw accuracy against bytes, one line per family, other libraries as points; write a PNG.
+
+    A family's line joins those of its points that none of its own beats in size and accuracy.
+
+    Args:
+        families: name → our points.
+        peers: library → its points.
+        dense: the uncompressed model.
+        path: the PNG.
+        metric: what the values are.
+        lowest: values below are not drawn; how many is said in the legend.
+    """
+    figure = Figure(figsize=(7.2, 5.0), dpi=200, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_xlabel("stored size (MB of 10⁶ bytes)")
+    axes.set_ylabel(f"{metric.rpartition('/')[2].replace('_', ' ')} (%)")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(visible=True, color="#E6E6E6", linewidth=0.6)
+    axes.set_axisbelow(True)
+    everything = [m for marks in [*families.values(), *peers.values(), [dense]] for m in marks]
+    shown = [m for m in everything if m.value >= lowest]
+    _scale(axes, [(m.bytes / MEGABYTE, 100 * m.value) for m in shown])
+    axes.axhline(100 * dense.value, color="#555555", linewidth=0.9, linestyle=(0, (5, 3)), zorder=1)
+    styles = itertools.cycle(zip(PALETTE, "osD^vP", strict=True))
+    for (name, marks), (colour, marker) in zip(families.items(), styles, strict=False):
+        kept = [m for m in marks if m.value >= lowest]
+        points = [(m.bytes / MEGABYTE, 100 * m.value) for m in kept]
+        best = [points[i] for i in front(points)]
+        below = len(marks) - len(kept)
+        label = f"{name} ({below} below {100 * lowest:.0f} %)" if below else name
+        axes.plot([], [], color=colour, marker=marker, linewidth=1.2, label=label)
+        if best:
+            axes.plot(*zip(*best, strict=True), color=colour, linewidth=1.2, alpha=0.7, zorder=2)
+        for mark, point in zip(kept, points, strict=True):
+            error = None if mark.std is None else 100 * mark.std
+            axes.errorbar(
+                *point,
+                yerr=error,
+                color=colour,
+                marker=marker,
+                markersize=6,
+                capsize=2.5,
+                markeredgecolor="white",
+                linewidth=1,
+                zorder=4,
+            )
+    for (name, marks), marker in zip(peers.items(), itertools.cycle("x+12"), strict=False):
+        kept = [m for m in marks if m.value >= lowest]
+        below = len(marks) - len(kept)
+        label = f"{name} ({below} below {100 * lowest:.0f} %)" if below else name
+        axes.plot(
+            [m.bytes / MEGABYTE for m in kept],
+            [100 * m.value for m in kept],
+            color=GREY,
+            marker=marker,
+            linestyle="none",
+            label=label,
+            zorder=3,
+        )
+    axes.plot(dense.bytes / MEGABYTE, 100 * dense.value, "D", color="#222222", label="dense")
+    labelled = [m for m in shown if m.label]
+    place_labels(
+        axes,
+        [(m.bytes / MEGABYTE, 100 * m.value) for m in labelled],
+        [m.label for m in labelled],
+        color=GREY,
+    )
+    axes.legend(fontsize=8, frameon=False, loc="lower right")
     write_atomically(path, lambda file: figure.savefig(file, format="png"))
 
 

@@ -6,7 +6,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mmcompress.report.labels import place_labels
-from mmcompress.report.plot import accuracy_vs_size, front
+from mmcompress.report.plot import PALETTE, Mark, accuracy_vs_size, families_plot, front
 
 
 def test_front_keeps_what_nothing_beats():
@@ -56,3 +56,28 @@ def test_labels_of_twelve_points_do_not_overlap():
         assert axes.bbox.contains(box.x1, box.y1)
         assert not any(box.overlaps(other) for other in boxes[:i])
         assert not any(box.contains(*axes.transData.transform(point)) for point in points)
+
+
+def colour_count(pixels: np.ndarray, colour: str) -> int:
+    wanted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    return int((np.abs(pixels[..., :3] - wanted).max(axis=-1) < 0.01).sum())
+
+
+def test_every_family_is_drawn_and_hidden_points_are_counted(tmp_path, monkeypatch):
+    legends = []
+    monkeypatch.setattr(
+        "matplotlib.axes.Axes.legend",
+        lambda axes, **_: legends.append([line.get_label() for line in axes.lines]),
+    )
+    families = {
+        "quantisation": [Mark(5e6, 0.93, 0.01), Mark(2e6, 0.92), Mark(1e6, 0.2)],
+        "low rank": [Mark(9e6, 0.9), Mark(4e6, 0.8)],
+    }
+    peers = {"other": [Mark(6e6, 0.91, label="int8")]}
+    families_plot(families, peers, Mark(2e7, 0.94, label="dense"), tmp_path / "p.png", lowest=0.5)
+    pixels = mpl.image.imread(tmp_path / "p.png")
+    assert colour_count(pixels, PALETTE[0]) > 100
+    assert colour_count(pixels, PALETTE[1]) > 100
+    assert colour_count(pixels, PALETTE[2]) == 0
+    (labels,) = legends
+    assert {"quantisation (1 below 50 %)", "low rank", "other", "dense"} <= set(labels)

@@ -1,0 +1,139 @@
+"""Every family at several strengths on the embedded benchmark: the README's table and picture.
+
+    python scripts/benchmark_methods.py --out docs [--peers docs/peers.json]
+
+Each row is one command `python train.py …`, with three seeds where training is involved. A run
+whose exact configuration has finished is not repeated, so an interrupted benchmark goes on where
+it stopped.
+"""
+
+import argparse
+import json
+import logging
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from mmcompress.files import write_atomically
+from mmcompress.locations import shipped
+from mmcompress.report.plot import Mark, families_plot
+from mmcompress.report.record import FILE, finished, read_records
+from mmcompress.report.settings import config_hash
+from mmcompress.report.summary import summarise
+from mmcompress.report.table import MAIN_METRIC, results_table
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        family: whose line in the picture it belongs to.
+        name: what the table calls it.
+        overrides: of `train.py`.
+        trained: fine-tuned, hence three seeds.
+    """
+
+    family: str
+    name: str
+    overrides: tuple[str, ...]
+    trained: bool = False
+
+
+def post(family: str, name: str, *overrides: str) -> Row:
+    """A row without fine-tuning."""
+    return Row(family, name, ("trainer=post_training", *overrides))
+
+
+def tuned(family: str, name: str, *overrides: str) -> Row:
+    """A row with fine-tuning."""
+    return Row(family, name, overrides, trained=True)
+
+
+ROWS = (tuned("dense", "none", "compression=none"),)
+SEEDS = (0, 1, 2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=Path, default=Path("runs/methods"))
+    parser.add_argument("--out", type=Path, help="folder for methods.md and methods.png")
+    parser.add_argument("--peers", type=Path, help="result of benchmark_peers.py, for the picture")
+    parser.add_argument("--only", nargs="+", help="names of rows; all by default")
+    args = parser.parse_args()
+    logging.basicConfig(format="%(message)s")
+    rows = [row for row in ROWS if not args.only or row.name in args.only]
+    jobs = [(row, seed) for row in rows for seed in (SEEDS if row.trained else SEEDS[:1])]
+    for number, (row, seed) in enumerate(jobs, start=1):
+        print(f"[{number}/{len(jobs)}] {row.name}, seed {seed}", file=sys.stderr, flush=True)
+        run(row, seed, args.runs)
+    records = [r for r in finished(read_records(args.runs)) if r["config"]["name"] in names(rows)]
+    table = results_table(records)
+    print(table, end="")
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+        write_atomically(args.out / "methods.md", lambda file: file.write(table.encode()))
+        draw(rows, records, args.peers, args.out / "methods.png")
+
+
+def names(rows: list[Row]) -> set[str]:
+    """What the runs of these rows are called."""
+    return {row.name for row in rows}
+
+
+def run(row: Row, seed: int, runs: Path) -> None:
+    """One command, unless it has finished before with the same settings."""
+    folder = runs / row.name.replace(" ", "_") / str(seed)
+    overrides = [*row.overrides, f"name='{row.name}'", f"seed={seed}", f"run_dir={folder}"]
+    if is_done(folder, overrides):
+        return
+    command = [sys.executable, str(shipped("train.py")), *overrides, "logger=none"]
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
+    if done.returncode:
+        sys.exit(f"error: {row.name} with seed {seed} failed: run {' '.join(command)}")
+
+
+def is_done(folder: Path, overrides: list[str]) -> bool:
+    """Whether the run record in `folder` is finished and of this very configuration."""
+    if not (folder / FILE).is_file():
+        return False
+    record = json.loads((folder / FILE).read_bytes())
+    with initialize_config_dir(str(shipped("conf").resolve()), version_base="1.3"):
+        cfg = compose("train", overrides=overrides, return_hydra_config=False)
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    return record["status"] == "finished" and record["config_hash"] == config_hash(plain)
+
+
+def draw(rows: list[Row], records: list[dict[str, Any]], peers: Path | None, path: Path) -> None:
+    """One line per family, the peers of `benchmark_peers.py` as points."""
+    families = {row.name: row.family for row in rows}
+    marks: dict[str, list[Mark]] = {}
+    summaries = summarise(records)
+    for summary in summaries:
+        value = summary.compressed[MAIN_METRIC]
+        mark = Mark(summary.size["artifact_bytes"].mean, value.mean, value.std)
+        family = families[summary.name.partition(" (")[0]]
+        if family != "dense":
+            marks.setdefault(family, []).append(mark)
+    dense = summaries[0]
+    first = Mark(dense.size["dense_bytes"].mean, dense.dense[MAIN_METRIC].mean, label="dense")
+    families_plot(marks, peer_marks(peers), first, path, lowest=first.value - 0.3)
+
+
+def peer_marks(path: Path | None) -> dict[str, list[Mark]]:
+    """Points by library, from the JSON of `benchmark_peers.py`."""
+    marks: dict[str, list[Mark]] = {}
+    for row in json.loads(path.read_bytes())["results"] if path else []:
+        if row.get("metrics"):
+            mark = Mark(row["bytes"], row["metrics"][MAIN_METRIC])
+            marks.setdefault(row["peer"], []).append(mark)
+    return marks
+
+
+if __name__ == "__main__":
+    main()
