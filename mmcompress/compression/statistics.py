@@ -1,4 +1,4 @@
-"""What calibration data says about each weight: the inputs it sees, the gradients it gets."""
+"""What calibration data says about a weight: inputs it sees, gradients it gets, what it moves."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,6 +15,13 @@ from mmcompress.objectives.contrastive import contrastive_loss
 
 INPUTS = "inputs"
 GRADIENTS = "gradients"
+LOSS_CHANGE = "loss_change"
+
+PERTURBED_PAIRS = 64
+"""Calibration pairs that `loss_change` is measured on: each weight has the tower run twice."""
+
+PERTURBATION = 1e-3
+"""ε of `loss_change`."""
 
 Batch = dict[str, Tensor]
 
@@ -53,10 +60,16 @@ class GradientStatistic:
 
 @dataclass
 class Statistic:
-    """All that was asked for about one weight; what was not asked for is None."""
+    """All that was asked for about one weight; what was not asked for is None.
+
+    Attributes:
+        inputs, gradients: see there.
+        loss_change: |L(W + ε z) − L(W − ε z)| / 2ε of the symmetric contrastive loss, for normal z.
+    """
 
     inputs: InputStatistic | None = None
     gradients: GradientStatistic | None = None
+    loss_change: float | None = None
 
 
 def collect(
@@ -71,7 +84,7 @@ def collect(
         batches: dicts modality → preprocessed inputs.
         targets: weights. Bare parameters (`matrix`) have no module whose input could be seen;
             they get no `inputs`.
-        needs: `inputs`, `gradients`.
+        needs: `inputs`, `gradients`, `loss_change`.
     Returns:
         By target name; a target for which there is nothing is left out.
     Raises:
@@ -86,8 +99,11 @@ def collect(
     if GRADIENTS in needs:
         for name, gradient in collect_gradients(backbone, batches, targets).items():
             found[name].gradients = gradient
+    if LOSS_CHANGE in needs:
+        for name, change in collect_loss_changes(backbone, batches, targets).items():
+            found[name].loss_change = change
     backbone.train(training)
-    return {n: s for n, s in found.items() if s.inputs is not None or s.gradients is not None}
+    return {name: statistic for name, statistic in found.items() if statistic != Statistic()}
 
 
 def collect_inputs(
@@ -127,11 +143,7 @@ def collect_gradients(
     backbone: Backbone, batches: Sequence[Batch], targets: Sequence[Target]
 ) -> dict[str, GradientStatistic]:
     """Gradients of the contrastive loss at all targets (at the original of a parametrised one)."""
-    if len(backbone.modalities) != 2:
-        raise ValueError(
-            f"gradients of a contrastive loss need two modalities and {type(backbone).__name__} "
-            f"has {', '.join(backbone.modalities)}: choose a method that needs inputs only"
-        )
+    _check_pair(backbone)
     weights = {t.name: _trainable(backbone, t) for t in targets}
     sums = {
         n: GradientStatistic(torch.zeros_like(w), torch.zeros_like(w)) for n, w in weights.items()
@@ -147,6 +159,65 @@ def collect_gradients(
                     sums[name].mean += gradient / len(batches)
                     sums[name].squared += gradient.square() / len(batches)
     return sums
+
+
+@torch.no_grad()
+def collect_loss_changes(
+    backbone: Backbone, batches: Sequence[Batch], targets: Sequence[Target], *, seed: int = 0
+) -> dict[str, float]:
+    """How much the contrastive loss moves when one weight is perturbed.
+
+    The zeroth-order importance of "ECoFLaP", Sung et al. 2024, arXiv:2310.02998, section 3.2: no
+    gradient is stored. Only the tower that the weight lies in is run again.
+
+    Args:
+        batches: of these the first `PERTURBED_PAIRS` pairs count.
+        seed: of the perturbations.
+    Returns:
+        By target name, the mean over batches of |L(W + ε z) − L(W − ε z)| / 2ε.
+    """
+    _check_pair(backbone)
+    batches = _first_pairs(batches, PERTURBED_PAIRS)
+    scale = backbone.logit_scale
+    dense = {m: [backbone.encode(m, b[m]) for b in batches] for m in backbone.modalities}
+    generator = torch.Generator().manual_seed(seed)
+    changes: dict[str, float] = {}
+    for target in track(targets, description="perturb weights", transient=True):
+        weight = _trainable(backbone, target)
+        before = weight.clone()
+        noise = torch.randn(weight.shape, generator=generator).to(weight)
+        losses = []
+        for sign in (1, -1):
+            weight.copy_(before + sign * PERTURBATION * noise)
+            towers = [
+                [backbone.encode(m, b[m]) for b in batches]
+                if target.modality in (m, "shared")
+                else dense[m]
+                for m in backbone.modalities
+            ]
+            losses.append([contrastive_loss(a, b, scale) for a, b in zip(*towers, strict=True)])
+        weight.copy_(before)
+        moved = [(up - down).abs() for up, down in zip(*losses, strict=True)]
+        changes[target.name] = float(torch.stack(moved).mean()) / (2 * PERTURBATION)
+    return changes
+
+
+def _first_pairs(batches: Sequence[Batch], pairs: int) -> list[Batch]:
+    found: list[Batch] = []
+    for batch in batches:
+        if pairs <= 0:
+            break
+        found.append({modality: inputs[:pairs] for modality, inputs in batch.items()})
+        pairs -= len(next(iter(found[-1].values())))
+    return found
+
+
+def _check_pair(backbone: Backbone) -> None:
+    if len(backbone.modalities) != 2:
+        raise ValueError(
+            f"the contrastive loss needs two modalities and {type(backbone).__name__} has "
+            f"{', '.join(backbone.modalities)}: choose a method that needs inputs only"
+        )
 
 
 def _trainable(backbone: Backbone, target: Target) -> nn.Parameter:

@@ -4,52 +4,12 @@ from torch import nn
 
 from mmcompress.backbones.base import Target
 from mmcompress.compression.base import Applied
-from mmcompress.compression.pruning.magnitude import (
-    Magnitude,
-    Mask,
-    cubic_sparsity,
-    global_counts,
-    smallest_mask,
-)
+from mmcompress.compression.pruning.magnitude import Magnitude
+from mmcompress.compression.pruning.masks import Mask, lowest_mask
 
 
 def target(name: str = "layer") -> Target:
     return Target(name, "weight", "image", "mlp.up", "linear")
-
-
-def test_mask_by_hand() -> None:
-    weight = torch.tensor([[0.5, -0.1, 3.0, 0.2], [-4.0, 0.3, -0.4, 0.0]])
-    expected = torch.tensor([[True, False, True, False], [True, False, True, False]])
-    assert torch.equal(smallest_mask(weight, 4), expected)
-
-
-@pytest.mark.parametrize("pruned", [0, 1, 17, 63, 64])
-def test_mask_drops_exactly_the_smallest(pruned: int) -> None:
-    weight = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
-    mask = smallest_mask(weight, pruned)
-    assert int((~mask).sum()) == pruned
-    if 0 < pruned < 64:
-        assert weight[~mask].abs().max() <= weight[mask].abs().min()
-
-
-def test_cubic_schedule_follows_the_paper() -> None:
-    """Zhu and Gupta, eq. 1 with s_i = 0: s_f (1 − (1 − t/T)³)."""
-    for progress in (0.0, 0.1, 0.35, 0.6):
-        expected = 1 - (1 - max(progress - 0.1, 0) / 0.5) ** 3
-        assert cubic_sparsity(progress, begin=0.1, end=0.6) == pytest.approx(expected)
-    assert cubic_sparsity(1.0, begin=0.1, end=0.6) == 1.0
-
-
-def test_global_threshold_takes_more_from_small_layers() -> None:
-    weights = {"small": torch.full((4, 4), 0.1), "large": torch.full((4, 4), 1.0)}
-    weights["small"] += torch.arange(16).view(4, 4) * 1e-3
-    assert global_counts(weights, 0.5) == {"small": 16, "large": 0}
-
-
-def test_global_counts_add_up() -> None:
-    generator = torch.Generator().manual_seed(0)
-    weights = {str(i): torch.randn(7, 9, generator=generator) for i in range(4)}
-    assert sum(global_counts(weights, 0.3).values()) == round(0.3 * 4 * 63)
 
 
 def prune_by_schedule(layer: nn.Linear, magnitude: Magnitude) -> Mask:
@@ -83,7 +43,7 @@ def test_one_shot_is_complete_at_once() -> None:
     dense = layer.weight.detach().clone()
     prune_by_schedule(layer, Magnitude(sparsity=0.5))
     assert int((layer.weight == 0).sum()) == 128
-    assert torch.equal(layer.weight, dense * smallest_mask(dense, 128))
+    assert torch.equal(layer.weight, dense * lowest_mask(dense.abs(), 128))
 
 
 def test_masked_weights_get_no_gradient() -> None:
@@ -95,12 +55,37 @@ def test_masked_weights_get_no_gradient() -> None:
     assert torch.equal(gradient != 0, mask.mask)
 
 
+def test_n_of_m_gradually():
+    """2:4 while training: whole groups step from four kept to two."""
+    layer = nn.Linear(16, 8)
+    magnitude = Magnitude(sparsity=0.5, pattern="2:4", schedule="cubic", end=1.0, updates=2)
+    mask = prune_by_schedule(layer, magnitude)
+    dense = layer.weight.detach().abs().view(8, 4, 4)
+    kept = []
+    for progress in (0.0, 0.5, 1.0):
+        magnitude.on_step(progress)
+        kept.append(mask.mask.view(8, 4, 4).sum(dim=-1).unique().tolist())
+    assert kept == [[4], [2], [2]]  # 1 − (1 − 1/2)³ = 7/8 of two is two
+    expected = dense >= dense.sort(dim=-1).values[..., 2:3]
+    assert torch.equal(mask.mask.view(8, 4, 4), expected)
+
+
+def test_a_pattern_that_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match=r"pattern=2:4 does not fit the 6 columns of layer.weight"):
+        Magnitude(sparsity=0.5, pattern="2:4").check(target(), torch.zeros(4, 6))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"sparsity": 1.0}, "sparsity=1.0"),
         ({"sparsity": 0.0}, "sparsity=0.0"),
-        ({"sparsity": 0.5, "scope": "layer"}, "local or global"),
+        ({"sparsity": 0.5, "allocation": "layer"}, "uniform, global, modality, ecoflap"),
+        ({"sparsity": 0.5, "max_sparsity": 0.4}, "max_sparsity=0.4 must lie between sparsity=0.5"),
+        ({"sparsity": 0.5, "pattern": 124}, "pattern=124 must be two whole numbers.* in quotes"),
+        ({"sparsity": 0.5, "pattern": "4:2"}, "0 < N < M"),
+        ({"sparsity": 0.5, "pattern": "1:4"}, "pattern=1:4 fixes .* set sparsity=0.75"),
+        ({"sparsity": 0.5, "pattern": "2:4", "allocation": "global"}, "allocation=uniform"),
         ({"sparsity": 0.5, "schedule": "linear"}, "one_shot or cubic"),
         ({"sparsity": 0.5, "begin": 0.6, "end": 0.5}, "begin"),
         ({"sparsity": 0.5, "updates": 0}, "updates=0"),

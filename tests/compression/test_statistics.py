@@ -8,7 +8,13 @@ from torch import Tensor, nn
 
 from mmcompress.backbones.base import Target
 from mmcompress.backbones.hf_clip import HFClip
-from mmcompress.compression.statistics import collect_gradients, collect_inputs, input_statistic
+from mmcompress.compression.statistics import (
+    PERTURBATION,
+    collect_gradients,
+    collect_inputs,
+    collect_loss_changes,
+    input_statistic,
+)
 from mmcompress.data.base import PairData
 from mmcompress.objectives.contrastive import contrastive_loss
 
@@ -243,3 +249,44 @@ def test_gradients_equal_backward(tiny_backbone: HFClip, tiny_data: PairData):
     torch.testing.assert_close(found.mean, stacked.mean(dim=0))
     torch.testing.assert_close(found.squared, stacked.square().mean(dim=0))
     assert not any(p.requires_grad for p in tiny_backbone.parameters())
+
+
+def test_loss_changes_equal_a_slow_loop(tiny_backbone: HFClip, tiny_data: PairData):
+    names = [f"{tower}_model.{FC1}.weight" for tower in ("text", "vision")]
+    batches = list(tiny_data.calibration_dataloader())
+    generator = torch.Generator().manual_seed(7)
+    expected = []
+    for name in names:
+        weight = tiny_backbone.model.get_parameter(name)
+        noise, dense = torch.randn(weight.shape, generator=generator), weight.detach().clone()
+        changes = []
+        for batch in batches:
+            losses = []
+            for sign in (1, -1):
+                weight.data = dense + sign * PERTURBATION * noise
+                pair = [tiny_backbone.encode(m, batch[m]) for m in ("image", "text")]
+                losses.append(contrastive_loss(*pair, tiny_backbone.logit_scale).item())
+            changes.append(abs(losses[0] - losses[1]) / (2 * PERTURBATION))
+        weight.data = dense
+        expected.append(sum(changes) / len(changes))
+    before = {k: v.clone() for k, v in tiny_backbone.state_dict().items()}
+    targets = [target(tiny_backbone, name) for name in names]
+    found = collect_loss_changes(tiny_backbone, batches, targets, seed=7)
+    # a difference of float32 losses over 2ε
+    assert list(found.values()) == pytest.approx(expected, abs=1e-3)
+    assert min(expected) > 0.01
+    for key, tensor in tiny_backbone.state_dict().items():
+        assert torch.equal(tensor, before[key])
+
+
+def test_loss_changes_follow_the_gradient(tiny_backbone: HFClip, tiny_data: PairData):
+    """To first order the change is |g · z|, whose mean square over z is the gradient's energy."""
+    found_target = target(tiny_backbone, f"text_model.{FC1}.weight")
+    batches = list(tiny_data.calibration_dataloader())[:1]
+    (gradient,) = collect_gradients(tiny_backbone, batches, [found_target]).values()
+    draws = [
+        collect_loss_changes(tiny_backbone, batches, [found_target], seed=seed)[found_target.name]
+        for seed in range(40)
+    ]
+    rms = (sum(d**2 for d in draws) / len(draws)) ** 0.5
+    assert rms == pytest.approx(gradient.mean.norm().item(), rel=0.4)  # 40 draws: ± 11 %

@@ -1,0 +1,122 @@
+"""SparseGPT: prune column by column, and let the weights that are left make up for it.
+
+"SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot", Frantar & Alistarh 2023,
+arXiv:2301.00774, algorithm 1. Where we differ: how many weights a block of columns loses is rounded
+so that the layer's sparsity comes out exactly; embeddings and bare parameters, which have no input
+statistic to correct by, are pruned by magnitude.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmcompress.backbones.base import Target
+from mmcompress.compression.base import Decision, as_matrix
+from mmcompress.compression.hessian import shared_inverse_cholesky
+from mmcompress.compression.pruning.allocation import Allocation
+from mmcompress.compression.pruning.masks import Mask, lowest_mask
+from mmcompress.compression.pruning.scored import ScoredPruning
+from mmcompress.compression.statistics import Statistic
+
+
+def sparsegpt(
+    weight: Tensor,
+    factor: Tensor,
+    pruned: int,
+    *,
+    group_size: int | None = None,
+    block_size: int = 128,
+) -> tuple[Tensor, Tensor]:
+    """Prune a matrix and correct what is left (arXiv:2301.00774, algorithm 1).
+
+    Args:
+        weight: (out, in).
+        factor: upper Cholesky factor of the inverse Hessian (in, in).
+        pruned: weights to drop in the matrix, or in each group.
+        group_size: neighbours in a row of which `pruned` are dropped (N:M); the matrix when None.
+        block_size: columns whose mask is chosen at once.
+    Returns:
+        The corrected weight (out, in), zero outside the mask; and the mask, bool, True = kept.
+    """
+    if group_size is not None:
+        block_size = max(block_size // group_size, 1) * group_size
+    weight, mask = weight.clone(), torch.ones_like(weight, dtype=torch.bool)
+    columns, dropped = weight.shape[1], 0
+    for start in range(0, columns, block_size):
+        end = min(start + block_size, columns)
+        block, corner = weight[:, start:end], factor[start:end, start:end]
+        if group_size is None:
+            due = round(pruned * end / columns) - dropped
+            dropped += due
+            mask[:, start:end] = lowest_mask((block / corner.diagonal()).square(), due)
+        errors = torch.zeros_like(block)  # out B
+        for j in range(end - start):
+            if group_size is not None and j % group_size == 0:
+                group = slice(j, j + group_size)
+                scores = (block[:, group] / corner.diagonal()[group]).square()
+                mask[:, start:end][:, group] = lowest_mask(scores, pruned, group_size=group_size)
+            lost = torch.where(mask[:, start + j], 0.0, block[:, j])
+            errors[:, j] = lost / corner[j, j]
+            block[:, j:] -= errors[:, j, None] * corner[j, j:]
+        weight[:, end:] -= errors @ factor[start:end, end:]
+    return weight * mask, mask
+
+
+class SparseGPT(ScoredPruning):
+    """Prune before training, with the weights that are left corrected.
+
+    Args:
+        sparsity, pattern, allocation, max_sparsity: as in `ScoredPruning`.
+        block_size: columns whose mask is chosen at once.
+        **selectors: `modality`, `role`, `granularity`.
+    """
+
+    reads_inputs = True
+
+    def __init__(
+        self,
+        *,
+        sparsity: float,
+        pattern: str | None = None,
+        allocation: Allocation = "uniform",
+        max_sparsity: float | None = None,
+        block_size: int = 128,
+        **selectors: Any,
+    ) -> None:
+        super().__init__(
+            sparsity=sparsity,
+            pattern=pattern,
+            allocation=allocation,
+            max_sparsity=max_sparsity,
+            **selectors,
+        )
+        if block_size < 1:
+            raise ValueError(f"block_size={block_size} must be at least 1")
+        self.block_size = block_size
+
+    def _decide(self, target: Target, count: int, matrix: Tensor) -> Decision:
+        return super()._decide(target, count, matrix) | {"block_size": self.block_size}
+
+    @classmethod
+    def apply(
+        cls,
+        module: nn.Module,
+        parameter: str,
+        decision: Decision,
+        statistic: Statistic | None = None,
+    ) -> nn.Module:
+        if not decision["scaled"] or statistic is None:
+            return super().apply(module, parameter, decision, statistic)
+        assert statistic.inputs is not None
+        weight = getattr(module, parameter).detach()
+        corrected, kept = sparsegpt(
+            as_matrix(weight),
+            shared_inverse_cholesky(statistic.inputs.second_moment),
+            decision["pruned"],
+            group_size=decision["group_size"],
+            block_size=decision["block_size"],
+        )
+        mask = Mask(weight, decision["pruned"], group_size=decision["group_size"])
+        mask.mask, mask.initial = kept.view_as(weight), corrected.view_as(weight)
+        return mask

@@ -1,0 +1,39 @@
+import pytest
+import torch
+
+from mmcompress.compression.pruning.masks import lowest_mask
+from mmcompress.compression.pruning.schedule import cubic_sparsity
+
+
+def test_mask_by_hand():
+    scores = torch.tensor([[0.5, 0.1, 3.0, 0.2], [4.0, 0.3, 0.4, 0.0]])
+    expected = torch.tensor([[True, False, True, False], [True, False, True, False]])
+    assert torch.equal(lowest_mask(scores, 4), expected)
+
+
+@pytest.mark.parametrize("pruned", [0, 1, 17, 63, 64])
+def test_mask_drops_exactly_the_smallest(pruned: int):
+    scores = torch.rand(8, 8, generator=torch.Generator().manual_seed(0))
+    mask = lowest_mask(scores, pruned)
+    assert int((~mask).sum()) == pruned
+    if 0 < pruned < 64:
+        assert scores[~mask].max() <= scores[mask].min()
+
+
+@pytest.mark.parametrize(("pruned", "group_size"), [(2, 4), (1, 4), (4, 8), (5, 16)])
+def test_groups_against_a_loop(pruned: int, group_size: int):
+    scores = torch.rand(6, 16, generator=torch.Generator().manual_seed(0))
+    mask = lowest_mask(scores, pruned, group_size=group_size)
+    for row in range(6):
+        for start in range(0, 16, group_size):
+            group = scores[row, start : start + group_size].tolist()
+            kept = [x in sorted(group)[pruned:] for x in group]
+            assert mask[row, start : start + group_size].tolist() == kept
+
+
+def test_cubic_schedule_follows_the_paper():
+    """Zhu and Gupta, eq. 1 with s_i = 0: s_f (1 − (1 − t/T)³)."""
+    for progress in (0.0, 0.1, 0.35, 0.6):
+        expected = 1 - (1 - max(progress - 0.1, 0) / 0.5) ** 3
+        assert cubic_sparsity(progress, begin=0.1, end=0.6) == pytest.approx(expected)
+    assert cubic_sparsity(1.0, begin=0.1, end=0.6) == 1.0
