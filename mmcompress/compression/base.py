@@ -218,6 +218,12 @@ class Compressor(ABC):
             the weight (`mask`, `values`).
         """
 
+    def join(self) -> None:
+        """Once every target of the step has its parametrisation: let them share tensors.
+
+        `applied` is filled. Called in `Recipe.apply` and in `Recipe.restore`.
+        """
+
     def settle(
         self, backbone: Backbone, dense: Backbone, batches: Sequence[dict[str, Tensor]]
     ) -> None:

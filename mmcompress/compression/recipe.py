@@ -162,6 +162,7 @@ class Recipe:
             self._cover(name, backbone, compressed)
             for target in compressed:
                 self._edit(backbone, step, target, decisions[target.name], statistics)
+            step.join()
             if step.stage == "structure":  # what later layers see has changed, and their shapes
                 statistics = {}
         for step in settling:
@@ -198,6 +199,7 @@ class Recipe:
             self._cover(name, backbone, [targets[key] for key in edits])
             for key, decision in edits.items():
                 self._edit(backbone, step, targets[key], decision, {})
+            step.join()
         self.plan = plan
 
     def on_step(self, progress: float) -> None:
@@ -274,12 +276,12 @@ class Recipe:
             raise ValueError(f"compression.steps.{name}: {error}") from error
 
     def _cover(self, name: str, backbone: Backbone, compressed: Iterable[Target]) -> None:
-        codebooks = [
+        codebooks = {  # several weights may share one
             parameter
             for step in self.steps.values()
             for applied in step.applied.values()
             for parameter in applied.parametrization.parameters()
-        ]
+        }
         total = sum(p.numel() for p in backbone.model.parameters())
         total -= sum(p.numel() for p in codebooks)
         weights = {t.name: _weight(backbone, t) for t in _weights_of(backbone, list(compressed))}

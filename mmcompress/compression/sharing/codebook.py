@@ -4,11 +4,11 @@ An entry is a run of `block_size` neighbours in a row: a single weight (scalar c
 Compression", Han et al. 2015, arXiv:1510.00149, section 3), a part of a row (product quantisation,
 Jégou et al. 2011; for networks "And the Bit Goes Down", Stock et al. 2019, arXiv:1907.05686), or
 a whole row. The assignment I is fixed by k-means; the entries stay trainable, and the gradient of
-an entry is the sum over all places that read it (Deep Compression, eq. 3).
+an entry is the sum over all places that read it (Deep Compression, eq. 3). Entries are float16.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -66,17 +66,17 @@ def vector_kmeans(vectors: Tensor, clusters: int, *, seed: int) -> tuple[Tensor,
     start = torch.randperm(len(vectors), generator=generator)[:clusters]
     centroids = vectors[start.to(vectors.device)].clone()
     for _ in range(ITERATIONS):
-        indices, distances = _nearest(vectors, centroids)
+        indices, distances = nearest(vectors, centroids)
         counts = torch.bincount(indices, minlength=clusters)
         sums = torch.zeros_like(centroids).index_add_(0, indices, vectors)
         centroids = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], centroids)
         empty = (counts == 0).nonzero()[:, 0]
         if len(empty):
             centroids[empty] = vectors[distances.topk(len(empty)).indices]
-    return centroids, _nearest(vectors, centroids)[0]
+    return centroids, nearest(vectors, centroids)[0]
 
 
-def _nearest(vectors: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
+def nearest(vectors: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
     """Index of the nearest centroid of each vector, and half the squared distance to it."""
     # ‖v − c‖² / 2 = ‖v‖² / 2 + (‖c‖² / 2 − v·c); only the bracket depends on c.
     offset = centroids.square().sum(dim=1) / 2  # k
@@ -86,6 +86,31 @@ def _nearest(vectors: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
     ]
     bracket = torch.cat([f.values for f in found])
     return torch.cat([f.indices for f in found]), vectors.square().sum(dim=1) / 2 + bracket
+
+
+def rounded_entries(codebook: Tensor) -> Tensor:
+    """Entries as they are stored, in float16; the gradient passes straight through.
+
+    Args:
+        codebook: (k, d) float32.
+    Returns:
+        (k, d) float32, exactly the values of float16.
+    """
+    # codebook − codebook is exactly zero.
+    return codebook.detach().half().float() + (codebook - codebook.detach())
+
+
+def check_codebook_arguments(clusters: int, block_size: int | None) -> None:
+    """Refuse what no codebook can have.
+
+    Args:
+        clusters: entries.
+        block_size: weights per entry, None for whole rows.
+    """
+    if not isinstance(clusters, int) or not 2 <= clusters <= 65536:
+        raise ValueError(f"clusters={clusters} must be a whole number from 2 to 65536")
+    if block_size is not None and (not isinstance(block_size, int) or block_size < 1):
+        raise ValueError(f"block_size={block_size} must be a positive whole number, or null")
 
 
 class Lookup(nn.Module):
@@ -115,7 +140,7 @@ class Lookup(nn.Module):
         self.register_buffer("indices", indices)
 
     def forward(self, weight: Tensor) -> Tensor:
-        shared = lookup(self.indices, self.codebook, weight.shape)
+        shared = lookup(self.indices, rounded_entries(self.codebook), weight.shape)
         if self.codebook.shape[1] > 1:
             return shared
         return shared * kept_mask(weight)
@@ -134,6 +159,7 @@ class Codebook(Compressor):
 
     stage = "values"
     granularities = ("linear", "embedding", "conv", "matrix")
+    ladder: ClassVar[dict[str, tuple[Any, ...]]] = {"clusters": (4, 16, 64, 256)}
     no_speedup = "shared weights are looked up into float32 before they multiply"
     trains_weight = False
 
@@ -146,10 +172,7 @@ class Codebook(Compressor):
         **selectors: Any,
     ) -> None:
         super().__init__(**selectors)
-        if not isinstance(clusters, int) or not 2 <= clusters <= 65536:
-            raise ValueError(f"clusters={clusters} must be a whole number from 2 to 65536")
-        if block_size is not None and (not isinstance(block_size, int) or block_size < 1):
-            raise ValueError(f"block_size={block_size} must be a positive whole number, or null")
+        check_codebook_arguments(clusters, block_size)
         self.clusters, self.block_size, self.seed = clusters, block_size, seed
         self.keeps_zeros = block_size == 1
 
@@ -176,7 +199,7 @@ class Codebook(Compressor):
             return {LEFT_DENSE: "all its weights are zero"}
         blocks = matrix.numel() // block_size
         bits = (self.clusters - 1).bit_length()
-        stored = self.clusters * block_size * 32 + blocks * bits
+        stored = self.clusters * block_size * 16 + blocks * bits
         if self.clusters >= blocks or stored >= matrix.numel() * 32:
             return {
                 LEFT_DENSE: f"{self.clusters} entries of {block_size} would not shrink its "
@@ -196,7 +219,7 @@ class Codebook(Compressor):
 
     def finalize(self, parametrization: nn.Module, weight: Tensor) -> Encoding:
         shared = cast(Lookup, parametrization)
-        tensors = {"indices": shared.indices, "codebook": shared.codebook.detach()}
+        tensors = {"indices": shared.indices, "codebook": shared.codebook.detach().half()}
         kept = kept_mask(weight)
         mask = None if not self.keeps_zeros or kept.all() else kept
         return Encoding(values={"codec": "codebook"}, tensors=tensors, mask=mask)

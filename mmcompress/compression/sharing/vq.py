@@ -1,0 +1,447 @@
+"""Output-aware vector quantisation: runs of weights share entries that keep the layer's output.
+
+"GPTVQ: The Blessing of Dimensionality for LLM Quantization", van Baalen et al. 2024,
+arXiv:2402.15319, section 3: k-means weighted by the second moment of the input gives a codebook;
+the columns are then assigned block by block, and what an assignment misses is made up for in later
+columns, as in GPTQ; at last the entries move to where the output error is least. Where we differ:
+the distance to an entry is the full quadratic form of the block's part of the inverse Hessian, not
+its diagonal; the entries' least squares problem is solved by conjugate gradients instead of
+gradient descent; scales are one per row, its root mean square; entries are float16, not int8;
+and one codebook may serve several weights. Afterwards entries are trained; the assignment is fixed.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from mmcompress.artifact.codecs.codebook import lookup
+from mmcompress.artifact.encoding import Encoding
+from mmcompress.backbones.base import Target
+from mmcompress.compression.base import LEFT_DENSE, Compressor, Decision, as_matrix
+from mmcompress.compression.hessian import DAMPING, shared_inverse_cholesky
+from mmcompress.compression.sharing.codebook import (
+    CHUNK,
+    ITERATIONS,
+    check_codebook_arguments,
+    nearest,
+    rounded_entries,
+)
+from mmcompress.compression.statistics import Statistic
+
+SAMPLE = 65536
+"""Vectors that k-means looks at, at least 64 per entry."""
+
+REFITS = 12
+"""Iterations of the conjugate gradients."""
+
+Scope = Literal["weight", "role", "modality"]
+SCOPES = ("weight", "role", "modality")
+
+
+@dataclass
+class Layer:
+    """One weight that is to be quantised.
+
+    Attributes:
+        weight: (rows, columns).
+        moment: (columns, columns), of the input; None when all columns count the same.
+        row_weight: (rows,), how much each row counts.
+        scale: (rows, 1) float16, by which entries are multiplied.
+    """
+
+    weight: Tensor
+    moment: Tensor | None
+    row_weight: Tensor
+    scale: Tensor
+
+    @classmethod
+    def of(cls, weight: Tensor, statistic: Statistic | None, *, row_scale: bool) -> "Layer":
+        """With what calibration says: of inputs, or for an embedding of rows."""
+        moment, row_weight = None, weight.new_ones(len(weight))
+        if statistic is not None and statistic.inputs is not None:
+            seen = statistic.inputs.second_moment
+            if seen.ndim == 1:  # how often each row of a table was read
+                row_weight = seen + DAMPING * seen.mean().clamp(min=1e-6)
+            else:
+                moment = seen
+        return cls(weight, moment, row_weight, rms_scale(weight, row_scale))
+
+    @property
+    def normalised(self) -> Tensor:
+        """The weight in units of its scale."""
+        return self.weight / self.scale.float()
+
+    @property
+    def _ridge(self) -> Tensor:
+        assert self.moment is not None
+        return DAMPING * self.moment.diagonal().mean().clamp(min=1e-12)
+
+    @property
+    def importance(self) -> Tensor:
+        """How much the square of each entry counts, (rows, columns): the Hessian's diagonal."""
+        columns = self.weight.new_ones(self.weight.shape[1])
+        if self.moment is not None:
+            columns = self.moment.diagonal() + self._ridge
+        return self.row_weight[:, None] * self.scale.float().square() * columns
+
+    def times_hessian(self, difference: Tensor) -> Tensor:
+        """D H, rows weighted; H is the damped moment.
+
+        Args:
+            difference: D (rows, columns), of weights.
+        """
+        product = difference
+        if self.moment is not None:
+            product = difference @ self.moment + self._ridge * difference
+        return product * self.row_weight[:, None]
+
+    def error(self, quantised: Tensor) -> float:
+        """Squared output error tr(D H Dᵀ), D the difference to the weight."""
+        difference = self.weight - quantised
+        return float((self.times_hessian(difference) * difference).sum())
+
+
+def rms_scale(weight: Tensor, wanted: bool) -> Tensor:
+    """Root mean square of each row, (rows, 1) float16; ones when no scale is wanted."""
+    if not wanted:
+        return torch.ones(len(weight), 1, dtype=torch.float16, device=weight.device)
+    limits = torch.finfo(torch.float16)
+    rms = weight.float().square().mean(dim=1, keepdim=True).sqrt()
+    return rms.clamp(limits.smallest_normal, limits.max).half()
+
+
+def weighted_kmeans(vectors: Tensor, importance: Tensor, clusters: int, *, seed: int) -> Tensor:
+    """Lloyd's k-means of Σ_t h_t (v_t − c_t)²; an empty cluster moves to the vector served worst.
+
+    Args:
+        vectors: (n, d), n at least `clusters`.
+        importance: (n, d), h, positive.
+        clusters: k.
+        seed: draws the vectors that the centroids start from, important ones more often.
+    Returns:
+        centroids (k, d).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    start = torch.multinomial(importance.sum(dim=1).cpu(), clusters, generator=generator)
+    centroids = vectors[start.to(vectors.device)].clone()
+    weighted = importance * vectors
+    for _ in range(ITERATIONS):
+        indices, distances = _weighted_nearest(vectors, importance, centroids)
+        sums = torch.zeros_like(centroids).index_add_(0, indices, weighted)
+        totals = torch.zeros_like(centroids).index_add_(0, indices, importance)
+        centroids = torch.where(totals > 0, sums / totals.clamp(min=1e-30), centroids)
+        empty = (torch.bincount(indices, minlength=clusters) == 0).nonzero()[:, 0]
+        if len(empty):
+            centroids[empty] = vectors[distances.topk(len(empty)).indices]
+    return centroids
+
+
+def _weighted_nearest(
+    vectors: Tensor, importance: Tensor, centroids: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Index of the nearest centroid, and the distance to it, halved."""
+    pieces = []
+    for v, h in zip(vectors.split(CHUNK), importance.split(CHUNK), strict=True):
+        bracket = torch.addmm(h @ (centroids.square().T / 2), h * v, centroids.T, alpha=-1.0)
+        least = bracket.min(dim=1)
+        pieces.append((least.indices, least.values + (h * v.square()).sum(dim=1) / 2))
+    indices, distances = zip(*pieces, strict=True)
+    return torch.cat(indices), torch.cat(distances)
+
+
+def assign(layer: Layer, codebook: Tensor) -> Tensor:
+    """Entry of each block, with the error fed into later columns (arXiv:2402.15319, algorithm 1).
+
+    With H⁻¹ = Uᵀ U, a block J that is off by the row vector δ costs ‖δ U_JJ⁻¹‖² once the columns
+    after it have made up for what they can, by moving by −δ U_JJ⁻¹ U_J,later.
+
+    Args:
+        layer: R rows, C columns.
+        codebook: (k, d); d divides C.
+    Returns:
+        (R · C / d,) int64, row by row.
+    """
+    size = codebook.shape[1]
+    left = layer.normalised
+    if layer.moment is None:
+        return nearest(left.reshape(-1, size), codebook)[0]
+    factor = shared_inverse_cholesky(layer.moment)
+    identity = torch.eye(size, device=left.device)
+    chosen = []
+    for start in range(0, left.shape[1], size):
+        stop = start + size
+        root = factor[start:stop, start:stop]
+        inverse = torch.linalg.solve_triangular(root, identity, upper=True)
+        indices, _ = nearest(left[:, start:stop] @ inverse, codebook @ inverse)
+        missed = (left[:, start:stop] - codebook[indices]) @ inverse
+        left[:, stop:] -= missed @ factor[start:stop, stop:]
+        chosen.append(indices)
+    return torch.stack(chosen, dim=1).flatten()
+
+
+def refit(
+    codebook: Tensor, layers: Sequence[Layer], indices: Sequence[Tensor], shares: Sequence[float]
+) -> Tensor:
+    """Entries of less output error at a fixed assignment (arXiv:2402.15319, section 3.3).
+
+    Least squares by conjugate gradients with a diagonal preconditioner; the error never rises.
+
+    Args:
+        codebook: (k, d), where to start.
+        layers: that read it.
+        indices: of each layer.
+        shares: how much the error of each layer counts.
+    Returns:
+        (k, d).
+    """
+    places = list(zip(layers, indices, shares, strict=True))
+
+    def gather(entries: Tensor, layer: Layer, index: Tensor) -> Tensor:
+        return lookup(index, entries, layer.weight.shape) * layer.scale.float()
+
+    def scatter(field: Tensor, index: Tensor) -> Tensor:
+        blocks = field.reshape(-1, codebook.shape[1])
+        return torch.zeros_like(codebook).index_add_(0, index, blocks)
+
+    def pulled(difference: Tensor, layer: Layer, index: Tensor) -> Tensor:
+        return scatter(layer.times_hessian(difference) * layer.scale.float(), index)
+
+    residual, diagonal = torch.zeros_like(codebook), torch.zeros_like(codebook)
+    for layer, index, share in places:
+        difference = layer.weight - gather(codebook, layer, index)
+        residual += share * pulled(difference, layer, index)
+        diagonal += share * scatter(layer.importance, index)
+    inverse = torch.where(diagonal > 0, 1 / diagonal.clamp(min=1e-30), torch.zeros_like(diagonal))
+    step = inverse * residual
+    size = (residual * step).sum()
+    for _ in range(REFITS):
+        if size <= 1e-12 * (codebook.square() * diagonal).sum():
+            break
+        curved = torch.zeros_like(codebook)
+        for layer, index, share in places:
+            curved += share * pulled(gather(step, layer, index), layer, index)
+        length = size / (step * curved).sum()
+        codebook = codebook + length * step
+        residual = residual - length * curved
+        conditioned = inverse * residual
+        size, before = (residual * conditioned).sum(), size
+        step = conditioned + size / before * step
+    return codebook
+
+
+def fit(
+    layers: Sequence[Layer], *, clusters: int, block_size: int, seed: int
+) -> tuple[Tensor, list[Tensor]]:
+    """One codebook for all layers, and the entries that each reads.
+
+    Every layer counts by its output error relative to its output energy.
+
+    Args:
+        layers: columns divisible by `block_size`.
+        clusters: k.
+        block_size: d.
+        seed: of k-means and of the vectors that it sees.
+    Returns:
+        codebook (k, d) float32, values of float16; indices (rows · columns / d,) of each layer.
+    """
+    shares = [1 / max(layer.error(torch.zeros_like(layer.weight)), 1e-30) for layer in layers]
+    generator = torch.Generator().manual_seed(seed)
+    wanted = max(SAMPLE, 64 * clusters)
+    total = sum(layer.weight.numel() // block_size for layer in layers)
+    vectors, importance = [], []
+    for layer, share in zip(layers, shares, strict=True):
+        blocks = layer.normalised.reshape(-1, block_size)
+        weights = (share * layer.importance).reshape(-1, block_size)
+        if total > wanted:
+            drawn = torch.randperm(len(blocks), generator=generator)
+            drawn = drawn[: max(len(blocks) * wanted // total, clusters)].to(blocks.device)
+            blocks, weights = blocks[drawn], weights[drawn]
+        vectors.append(blocks)
+        importance.append(weights)
+    codebook = weighted_kmeans(torch.cat(vectors), torch.cat(importance), clusters, seed=seed)
+    indices = [assign(layer, codebook) for layer in layers]
+    codebook = refit(codebook, layers, indices, shares)
+    return codebook.half().float(), indices
+
+
+class VectorLookup(nn.Module):
+    """Parametrisation W → C[I], or C[I] · scale of the row.
+
+    Args:
+        layer: to be quantised.
+        clusters, block_size, seed: of the codebook.
+        row_scale: whether rows have a scale.
+        group: layers of one group will share a codebook; alone when None.
+    """
+
+    indices: Tensor
+    scale: Tensor | None
+
+    def __init__(
+        self,
+        layer: Layer,
+        *,
+        clusters: int,
+        block_size: int,
+        seed: int,
+        row_scale: bool,
+        group: str | None,
+    ) -> None:
+        super().__init__()
+        self.group, self.seed = group, seed
+        blank = layer.weight.new_zeros(clusters, block_size)
+        blocks = layer.weight.numel() // block_size
+        self.codebook = nn.Parameter(blank)
+        self.register_buffer("indices", torch.zeros(blocks, dtype=torch.int64, device=blank.device))
+        self.register_buffer("scale", layer.scale if row_scale else None)
+        self.layer: Layer | None = layer
+        if group is None:
+            fit_together([self])
+
+    def forward(self, weight: Tensor) -> Tensor:
+        matrix = as_matrix(weight)
+        shared = lookup(self.indices, rounded_entries(self.codebook), matrix.shape)
+        if self.scale is not None:
+            shared = shared * self.scale.float()
+        return shared.view_as(weight)
+
+
+def fit_together(lookups: Sequence[VectorLookup]) -> None:
+    """Give all of them one codebook, fitted to all their layers."""
+    layers = [p.layer for p in lookups if p.layer is not None]
+    first = lookups[0]
+    clusters, block_size = first.codebook.shape
+    codebook, indices = fit(layers, clusters=clusters, block_size=block_size, seed=first.seed)
+    first.codebook.data.copy_(codebook)
+    for one, index in zip(lookups, indices, strict=True):
+        one.codebook = first.codebook
+        one.indices.copy_(index)
+        one.layer = None
+
+
+class VectorQuantizer(Compressor):
+    """Quantise runs of weights to the entries of a codebook, by what it does to the output.
+
+    Args:
+        clusters: entries of a codebook, at least 2.
+        block_size: neighbours in a row that form one entry.
+        codebook_scope: who shares a codebook: nobody (`weight`), the weights of one `role` in one
+            tower, or all of a tower (`modality`).
+        row_scale: entries are multiplied by one scale per row.
+        seed: of the k-means start.
+        **selectors: `modality`, `role`, `granularity`.
+    """
+
+    stage = "values"
+    granularities = ("linear", "embedding", "conv", "matrix")
+    ladder: ClassVar[dict[str, tuple[Any, ...]]] = {"clusters": (16, 64, 256, 1024)}
+    no_speedup = "shared weights are looked up into float32 before they multiply"
+    trains_weight = False
+    keeps_zeros = False
+
+    def __init__(
+        self,
+        *,
+        clusters: int,
+        block_size: int = 4,
+        codebook_scope: Scope = "weight",
+        row_scale: bool = True,
+        seed: int = 0,
+        **selectors: Any,
+    ) -> None:
+        super().__init__(**selectors)
+        check_codebook_arguments(clusters, block_size)
+        if codebook_scope not in SCOPES:
+            raise ValueError(
+                f"codebook_scope={codebook_scope!r} must be one of {', '.join(SCOPES)}"
+            )
+        self.clusters, self.block_size, self.seed = clusters, block_size, seed
+        self.codebook_scope: Scope = codebook_scope
+        self.row_scale = row_scale
+        self.needs = frozenset({"inputs"})
+        self._stored: dict[nn.Parameter, Tensor] = {}
+
+    def check(self, target: Target, weight: Tensor) -> None:
+        columns = as_matrix(weight).shape[1]
+        if columns % self.block_size:
+            raise ValueError(
+                f"block_size={self.block_size} does not divide the {columns} columns of "
+                f"{target.name}: choose a divisor"
+            )
+
+    def plan(
+        self,
+        targets: Sequence[Target],
+        weights: Mapping[str, Tensor],
+        statistics: Mapping[str, Statistic],
+    ) -> dict[str, Decision]:
+        members: dict[str, list[Target]] = {}
+        for target in targets:
+            members.setdefault(self._group(target), []).append(target)
+        plan: dict[str, Decision] = {}
+        for group, sharing in members.items():
+            decision = self._decide(group, [weights[t.name] for t in sharing])
+            plan |= {t.name: decision for t in sharing}
+        return {t.name: plan[t.name] for t in targets}
+
+    def _group(self, target: Target) -> str:
+        by = {
+            "weight": target.name,
+            "role": f"{target.modality} {target.role}",
+            "modality": target.modality,
+        }
+        return f"{by[self.codebook_scope]} {self.clusters}x{self.block_size}"
+
+    def _decide(self, group: str, weights: Sequence[Tensor]) -> Decision:
+        size = sum(weight.numel() for weight in weights)
+        rows = sum(len(weight) for weight in weights)
+        blocks = size // self.block_size
+        stored = self.clusters * self.block_size * 16 + blocks * (self.clusters - 1).bit_length()
+        stored += rows * 16 * self.row_scale
+        if self.clusters >= blocks or stored >= size * 32:
+            return {
+                LEFT_DENSE: f"{self.clusters} entries of {self.block_size} would not shrink its "
+                f"{blocks} blocks"
+            }
+        return {
+            "clusters": self.clusters,
+            "block_size": self.block_size,
+            "row_scale": self.row_scale,
+            "seed": self.seed,
+            "group": None if self.codebook_scope == "weight" else group,
+        }
+
+    @classmethod
+    def apply(
+        cls,
+        module: nn.Module,
+        parameter: str,
+        decision: Decision,
+        statistic: Statistic | None = None,
+    ) -> nn.Module:
+        weight = as_matrix(getattr(module, parameter).detach())
+        layer = Layer.of(weight, statistic, row_scale=decision["row_scale"])
+        return VectorLookup(layer, **decision)
+
+    def join(self) -> None:
+        groups: dict[str, list[VectorLookup]] = {}
+        for applied in self.applied.values():
+            shared = cast(VectorLookup, applied.parametrization)
+            if shared.group is not None and shared.layer is not None:
+                groups.setdefault(shared.group, []).append(shared)
+        for lookups in groups.values():
+            fit_together(lookups)
+
+    def finalize(self, parametrization: nn.Module, weight: Tensor) -> Encoding:
+        shared = cast(VectorLookup, parametrization)
+        # One tensor object for all that share it: it is stored once.
+        codebook = self._stored.setdefault(shared.codebook, shared.codebook.detach().half())
+        tensors = {"indices": shared.indices, "codebook": codebook}
+        values: dict[str, Any] = {"codec": "codebook"}
+        if shared.scale is not None:
+            tensors["scale"] = shared.scale
+            values["group_size"] = weight[0].numel()
+        return Encoding(values=values, tensors=tensors)
