@@ -26,8 +26,10 @@ RECIPES = sorted(path.stem for path in (CONF / "compression").glob("*.yaml"))
 
 # The tiny layers are 32 wide: groups and codebooks must fit them.
 TINY = {
+    "gptq": ["compression.steps.gptq.group_size=32"],
     "int4": ["compression.steps.int4.group_size=32"],
     "magnitude_int4": ["compression.steps.int4.group_size=32"],
+    "minivit_int4": ["compression.steps.int4.group_size=32"],
     "sharing": ["compression.steps.sharing.clusters=16"],
     "vq": ["compression.steps.vq.clusters=16"],
 }
