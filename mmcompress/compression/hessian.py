@@ -17,6 +17,23 @@ arXiv:2301.00774, section 4)."""
 _last: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
+def damp(moment: Tensor, share: float = DAMPING) -> Tensor:
+    """Add a share of the mean eigenvalue to every eigenvalue.
+
+    Args:
+        moment: (in, in), or (in,) for a diagonal one.
+        share: of the mean.
+    Returns:
+        The same shape, float64, invertible unless `moment` is zero.
+    """
+    moment = moment.double()
+    if moment.ndim == 1:
+        return moment + share * moment.mean()
+    damped = moment.clone()
+    damped.diagonal().add_(share * moment.diagonal().mean())
+    return damped
+
+
 def inverse_cholesky(moment: Tensor, *, damping: float = DAMPING) -> Tensor:
     """Upper triangular U with Uᵀ U = (H + λ1)⁻¹.
 
@@ -34,26 +51,26 @@ def inverse_cholesky(moment: Tensor, *, damping: float = DAMPING) -> Tensor:
         >>> inverse_cholesky(torch.diag(torch.tensor([4.0, 0.25])), damping=0.0).diagonal().tolist()
         [0.5, 2.0]
     """
-    matrix = moment.double()
-    mean = float(matrix.diagonal().mean()) or 1.0
+    if not moment.any():
+        return torch.eye(len(moment), device=moment.device)
     failed = True
     while failed:
-        damped = matrix.clone()
-        damped.diagonal().add_(damping * mean if matrix.any() else mean)
         # With the order of the columns reversed, the lower factor of H is the upper one: H = R Rᵀ.
-        lower, info = torch.linalg.cholesky_ex(damped.flip(0, 1))
+        lower, info = torch.linalg.cholesky_ex(damp(moment, damping).flip(0, 1))
         failed, damping = bool(info), max(damping, DAMPING) * 10
-    identity = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+    identity = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
     return torch.linalg.solve_triangular(lower.flip(0, 1), identity, upper=True).float()
 
 
-def shared_inverse_cholesky(moment: Tensor) -> Tensor:
+def shared_inverse_cholesky(moment: Tensor, *, damping: float = DAMPING) -> Tensor:
     """`inverse_cholesky`, computed once for layers that come one after another with one moment.
 
     q, k and v read the same input and hold the same statistic. Only the last factor is kept, and
     only for as long as its moment is.
     """
-    if moment not in _last:
+    known, factor = _last.get(moment, (None, None))
+    if known != damping:
         _last.clear()
-        _last[moment] = inverse_cholesky(moment)
-    return _last[moment]
+        factor = inverse_cholesky(moment, damping=damping)
+        _last[moment] = damping, factor
+    return factor

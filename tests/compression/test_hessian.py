@@ -51,5 +51,7 @@ def test_one_moment_is_factorised_once():
     moment = moment_of(4, 9)
     factor = shared_inverse_cholesky(moment)
     assert shared_inverse_cholesky(moment) is factor
+    assert shared_inverse_cholesky(moment, damping=0.1) is not factor
+    factor = shared_inverse_cholesky(moment)
     assert shared_inverse_cholesky(moment.clone()) is not factor
     assert shared_inverse_cholesky(moment) is not factor, "only the last one is kept"

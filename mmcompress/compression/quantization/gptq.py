@@ -1,0 +1,225 @@
+"""GPTQ: round one input column after another, and let the columns left make up for the error.
+
+"GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers", Frantar et al.
+2022, arXiv:2210.17323, algorithm 1, with its act-order option (columns in the order of falling
+second moment). The error that is made up for is that of the layer's output on calibration data,
+trace((Ŵ − W) H (Ŵ − W)ᵀ) with H the second moment of its input.
+
+Where we differ: scales come from the search of `scales.py`. A group's scale is chosen when its
+first column is reached, on the columns as corrected until then; with act-order, where a group's
+columns are met in any order, all scales are chosen beforehand. Weights that an earlier mask has
+made zero stay zero, and what that would add to the error is made up for like rounding (as
+SparseGPT does, arXiv:2301.00774, section 3.4).
+
+An embedding reads one row at a time: H is a multiple of the identity for each row, and GPTQ is
+rounding to nearest. A bare parameter has no input that could be seen, and is rounded too.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from mmcompress.artifact.encoding import Encoding
+from mmcompress.backbones.base import Target
+from mmcompress.compression.base import Compressor, Decision, as_matrix, kept_mask
+from mmcompress.compression.hessian import DAMPING, shared_inverse_cholesky
+from mmcompress.compression.quantization.fake_quantize import FakeQuantize
+from mmcompress.compression.quantization.grid import (
+    Grid,
+    check_bits,
+    check_divides,
+    check_group_size,
+    check_midrise,
+)
+from mmcompress.compression.quantization.scales import choose_scale
+from mmcompress.compression.statistics import INPUTS, Statistic
+
+BLOCK = 128
+"""Columns after which all later ones are updated at once (section 3.3, step 2)."""
+
+_ordered: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+
+def output_error(difference: Tensor, moment: Tensor) -> Tensor:
+    """trace(E H Eᵀ): squared error of a layer's output, summed over all calibration tokens.
+
+    Args:
+        difference: E (out, in), between two weights.
+        moment: H (in, in).
+    Returns:
+        A scalar, float32.
+    """
+    return ((difference @ moment) * difference).sum()
+
+
+def gptq(
+    weight: Tensor,
+    moment: Tensor,
+    grid: Grid,
+    *,
+    act_order: bool = False,
+    damping: float = DAMPING,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Weights on the grid whose output error is small.
+
+    Args:
+        weight: (out, in); zeros stay zero where the grid lacks zero or the row holds a mask.
+        moment: H (in, in), the sum of x xᵀ.
+        grid: the levels.
+        act_order: visit columns by falling diagonal of H.
+        damping: share of the mean of the diagonal of H that is added to it.
+    Returns:
+        Quantised weight (out, in) float32, scale and zero point as from `choose_scale`.
+    """
+    order = moment.diagonal().argsort(descending=True, stable=True) if act_order else None
+    ordered = moment if order is None else _in_order(moment, order)
+    factor = shared_inverse_cholesky(ordered, damping=damping)
+    kept = kept_mask(weight)
+    mask = None if kept.all() else kept.T.contiguous()
+    columns = weight.float().T.contiguous()  # C R: a column's weights lie side by side
+    if order is not None:
+        columns = columns[order]
+        mask = None if mask is None else mask[order]
+    scale, zero_point = choose_scale(weight, grid)
+    lazily = order is None and grid.group_size < weight.shape[1]
+
+    for start, end in _blocks(len(columns), grid.group_size if lazily else len(columns)):
+        errors = torch.empty_like(columns[start:end])
+        for j in range(start, end):
+            group = (j if order is None else int(order[j])) // grid.group_size
+            if lazily and j % grid.group_size == 0:
+                _choose_again(scale, zero_point, columns, mask, group, grid)
+            points = None if zero_point is None else zero_point[:, group].float()
+            rounded = grid.nearest(columns[j], scale[:, group].float(), points)
+            if mask is not None:
+                rounded *= mask[j]
+            error = torch.sub(columns[j], rounded, out=errors[j - start]).div_(factor[j, j])
+            columns[j] = rounded
+            columns[j + 1 : end].addr_(factor[j, j + 1 : end], error, alpha=-1.0)
+        columns[end:].addmm_(factor[start:end, end:].T, errors, alpha=-1.0)
+
+    if order is not None:
+        columns = columns[order.argsort()]
+    return columns.T.contiguous(), scale, zero_point
+
+
+def _choose_again(
+    scale: Tensor,
+    zero_point: Tensor | None,
+    columns: Tensor,
+    mask: Tensor | None,
+    group: int,
+    grid: Grid,
+) -> None:
+    """Write scale and zero point of one group, for its columns as they stand now."""
+    places = slice(group * grid.group_size, (group + 1) * grid.group_size)
+    values = columns[places] if mask is None else columns[places] * mask[places]
+    chosen, points = choose_scale(values.T.contiguous(), grid)
+    scale[:, group] = chosen[:, 0]
+    if zero_point is not None and points is not None:
+        zero_point[:, group] = points[:, 0]
+
+
+def _blocks(columns: int, group_size: int) -> Iterator[tuple[int, int]]:
+    """Runs of at most `BLOCK` columns; those of a group are up to date where the group starts."""
+    span = group_size * max(BLOCK // group_size, 1)
+    for outer in range(0, columns, span):
+        stop = min(outer + span, columns)
+        for start in range(outer, stop, BLOCK):
+            yield start, min(start + BLOCK, stop)
+
+
+def _in_order(moment: Tensor, order: Tensor) -> Tensor:
+    """The moment of reordered columns, one object for as long as the moment lives: q, k and v
+    share one, and its factor is found by identity."""
+    if moment not in _ordered:
+        _ordered.clear()
+        _ordered[moment] = moment[order][:, order]
+    return _ordered[moment]
+
+
+class GPTQ(Compressor):
+    """Quantise weights to integers, each column making up for the error of those before.
+
+    Args:
+        bits: 2 to 8.
+        group_size: columns that share a scale; None for one scale per output channel.
+        symmetric: no zero point.
+        midrise: all 2^bits levels, half a step off zero; as in `Integer`.
+        act_order: visit columns by falling second moment.
+        damping: λ, as a share of the mean second moment.
+        **selectors: `modality`, `role`, `granularity`.
+    """
+
+    stage = "values"
+    granularities = ("linear", "embedding", "conv", "matrix")
+    needs = frozenset({INPUTS})
+    ladder: ClassVar[dict[str, tuple[Any, ...]]] = {"bits": (2, 3, 4, 5, 6, 8)}
+    no_speedup = "integer weights are decoded to float32 before they multiply"
+
+    def __init__(
+        self,
+        *,
+        bits: int,
+        group_size: int | None = None,
+        symmetric: bool = True,
+        midrise: bool = False,
+        act_order: bool = False,
+        damping: float = DAMPING,
+        **selectors: Any,
+    ) -> None:
+        super().__init__(**selectors)
+        check_bits(bits)
+        check_group_size(group_size)
+        check_midrise(midrise, symmetric)
+        if damping <= 0:
+            raise ValueError(f"damping={damping} must be above 0: it makes H invertible")
+        self.bits, self.group_size = bits, group_size
+        self.symmetric, self.midrise = symmetric, midrise
+        self.act_order, self.damping = act_order, damping
+
+    def check(self, target: Target, weight: Tensor) -> None:
+        check_divides(self.group_size, target, weight)
+
+    def plan(
+        self,
+        targets: Sequence[Target],
+        weights: Mapping[str, Tensor],
+        statistics: Mapping[str, Statistic],
+    ) -> dict[str, Decision]:
+        return {t.name: self._decide(t, as_matrix(weights[t.name]).shape[1]) for t in targets}
+
+    def _decide(self, target: Target, columns: int) -> Decision:
+        grid = Grid(self.bits, self.group_size or columns, self.symmetric, self.midrise)
+        if target.granularity in ("embedding", "matrix"):
+            return {"rounding": "nearest", "grid": grid.decision()}
+        options = {"act_order": self.act_order, "damping": self.damping}
+        return {"rounding": "gptq", "grid": grid.decision(), **options}
+
+    @classmethod
+    def apply(
+        cls,
+        module: nn.Module,
+        parameter: str,
+        decision: Decision,
+        statistic: Statistic | None = None,
+    ) -> nn.Module:
+        weight = getattr(module, parameter).detach()
+        grid = Grid(**decision["grid"])
+        if decision["rounding"] == "nearest" or statistic is None:
+            return FakeQuantize(grid, *choose_scale(as_matrix(weight), grid))
+        assert statistic.inputs is not None
+        quantised, scale, zero_point = gptq(
+            as_matrix(weight),
+            statistic.inputs.second_moment,
+            grid,
+            act_order=decision["act_order"],
+            damping=decision["damping"],
+        )
+        return FakeQuantize(grid, scale, zero_point, initial=quantised.view_as(weight))
+
+    def finalize(self, parametrization: nn.Module, weight: Tensor) -> Encoding:
+        return cast(FakeQuantize, parametrization).encoding(weight)

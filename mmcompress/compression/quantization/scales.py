@@ -1,0 +1,66 @@
+"""The scale of each group: the one, among shrunken versions of the largest magnitude, that rounds
+with the least squared error (the search of Banner et al. 2019, arXiv:1810.05723, by grid).
+"""
+
+import torch
+from torch import Tensor
+
+from mmcompress.compression.base import kept_mask
+from mmcompress.compression.quantization.grid import Grid, as_scale
+
+CANDIDATES = 31
+"""Fractions of the full range that the search tries, evenly spaced from 1 down."""
+
+CHUNK = 2**17
+"""Weights that are searched at once, so that they stay in the cache."""
+
+
+def smallest_fraction(bits: int) -> float:
+    """Where the search ends: with few levels, clipping the tails pays more."""
+    return 0.4 if bits > 3 else 0.2
+
+
+def choose_scale(weight: Tensor, grid: Grid) -> tuple[Tensor, Tensor | None]:
+    """The scale (and zero point) of each group with the least squared rounding error.
+
+    Args:
+        weight: (rows, columns).
+        grid: with a zero point, zero lies on it; with `midrise`, weights that are zero have been
+            pruned and do not count.
+    Returns:
+        scale (rows, columns / group_size) float16, the precision that is stored; zero point of
+        the same shape, uint8, or None when symmetric.
+    """
+    rows = max(CHUNK // weight.shape[1], 1)
+    found = [_search(grid.grouped(part).float(), grid) for part in weight.split(rows)]
+    scale = torch.cat([scale for scale, _ in found])
+    zeros = [zero for _, zero in found if zero is not None]
+    return scale, torch.cat(zeros) if zeros else None
+
+
+def _search(groups: Tensor, grid: Grid) -> tuple[Tensor, Tensor | None]:
+    """`choose_scale` of weights (rows, groups, group_size)."""
+    low, high = groups.amin(dim=-1).clamp(max=0), groups.amax(dim=-1).clamp(min=0)  # R G
+    steps = 2 * grid.top if grid.symmetric else 2**grid.bits - 1
+    full = (2 * torch.maximum(-low, high) if grid.symmetric else high - low) / steps
+    counted = kept_mask(groups) if grid.midrise else None
+    best_error = torch.full_like(full, torch.inf)
+    best_scale = torch.ones_like(full, dtype=torch.float16)
+    best_zero = torch.zeros_like(full, dtype=torch.uint8)
+    for fraction in torch.linspace(1.0, smallest_fraction(grid.bits), CANDIDATES).tolist():
+        scale = as_scale(full * fraction)
+        step = scale.float()
+        zero, points = None, None
+        if not grid.symmetric:
+            zero = (-low * fraction / step).round().clamp(0, 2**grid.bits - 1)
+            points = zero[..., None]
+        error = grid.nearest(groups, step[..., None], points).sub_(groups).square_()
+        if counted is not None:
+            error *= counted
+        error = error.sum(dim=-1)
+        better = error < best_error
+        best_error = torch.where(better, error, best_error)
+        best_scale = torch.where(better, scale, best_scale)
+        if zero is not None:
+            best_zero = torch.where(better, zero.to(torch.uint8), best_zero)
+    return best_scale, None if grid.symmetric else best_zero
