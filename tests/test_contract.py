@@ -26,7 +26,11 @@ RECIPES = sorted(path.stem for path in (CONF / "compression").glob("*.yaml"))
 
 # The tiny layers are 32 wide: groups and codebooks must fit them.
 TINY = {
+    "blocks": ["compression.steps.blocks.pruning_ratio=0.5"],
     "gptq": ["compression.steps.gptq.group_size=32"],
+    "binary": ["compression.steps.binary.group_size=32"],
+    "ternary": ["compression.steps.ternary.group_size=32"],
+    "lsq": ["compression.steps.lsq.group_size=32"],
     "int4": ["compression.steps.int4.group_size=32"],
     "magnitude_int4": ["compression.steps.int4.group_size=32"],
     "minivit_int4": ["compression.steps.int4.group_size=32"],

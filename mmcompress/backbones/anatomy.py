@@ -48,6 +48,12 @@ def attention_parts(module: nn.Module) -> AttentionParts | None:
     return next((parts for parts in ATTENTIONS if _has_attention(module, parts)), None)
 
 
+def heads_of(module: nn.Module) -> int:
+    """How many heads an attention has; 0 when `module` is none."""
+    parts = attention_parts(module)
+    return 0 if parts is None else getattr(module, parts.heads)
+
+
 def mlp_parts(module: nn.Module) -> MlpParts | None:
     """How `module` names its two layers; None when it is no MLP."""
     return next((p for p in MLPS if _has(module, p.up) and _has(module, p.down)), None)

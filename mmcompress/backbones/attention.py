@@ -20,6 +20,8 @@ class _Projections(nn.Module):
         super().__init__()
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = q, k, v, out
         self.heads = heads
+        self.scale: float | None = None
+        """Of the scores; 1/√(dimensions of a head) when None."""
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # B H T D/H
@@ -66,7 +68,9 @@ class ExplicitAttention(_Projections):
         q = self._split(self.q_proj(query))
         k = self._split(self.k_proj(key))
         v = self._split(self.v_proj(value))
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=self._mask(attn_mask, q.dtype))
+        mixed = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=self._mask(attn_mask, q.dtype), scale=self.scale
+        )
         return self.out_proj(self._merge(mixed)), None
 
 
@@ -100,6 +104,7 @@ class ExplicitSelfAttention(_Projections):
             v,
             attn_mask=self._mask(attn_mask, q.dtype),
             dropout_p=self.attn_drop.p if self.training else 0.0,
+            scale=self.scale,
         )
         if self.head_scale is not None:
             mixed = mixed * self.head_scale

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from mmcompress.backbones.anatomy import attention_of, find_stacks, mlp_of
+from mmcompress.backbones.anatomy import attention_of, find_stacks, heads_of, mlp_of
 
 GRANULARITIES: dict[type[nn.Module], str] = {
     nn.Linear: "linear",
@@ -38,6 +38,7 @@ class Target:
             module of its own); of a module: `attention` (projections of all heads), `mlp` (its two
             layers), `block` (one transformer layer), `stack` (the list of a tower's blocks),
             `model` (everything, path "").
+        heads: of an attention, how many it has; else 0.
     """
 
     module: str
@@ -45,6 +46,7 @@ class Target:
     modality: str
     role: str
     granularity: str
+    heads: int = 0
 
     @property
     def name(self) -> str:
@@ -159,7 +161,8 @@ class Backbone(nn.Module, ABC):
                     name, module = inner(block)
                     places.append((f"{path}.{index}.{name}", module, unit))
             for place, module, unit in places:
-                found.setdefault(id(module), Target(place, "", modality, unit, unit))
+                target = Target(place, "", modality, unit, unit, heads_of(module))
+                found.setdefault(id(module), target)
         return list(found.values())
 
     def _role(self, name: str) -> tuple[str, str] | None:

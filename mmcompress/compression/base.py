@@ -179,6 +179,13 @@ class Compressor(ABC):
             ValueError: names the setting and the fix.
         """
 
+    def check_module(self, target: Target, module: nn.Module) -> None:
+        """`check` for a whole module.
+
+        Raises:
+            ValueError: names what is in the way and the fix.
+        """
+
     @abstractmethod
     def plan(
         self,
@@ -195,6 +202,16 @@ class Compressor(ABC):
         Returns:
             One decision per target: JSON that `apply` understands, or `{"left_dense": reason}`.
         """
+
+    @classmethod
+    def statistic_for(cls, target: Target, statistics: Mapping[str, Statistic]) -> Statistic | None:
+        """What `apply` gets: that of the weight; for a module, whichever of its weights' it wants.
+
+        Args:
+            target: what is about to be compressed.
+            statistics: by target name.
+        """
+        return statistics.get(target.name)
 
     @classmethod
     @abstractmethod

@@ -91,6 +91,7 @@ class Recipe:
         for name, step in self.steps.items():
             for target in self._select(name, step, backbone):
                 if not target.parameter:
+                    step.check_module(target, backbone.model.get_submodule(target.module))
                     continue
                 _check_tied(target, backbone.model)
                 step.check(target, weights[target.name])
@@ -296,7 +297,8 @@ class Recipe:
         statistics: Mapping[str, Statistic],
     ) -> None:
         module = backbone.model.get_submodule(target.module)
-        new = step.apply(module, target.parameter, decision, statistics.get(target.name))
+        statistic = step.statistic_for(target, statistics)
+        new = step.apply(module, target.parameter, decision, statistic)
         if step.stage == "structure":
             put(backbone.model, target.module, new)
             return

@@ -31,11 +31,9 @@ from typing_extensions import Self
 
 from mmcompress.backbones.base import Target
 from mmcompress.compression.base import LEFT_DENSE, Compressor, Decision, as_matrix
+from mmcompress.compression.hessian import damp
 from mmcompress.compression.lowrank.modules import factorise
 from mmcompress.compression.statistics import GRADIENTS, INPUTS, Statistic
-
-DAMPING = 0.01
-"""Share of the mean eigenvalue that is added to every eigenvalue (as GPTQ and SparseGPT do)."""
 
 Weighting = Literal["none", "whiten", "asvd", "fisher"]
 
@@ -67,21 +65,6 @@ def input_moment(
     if weighting == "asvd":
         return statistic.inputs.abs_mean.pow(2 * alpha)
     return statistic.inputs.second_moment
-
-
-def damp(moment: Tensor) -> Tensor:
-    """Add a share of the mean eigenvalue to every eigenvalue.
-
-    Args:
-        moment: (in, in), or (in,) for a diagonal one.
-    Returns:
-        The same shape, float64, invertible unless `moment` is zero.
-    """
-    moment = moment.double()
-    if moment.ndim == 1:
-        return moment + DAMPING * moment.mean()
-    ridge = DAMPING * moment.diagonal().mean()
-    return moment + ridge * torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
 
 
 def whitening_root(moment: Tensor) -> Tensor:
@@ -196,7 +179,7 @@ class LowRank(Compressor):
     """
 
     stage = "structure"
-    granularities = ("linear", "embedding", "conv")
+    granularities: ClassVar[tuple[str, ...]] = ("linear", "embedding", "conv")
     ladder: ClassVar[dict[str, tuple[Any, ...]]] = {
         "rank_ratio": (0.06, 0.12, 0.18, 0.25, 0.34, 0.45, 0.6)
     }

@@ -1,0 +1,206 @@
+"""Taking heads, head dimensions, MLP neurons and blocks out of a transformer: smaller modules.
+
+What is removed must not be missed: whatever else in a module has that width, such as a norm between
+the two layers of an MLP, is a reason to refuse.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mmcompress.backbones.anatomy import attention_parts, mlp_parts
+from mmcompress.compression.lowrank.modules import LowRankLinear
+
+Index = Sequence[int]
+
+HEAD_NORMS = ("ln_q", "ln_k")
+"""Norms over the dimensions of one head, the same for all heads."""
+
+
+def keep_outputs(layer: nn.Module, kept: Index) -> nn.Module:
+    """The layer with only these outputs: rows of a linear layer, of U in a low-rank one."""
+    if isinstance(layer, LowRankLinear):
+        layer.u = keep_outputs(layer.u, kept)  # type: ignore[assignment]
+        layer.out_features = len(kept)
+        return layer
+    linear = _plain(layer)
+    bias = None if linear.bias is None else _take(linear.bias, kept, 0)
+    return _linear(_take(linear.weight, kept, 0), bias)
+
+
+def keep_inputs(layer: nn.Module, kept: Index, gain: Tensor | None = None) -> nn.Module:
+    """The layer with only these inputs: columns of a linear layer, of Vᵀ in a low-rank one.
+
+    Args:
+        kept: which inputs.
+        gain: (in, kept), what is left reads `weight @ gain` in place of the kept columns.
+    """
+    if isinstance(layer, LowRankLinear):
+        layer.v = keep_inputs(layer.v, kept, gain)  # type: ignore[assignment]
+        layer.in_features = len(kept)
+        return layer
+    linear = _plain(layer)
+    if gain is None:
+        weight = _take(linear.weight, kept, 1)
+    else:
+        weight = (linear.weight.detach().to(gain) @ gain).to(linear.weight)
+    return _linear(weight, linear.bias)
+
+
+def keep_neurons(mlp: nn.Module, kept: Index, gain: Tensor | None = None) -> nn.Module:
+    """The MLP with only these neurons, in place.
+
+    Args:
+        gain: of `keep_inputs`, for the second layer.
+    Raises:
+        ValueError: something other than the two layers has the width of the neurons.
+    """
+    parts = mlp_parts(mlp)
+    assert parts is not None
+    check_mlp(mlp)
+    mlp.set_submodule(parts.up, keep_outputs(mlp.get_submodule(parts.up), kept))
+    mlp.set_submodule(parts.down, keep_inputs(mlp.get_submodule(parts.down), kept, gain))
+    return mlp
+
+
+def keep_heads(attention: nn.Module, kept: Index, gain: Tensor | None = None) -> nn.Module:
+    """The attention with only these heads, in place.
+
+    Args:
+        gain: of `keep_inputs`, for the output projection.
+    Raises:
+        ValueError: something other than the projections has the width of all heads.
+    """
+    check_attention(attention, norms=HEAD_NORMS)
+    parts = attention_parts(attention)
+    assert parts is not None
+    _keep_columns(attention, expand(kept, head_dim(attention)), gain)
+    setattr(attention, parts.heads, len(kept))
+    head_scale = getattr(attention, "head_scale", None)
+    if head_scale is not None:
+        attention.head_scale = nn.Parameter(_take(head_scale, kept, 0))
+    return attention
+
+
+def keep_head_dims(attention: nn.Module, kept: Index) -> nn.Module:
+    """The attention with only these dimensions in each head, in place; the softmax scale stays.
+
+    Raises:
+        ValueError: something other than the projections has the width of a head.
+    """
+    check_attention(attention, norms=())
+    parts = attention_parts(attention)
+    assert parts is not None
+    size, heads = head_dim(attention), getattr(attention, parts.heads)
+    if getattr(attention, "scale", None) is None:
+        attention.scale = size**-0.5
+    columns = [head * size + dim for head in range(heads) for dim in kept]
+    _keep_columns(attention, columns, None)
+    if hasattr(attention, "head_dim"):
+        attention.head_dim = len(kept)  # type: ignore[assignment]
+    return attention
+
+
+def keep_blocks(stack: nn.ModuleList, kept: Index) -> nn.ModuleList:
+    """The list with only these blocks."""
+    return nn.ModuleList([stack[index] for index in kept])
+
+
+def is_attention(module: nn.Module) -> bool:
+    """Whether a module has heads."""
+    return attention_parts(module) is not None
+
+
+def head_dim(attention: nn.Module) -> int:
+    """Dimensions of one head."""
+    parts = attention_parts(attention)
+    assert parts is not None
+    width = attention.get_submodule(parts.out).in_features
+    assert isinstance(width, int)
+    return width // getattr(attention, parts.heads)
+
+
+def expand(kept: Index, size: int) -> list[int]:
+    """Columns of structures that are `size` columns wide.
+
+    Example:
+        >>> expand([0, 2], 3)
+        [0, 1, 2, 6, 7, 8]
+    """
+    return [structure * size + offset for structure in kept for offset in range(size)]
+
+
+def check_mlp(mlp: nn.Module) -> None:
+    """Refuse what `keep_neurons` cannot cut.
+
+    Raises:
+        ValueError: names what is in the way.
+    """
+    parts = mlp_parts(mlp)
+    assert parts is not None
+    _check(mlp, {parts.up, parts.down}, "neurons")
+
+
+def check_attention(attention: nn.Module, *, norms: Sequence[str] = HEAD_NORMS) -> None:
+    """Refuse what `keep_heads`, or without norms `keep_head_dims`, cannot cut.
+
+    Raises:
+        ValueError: names what is in the way.
+    """
+    parts = attention_parts(attention)
+    assert parts is not None
+    layers = {parts.q, parts.k, parts.v, parts.out}
+    _check(attention, layers | set(norms), "heads" if norms else "dimensions of heads")
+    inner = [attention.get_submodule(name).out_features for name in (parts.q, parts.k, parts.v)]
+    width = attention.get_submodule(parts.out).in_features
+    if inner != [width] * 3:
+        raise ValueError(
+            f"q, k and v of {type(attention).__name__} are {inner} wide and out reads {width}: "
+            "heads that share keys cannot be removed, leave it out with a selector"
+        )
+
+
+def _check(module: nn.Module, known: set[str], what: str) -> None:
+    for name, child in module.named_children():
+        if name not in known and next(child.parameters(), None) is not None:
+            raise ValueError(
+                f"{name} ({type(child).__name__}) in {type(module).__name__} depends on all its "
+                f"{what}, so none can be removed: leave it out with a selector (modality, role)"
+            )
+    for name in known:
+        layer = module._modules.get(name)
+        if layer is not None and name not in HEAD_NORMS and not isinstance(layer, LowRankLinear):
+            _plain(layer)
+
+
+def _keep_columns(attention: nn.Module, columns: Index, gain: Tensor | None) -> None:
+    parts = attention_parts(attention)
+    assert parts is not None
+    for name in (parts.q, parts.k, parts.v):
+        attention.set_submodule(name, keep_outputs(attention.get_submodule(name), columns))
+    out = attention.get_submodule(parts.out)
+    attention.set_submodule(parts.out, keep_inputs(out, columns, gain))
+
+
+def _plain(layer: nn.Module) -> nn.Linear:
+    if type(layer) is not nn.Linear:
+        raise ValueError(
+            f"{type(layer).__name__} cannot be made smaller: remove structures before the step "
+            "that put it there, or leave it out with a selector"
+        )
+    return layer
+
+
+def _take(tensor: Tensor, kept: Index, dim: int) -> Tensor:
+    index = torch.tensor(list(kept), device=tensor.device)
+    return tensor.detach().index_select(dim, index)
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    rows, columns = weight.shape
+    layer = nn.Linear(columns, rows, bias=bias is not None, device="meta")
+    layer.weight = nn.Parameter(weight)
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.detach())
+    return layer

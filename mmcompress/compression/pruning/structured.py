@@ -1,0 +1,200 @@
+"""Structured pruning: heads, MLP neurons and whole blocks are removed, and the model is smaller.
+
+Three things in three places: `importance` scores the structures, this file selects, `cuts` removes.
+
+`update` lets the columns that stay make up for those that go, by least squares on calibration data:
+"Channel Pruning for Accelerating Very Deep Neural Networks", He et al. 2017, arXiv:1707.06168,
+section 3.1, with the damping of GPTQ and SparseGPT.
+
+Compared across layers, Taylor importances are taken as they are; the others, which know nothing of
+the loss, are divided by their mean in the module.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from mmcompress.backbones.anatomy import ATTENTIONS, MLPS
+from mmcompress.backbones.base import Target
+from mmcompress.compression.base import LEFT_DENSE, Compressor, Decision
+from mmcompress.compression.hessian import damp
+from mmcompress.compression.pruning.cuts import (
+    check_attention,
+    check_mlp,
+    expand,
+    head_dim,
+    is_attention,
+    keep_blocks,
+    keep_head_dims,
+    keep_heads,
+    keep_neurons,
+)
+from mmcompress.compression.pruning.importance import NEEDS, Importance, importances
+from mmcompress.compression.statistics import INPUTS, Statistic
+
+Scope = Literal["uniform", "modality", "global"]
+
+
+def reconstruction_gain(moment: Tensor, kept: Sequence[int]) -> Tensor:
+    """The G with which W G, reading the kept inputs, is nearest to W reading all.
+
+    Args:
+        moment: second moment of the input, (in, in).
+        kept: which inputs stay.
+    Returns:
+        (in, kept) float64; on the kept rows about the identity, exactly so without correlations.
+    """
+    damped = damp(moment)
+    index = torch.tensor(list(kept), device=moment.device)
+    columns = damped.index_select(1, index)
+    return torch.linalg.solve(columns.index_select(0, index), columns.T).T
+
+
+def keep_counts(
+    scores: Mapping[str, Tensor], pools: Mapping[str, str], pruning_ratio: float, multiple: int
+) -> dict[str, int]:
+    """How many structures each module keeps.
+
+    Args:
+        scores: (structures,) each, by module.
+        pools: by module; those in one pool are compared with each other.
+        pruning_ratio: share of the structures in each pool that goes.
+        multiple: what is kept is rounded to the nearest multiple of it, and not to zero.
+    Returns:
+        By module.
+    """
+    counts: dict[str, int] = {}
+    for pool in dict.fromkeys(pools.values()):
+        names = [name for name in scores if pools[name] == pool]
+        owners = torch.cat([torch.full((len(scores[n]),), i) for i, n in enumerate(names)])
+        order = torch.cat([scores[n].cpu() for n in names]).argsort(descending=True, stable=True)
+        kept = owners[order[: len(order) - round(pruning_ratio * len(order))]]
+        found = torch.bincount(kept, minlength=len(names)).tolist()
+        counts |= dict(zip(names, found, strict=True))
+    return {
+        name: min(max(round(count / multiple), 1) * multiple, len(scores[name]))
+        for name, count in counts.items()
+    }
+
+
+class Structured(Compressor):
+    """Remove the least important heads (`attention`), neurons (`mlp`) or blocks (`stack`).
+
+    Args:
+        pruning_ratio: share of the structures that is removed, in (0, 1).
+        importance: `magnitude`, `taylor` or `activation`.
+        scope: `uniform` takes the same share of each module; `modality` compares all of one kind
+            in a tower, `global` in all towers.
+        multiple: the number that a module keeps is rounded to a multiple of it.
+        update: let what is left make up for what goes, by least squares; not for blocks.
+        **selectors: `modality`, `role`, `granularity`.
+    """
+
+    stage = "structure"
+    granularities = ("attention", "mlp", "stack")
+    ladder: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "pruning_ratio": (0.125, 0.25, 0.375, 0.5, 0.625, 0.75)
+    }
+    no_speedup = None
+
+    def __init__(
+        self,
+        *,
+        pruning_ratio: float,
+        importance: Importance = "taylor",
+        scope: Scope = "uniform",
+        multiple: int = 1,
+        update: bool = False,
+        **selectors: Any,
+    ) -> None:
+        super().__init__(**selectors)
+        if not 0 < pruning_ratio < 1:
+            raise ValueError(
+                f"pruning_ratio={pruning_ratio} must lie between 0 and 1, both excluded: it is the "
+                "share of the structures that is removed"
+            )
+        if importance not in NEEDS:
+            raise ValueError(f"importance={importance!r} must be one of {', '.join(NEEDS)}")
+        if scope not in get_args(Scope):
+            raise ValueError(f"scope={scope!r} must be one of {', '.join(get_args(Scope))}")
+        if multiple < 1:
+            raise ValueError(f"multiple={multiple} must be at least 1")
+        self.pruning_ratio = pruning_ratio
+        self.importance: Importance = importance
+        self.scope: Scope = scope
+        self.multiple = multiple
+        self.update = update
+        self.needs = NEEDS[importance] | (frozenset({INPUTS}) if update else frozenset())
+
+    def check_module(self, target: Target, module: nn.Module) -> None:
+        if target.granularity == "attention":
+            check_attention(module)
+        if target.granularity == "mlp":
+            check_mlp(module)
+
+    def plan(
+        self,
+        targets: Sequence[Target],
+        weights: Mapping[str, Tensor],
+        statistics: Mapping[str, Statistic],
+    ) -> dict[str, Decision]:
+        scores = {t.name: importances(t, weights, statistics, self.importance) for t in targets}
+        if self.importance != "taylor":
+            scores = {name: found / found.mean() for name, found in scores.items()}
+        pools = {t.name: self._pool(t) for t in targets}
+        counts = keep_counts(scores, pools, self.pruning_ratio, self.multiple)
+        return {t.name: self._decide(t, scores[t.name], counts[t.name]) for t in targets}
+
+    def _decide(self, target: Target, scores: Tensor, count: int) -> Decision:
+        if count == len(scores):
+            return {
+                LEFT_DENSE: f"of its {count} structures none goes at "
+                f"pruning_ratio={self.pruning_ratio} and multiple={self.multiple}"
+            }
+        order = scores.argsort(descending=True, stable=True)
+        kept = sorted(order[:count].tolist())
+        return {"kept": kept, "update": self.update and target.granularity != "stack"}
+
+    def _pool(self, target: Target) -> str:
+        kind = target.granularity
+        return {
+            "uniform": target.name,
+            "modality": f"{kind} of {target.modality}",
+            "global": kind,
+        }[self.scope]
+
+    @classmethod
+    def statistic_for(cls, target: Target, statistics: Mapping[str, Statistic]) -> Statistic | None:
+        """That of the layer which reads the structures."""
+        outs = [p.out for p in ATTENTIONS] + [p.down for p in MLPS]
+        names = [f"{target.name}.{out}{factor}.weight" for out in outs for factor in ("", ".v")]
+        return next((statistics[name] for name in names if name in statistics), None)
+
+    @classmethod
+    def apply(
+        cls,
+        module: nn.Module,
+        parameter: str,
+        decision: Decision,
+        statistic: Statistic | None = None,
+    ) -> nn.Module:
+        kept = decision["kept"]
+        kept = range(kept) if isinstance(kept, int) else kept
+        if isinstance(module, nn.ModuleList):
+            return keep_blocks(module, kept)
+        if decision.get("of") == "head_dims":
+            return keep_head_dims(module, kept)
+        attention = is_attention(module)
+        gain = None
+        if decision.get("update") and statistic is not None:
+            assert statistic.inputs is not None
+            columns = expand(kept, head_dim(module)) if attention else kept
+            gain = reconstruction_gain(statistic.inputs.second_moment, columns)
+        return keep_heads(module, kept, gain) if attention else keep_neurons(module, kept, gain)
+
+    @classmethod
+    def skeleton_of(cls, decision: Decision) -> Decision:
+        of = {"of": decision["of"]} if "of" in decision else {}
+        return {"kept": len(decision["kept"])} | of
