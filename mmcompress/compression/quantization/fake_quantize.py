@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmcompress.artifact.encoding import Encoding
 from mmcompress.compression.base import Parametrization, as_matrix, kept_mask
-from mmcompress.compression.quantization.grid import Grid
+from mmcompress.compression.quantization.grid import Grid, as_scale
 
 
 class StraightThrough(torch.autograd.Function):
@@ -27,6 +27,12 @@ class StraightThrough(torch.autograd.Function):
         (passes,) = ctx.saved_tensors
         (gradient,) = gradients
         return (gradient if passes is None else gradient * passes), None, None
+
+
+def to_half(scale: Tensor) -> Tensor:
+    """The float16 that will be stored, as float32; its gradient is handed on unchanged."""
+    stored = as_scale(scale.detach()).float()
+    return stored + (scale - scale.detach())  # the bracket is exactly zero
 
 
 class FakeQuantize(Parametrization):

@@ -33,6 +33,7 @@ from mmcompress.compression.quantization.grid import (
     check_divides,
     check_group_size,
     check_midrise,
+    in_columns,
 )
 from mmcompress.compression.quantization.scales import choose_scale
 from mmcompress.compression.statistics import INPUTS, Statistic
@@ -190,10 +191,11 @@ class GPTQ(Compressor):
         weights: Mapping[str, Tensor],
         statistics: Mapping[str, Statistic],
     ) -> dict[str, Decision]:
-        return {t.name: self._decide(t, as_matrix(weights[t.name]).shape[1]) for t in targets}
+        return {t.name: self._decide(t, weights[t.name]) for t in targets}
 
-    def _decide(self, target: Target, columns: int) -> Decision:
-        grid = Grid(self.bits, self.group_size or columns, self.symmetric, self.midrise)
+    def _decide(self, target: Target, weight: Tensor) -> Decision:
+        columns = in_columns(self.group_size, weight)
+        grid = Grid(self.bits, columns, self.symmetric, self.midrise)
         if target.granularity in ("embedding", "matrix"):
             return {"rounding": "nearest", "grid": grid.decision()}
         options = {"act_order": self.act_order, "damping": self.damping}

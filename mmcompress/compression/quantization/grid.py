@@ -14,6 +14,11 @@ from mmcompress.compression.base import as_matrix, kept_mask
 SMALLEST_SCALE = torch.finfo(torch.float16).smallest_normal
 """Below it, a scale in half precision would lose its precision or become zero."""
 
+TENSOR = "tensor"
+
+GroupSize = int | str | None
+"""Columns that share a scale; None for all of a row, `"tensor"` for all of a weight."""
+
 LARGEST_SCALE = torch.finfo(torch.float16).max
 
 
@@ -58,11 +63,11 @@ class Grid:
         Returns:
             (rows, columns) float32.
         """
-        options: dict[str, Any] = {"group_size": self.group_size}
-        if self.midrise:
-            options["midrise"] = True
-        if column_scale is not None:
-            options["column_scale"] = column_scale
+        options: dict[str, Any] = {
+            "group_size": self.group_size,
+            "midrise": self.midrise,
+            "column_scale": column_scale,
+        }
         codes = quantise(matrix, scale, zero_point, bits=self.bits, **options)
         return dequantise(codes, scale, zero_point, **options)
 
@@ -131,20 +136,27 @@ def check_bits(bits: int, low: int = 2, high: int = 8) -> None:
         raise ValueError(f"bits={bits} must be a whole number from {low} to {high}")
 
 
-def check_group_size(group_size: int | None) -> None:
-    """Refuse a group size that no weight could fit."""
-    if group_size is not None and (not isinstance(group_size, int) or group_size < 1):
-        raise ValueError(f"group_size={group_size} must be a positive whole number, or null")
+def check_group_size(group_size: GroupSize, *, tensor: bool = False) -> None:
+    """Refuse a group size that no weight could fit; `tensor` says whether that word is one."""
+    whole = isinstance(group_size, int) and group_size >= 1
+    if not (whole or group_size is None or (tensor and group_size == TENSOR)):
+        words = "tensor or null" if tensor else "or null"
+        raise ValueError(f"group_size={group_size} must be a positive whole number, {words}")
 
 
-def check_divides(group_size: int | None, target: Target, weight: Tensor) -> None:
+def check_divides(group_size: GroupSize, target: Target, weight: Tensor) -> None:
     """Refuse a group size that does not fit a weight."""
     columns = as_matrix(weight).shape[1]
-    if group_size is not None and columns % group_size:
+    if isinstance(group_size, int) and columns % group_size:
         raise ValueError(
             f"group_size={group_size} does not divide the {columns} columns of "
             f"{target.name}: choose a divisor, or null for one scale per channel"
         )
+
+
+def in_columns(group_size: GroupSize, weight: Tensor) -> int:
+    """A group size as columns of a weight: all of them when it is none or `tensor`."""
+    return group_size if isinstance(group_size, int) else as_matrix(weight).shape[1]
 
 
 def check_midrise(midrise: bool, symmetric: bool) -> None:

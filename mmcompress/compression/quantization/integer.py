@@ -18,6 +18,7 @@ from mmcompress.compression.quantization.grid import (
     check_divides,
     check_group_size,
     check_midrise,
+    in_columns,
 )
 from mmcompress.compression.quantization.scales import choose_scale
 from mmcompress.compression.statistics import Statistic
@@ -68,7 +69,7 @@ class Integer(Compressor):
         return {
             t.name: {
                 "bits": self.bits,
-                "group_size": self.group_size or as_matrix(weights[t.name]).shape[1],
+                "group_size": in_columns(self.group_size, weights[t.name]),
                 "symmetric": self.symmetric,
                 "midrise": self.midrise,
             }

@@ -1,5 +1,7 @@
-"""The scale of each group: the one, among shrunken versions of the largest magnitude, that rounds
-with the least squared error (the search of Banner et al. 2019, arXiv:1810.05723, by grid).
+"""Scales of groups, found from their weights.
+
+`choose_scale` takes the one, among shrunken versions of the largest magnitude, that rounds with the
+least squared error (the search of Banner et al. 2019, arXiv:1810.05723, by grid).
 """
 
 import torch
@@ -64,3 +66,21 @@ def _search(groups: Tensor, grid: Grid) -> tuple[Tensor, Tensor | None]:
         if zero is not None:
             best_zero = torch.where(better, zero.to(torch.uint8), best_zero)
     return best_scale, None if grid.symmetric else best_zero
+
+
+def mean_magnitude(matrix: Tensor, *, group_size: int, per_tensor: bool = False) -> Tensor:
+    """Mean |w| of each group over what an earlier mask has left; differentiable.
+
+    Args:
+        matrix: (rows, columns).
+        group_size: columns of a group.
+        per_tensor: one mean over everything, for every group.
+    Returns:
+        (rows, columns / group_size); zero where nothing is left.
+    """
+    groups = matrix.abs().reshape(len(matrix), -1, group_size)
+    total, count = groups.sum(dim=-1), torch.count_nonzero(groups, dim=-1)  # R G
+    if per_tensor:
+        mean = total.sum() / count.sum().clamp(min=1)
+        return mean.expand_as(total)
+    return total / count.clamp(min=1)

@@ -1,0 +1,150 @@
+"""Binary weights, W ≈ α sign(W): one bit, and a scale per channel, group or tensor.
+
+"XNOR-Net: ImageNet Classification Using Binary Convolutional Neural Networks", Rastegari et al.
+2016, arXiv:1603.05279: α = mean |W| is the best scale in the least-squares sense (eq. 6), computed
+anew from the trained weight in each step. Where we differ: the gradient passes straight through the
+sign for weights within `CLIP` times α, where the paper, whose weights lie in [−1, 1], cuts at 1; α
+may be trained instead; inputs stay floats. Weights that an earlier mask has made zero stay zero and
+do not count in α.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from mmcompress.artifact.encoding import Encoding
+from mmcompress.backbones.base import Target
+from mmcompress.compression.base import (
+    Compressor,
+    Decision,
+    Parametrization,
+    as_matrix,
+    kept_mask,
+)
+from mmcompress.compression.quantization.fake_quantize import to_half
+from mmcompress.compression.quantization.grid import (
+    TENSOR,
+    Grid,
+    GroupSize,
+    check_divides,
+    check_group_size,
+    in_columns,
+)
+from mmcompress.compression.quantization.scales import mean_magnitude
+from mmcompress.compression.statistics import Statistic
+
+CLIP = 4.0
+"""Magnitude, in units of α, beyond which a weight gets no gradient: it is on the right side."""
+
+
+class ScaledSign(torch.autograd.Function):
+    """α sign(w), and 0 where w is 0: straight through for w, exact for α."""
+
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor, alpha: Tensor, group_size: int) -> Tensor:
+        grid = Grid(1, group_size, midrise=True)
+        values = grid.snap(matrix, 2 * alpha) * kept_mask(matrix)
+        near = grid.grouped(matrix.abs()) <= CLIP * alpha[..., None]  # R G group_size
+        ctx.save_for_backward(values, alpha, near.view_as(matrix))
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        values, alpha, near = ctx.saved_tensors
+        (gradient,) = gradients
+        of_alpha = (gradient * values).view(*alpha.shape, -1).sum(dim=-1) / alpha
+        return gradient * near, of_alpha, None
+
+
+class Binarize(Parametrization):
+    """Parametrisation W → α sign(W).
+
+    Args:
+        weight: gives the shape, and α to start from when it is trained.
+        group_size: columns that share α.
+        per_tensor: one α for everything.
+        trained_scale: α is a parameter.
+    """
+
+    alpha: nn.Parameter | None
+    scale: Tensor
+
+    def __init__(
+        self, weight: Tensor, *, group_size: int, per_tensor: bool, trained_scale: bool
+    ) -> None:
+        super().__init__()
+        self.group_size, self.per_tensor = group_size, per_tensor
+        alpha = mean_magnitude(as_matrix(weight), group_size=group_size, per_tensor=per_tensor)
+        self.shape = alpha.shape  # R G
+        # One dimension, so that the optimizer does not take it for a matrix that decays.
+        start = alpha[:1, 0] if per_tensor else alpha.flatten()
+        self.register_parameter("alpha", nn.Parameter(start.clone()) if trained_scale else None)
+        # What the last forward pass has used: the distance of the two levels.
+        self.register_buffer("scale", 2 * to_half(alpha))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        matrix = as_matrix(weight)
+        alpha = to_half(self._alpha(matrix))
+        self.scale = 2 * alpha.detach()
+        return ScaledSign.apply(matrix, alpha, self.group_size).view_as(weight)
+
+    def _alpha(self, matrix: Tensor) -> Tensor:
+        if self.alpha is None:
+            return mean_magnitude(matrix, group_size=self.group_size, per_tensor=self.per_tensor)
+        return self.alpha.expand(self.shape) if self.per_tensor else self.alpha.view(self.shape)
+
+
+class Binary(Compressor):
+    """Quantise weights to one bit.
+
+    Args:
+        group_size: columns that share a scale; None for one scale per output channel, `tensor`
+            for one in all.
+        trained_scale: train the scale instead of computing it from the trained weight.
+        **selectors: `modality`, `role`, `granularity`.
+    """
+
+    stage = "values"
+    granularities = ("linear", "embedding", "conv", "matrix")
+    no_speedup = "binary weights are decoded to float32 before they multiply"
+
+    def __init__(
+        self, *, group_size: GroupSize = None, trained_scale: bool = False, **selectors: Any
+    ) -> None:
+        super().__init__(**selectors)
+        check_group_size(group_size, tensor=True)
+        self.group_size, self.trained_scale = group_size, trained_scale
+
+    def check(self, target: Target, weight: Tensor) -> None:
+        check_divides(self.group_size, target, weight)
+
+    def plan(
+        self,
+        targets: Sequence[Target],
+        weights: Mapping[str, Tensor],
+        statistics: Mapping[str, Statistic],
+    ) -> dict[str, Decision]:
+        return {
+            t.name: {
+                "group_size": in_columns(self.group_size, weights[t.name]),
+                "per_tensor": self.group_size == TENSOR,
+                "trained_scale": self.trained_scale,
+            }
+            for t in targets
+        }
+
+    @classmethod
+    def apply(
+        cls,
+        module: nn.Module,
+        parameter: str,
+        decision: Decision,
+        statistic: Statistic | None = None,
+    ) -> nn.Module:
+        return Binarize(getattr(module, parameter).detach(), **decision)
+
+    def finalize(self, parametrization: nn.Module, weight: Tensor) -> Encoding:
+        binary = cast(Binarize, parametrization)
+        return Grid(1, binary.group_size, midrise=True).encoding(weight, scale=binary.scale.half())

@@ -1,0 +1,155 @@
+"""Ternary weights, W ≈ α T with T in {−1, 0, 1}: a scale per channel, group or tensor.
+
+* `twn`: "Ternary Weight Networks", Li & Liu 2016, arXiv:1605.04711, section 2.2: what lies below
+  Δ = 0.7 mean |W| becomes zero, α is the mean magnitude of the rest (eq. 6).
+* `absmean`: "The Era of 1-bit LLMs: All Large Language Models are in 1.58 Bits", Ma et al. 2024,
+  arXiv:2402.17764, eq. 1 to 3: α = mean |W|, and W / α rounds to the nearest of the three.
+
+Both are computed anew from the trained weight in each step, and the gradient passes straight
+through. Where we differ: the paper on 1.58 bits rounds inputs to 8 bits too, which is a step of its
+own here (`activations.py`). Weights that an earlier mask has made zero do not count in the means.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from mmcompress.artifact.encoding import Encoding
+from mmcompress.backbones.base import Target
+from mmcompress.compression.base import Compressor, Decision, Parametrization, as_matrix
+from mmcompress.compression.quantization.fake_quantize import StraightThrough
+from mmcompress.compression.quantization.grid import (
+    TENSOR,
+    Grid,
+    GroupSize,
+    as_scale,
+    check_divides,
+    check_group_size,
+    in_columns,
+)
+from mmcompress.compression.quantization.scales import mean_magnitude
+from mmcompress.compression.statistics import Statistic
+
+THRESHOLD = 0.7
+"""Δ in units of mean |W| (arXiv:1605.04711, section 2.2)."""
+
+Rule = Literal["twn", "absmean"]
+RULES = ("twn", "absmean")
+
+
+def ternarise(
+    matrix: Tensor, rule: Rule, *, group_size: int, per_tensor: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Nearest ternary weights by one of the two rules.
+
+    Args:
+        matrix: (rows, columns).
+        rule: `twn` or `absmean`.
+        group_size: columns that share α.
+        per_tensor: one α for everything.
+    Returns:
+        α T (rows, columns) float32, and α (rows, columns / group_size) float16.
+
+    Example:
+        >>> ternarise(torch.tensor([[0.5, -1.5, 2.0, 0.0]]), "twn", group_size=4)[0].tolist()
+        [[0.0, -1.75, 1.75, 0.0]]
+        >>> ternarise(torch.tensor([[0.5, -1.5, 2.5, 0.0]]), "absmean", group_size=4)[0].tolist()
+        [[0.0, -1.5, 1.5, 0.0]]
+    """
+    grid = Grid(2, group_size)
+    scope: dict[str, Any] = {"group_size": group_size, "per_tensor": per_tensor}
+    mean = mean_magnitude(matrix, **scope)  # R G
+    if rule == "absmean":
+        scale = as_scale(mean)
+        return grid.snap(matrix, scale), scale
+    groups = grid.grouped(matrix)
+    large = (groups * (groups.abs() > THRESHOLD * mean[..., None])).view_as(matrix)
+    scale = as_scale(mean_magnitude(large, **scope))
+    # Of what is left, each magnitude is far enough from zero to round to ±1 at the least.
+    return grid.snap(large.sign() * scale.float().repeat_interleave(group_size, 1), scale), scale
+
+
+class Ternarize(Parametrization):
+    """Parametrisation W → α T.
+
+    Args:
+        weight: gives the shape.
+        rule, group_size, per_tensor: as in `ternarise`.
+    """
+
+    scale: Tensor
+
+    def __init__(self, weight: Tensor, *, rule: Rule, group_size: int, per_tensor: bool) -> None:
+        super().__init__()
+        self.rule: Rule = rule
+        self.group_size, self.per_tensor = group_size, per_tensor
+        rows, columns = as_matrix(weight).shape
+        # What the last forward pass has used.
+        self.register_buffer("scale", weight.new_ones(rows, columns // group_size).half())
+
+    def forward(self, weight: Tensor) -> Tensor:
+        matrix = as_matrix(weight)
+        with torch.no_grad():
+            rounded, self.scale = ternarise(
+                matrix, self.rule, group_size=self.group_size, per_tensor=self.per_tensor
+            )
+        return StraightThrough.apply(matrix, rounded, None).view_as(weight)
+
+
+class Ternary(Compressor):
+    """Quantise weights to −α, 0 and α.
+
+    Args:
+        rule: `twn` (a threshold of 0.7 mean |W|) or `absmean` (BitNet b1.58).
+        group_size: columns that share a scale; None for one scale per output channel, `tensor`
+            for one in all.
+        **selectors: `modality`, `role`, `granularity`.
+    """
+
+    stage = "values"
+    granularities = ("linear", "embedding", "conv", "matrix")
+    no_speedup = "ternary weights are decoded to float32 before they multiply"
+
+    def __init__(
+        self, *, rule: Rule = "twn", group_size: GroupSize = None, **selectors: Any
+    ) -> None:
+        super().__init__(**selectors)
+        if rule not in RULES:
+            raise ValueError(f"rule={rule!r} must be one of {', '.join(RULES)}")
+        check_group_size(group_size, tensor=True)
+        self.rule: Rule = rule
+        self.group_size = group_size
+
+    def check(self, target: Target, weight: Tensor) -> None:
+        check_divides(self.group_size, target, weight)
+
+    def plan(
+        self,
+        targets: Sequence[Target],
+        weights: Mapping[str, Tensor],
+        statistics: Mapping[str, Statistic],
+    ) -> dict[str, Decision]:
+        return {
+            t.name: {
+                "rule": self.rule,
+                "group_size": in_columns(self.group_size, weights[t.name]),
+                "per_tensor": self.group_size == TENSOR,
+            }
+            for t in targets
+        }
+
+    @classmethod
+    def apply(
+        cls,
+        module: nn.Module,
+        parameter: str,
+        decision: Decision,
+        statistic: Statistic | None = None,
+    ) -> nn.Module:
+        return Ternarize(getattr(module, parameter).detach(), **decision)
+
+    def finalize(self, parametrization: nn.Module, weight: Tensor) -> Encoding:
+        ternary = cast(Ternarize, parametrization)
+        return Grid(2, ternary.group_size).encoding(weight, scale=ternary.scale)
