@@ -1,15 +1,18 @@
 """The codec chain of one weight: which stages, in which order, and how it is read back.
 
-    float weight → [quantise | codebook] → [bitmask] → [pack] → [zstd]
+    float weight → [quantise | float8 | codebook] → [bitmask] → [pack | ans] → [zstd]
 
 A chain is a list of stages as the manifest holds them. What it leaves to store are payloads:
-tensors by name (`codes`, or `indices` of a codebook; `scale`, `zero_point`, `codebook`, `mask`).
+tensors by name (`codes`, or `indices` of a codebook; `scale`, `zero_point`, `column_scale`,
+`codebook`, `mask`).
 
-    {"codec": "quantise", "bits": 4, "group_size": 32}
-    {"codec": "codebook", "block_size": 1, "entries": 16}
+    {"codec": "quantise", "bits": 4, "group_size": 32}       also "grid": "midrise"
+    {"codec": "float8", "format": "e4m3", "group_size": 32}
+    {"codec": "codebook", "block_size": 1, "entries": 16}    also "group_size": of its scale
     {"codec": "bitmask", "kept": 1234}                       codes that the mask keeps
     {"codec": "pack", "bits": 4}
-    {"codec": "zstd", "of": {"codes": "uint8", "scale": "float16"}}   dtype once decompressed
+    {"codec": "ans", "of": ["codes", "mask"]}                entropy coded
+    {"codec": "zstd", "of": {"scale": "float16"}}            dtype once decompressed
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,15 +23,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmcompress.artifact.codecs import zstd
+from mmcompress.artifact.codecs import ans, zstd
 from mmcompress.artifact.codecs.bitmask import densify, unpack_mask
 from mmcompress.artifact.codecs.codebook import lookup
+from mmcompress.artifact.codecs.float8 import from_float8
 from mmcompress.artifact.codecs.pack import packed_length, unpack
 from mmcompress.artifact.codecs.quantise import dequantise
 
 Chain = list[dict[str, Any]]
 
-ORDER = ("quantise", "codebook", "bitmask", "pack", "zstd")
+INTEGERS = ("quantise", "float8", "codebook")
+ORDER = (*INTEGERS, "bitmask", "pack", "ans", "zstd")
 FLOATS = ("float16", "float32")
 DTYPES = {"uint8": torch.uint8, "float16": torch.float16, "float32": torch.float32}
 
@@ -38,14 +43,16 @@ class Layout:
     """What a payload must look like once it is decompressed.
 
     Attributes:
-        shape: of the tensor.
+        shape: of the tensor; how many symbols for a frame of entropy coded ones.
         dtypes: names of the dtypes that may hold it.
         optional: whether the chain works without it.
+        symbols: an entropy coded frame, whose length only its content tells.
     """
 
     shape: tuple[int, ...]
     dtypes: tuple[str, ...] = ("uint8",)
     optional: bool = False
+    symbols: bool = False
 
 
 def stages_of(chain: Chain) -> dict[str, dict[str, Any]]:
@@ -55,12 +62,17 @@ def stages_of(chain: Chain) -> dict[str, dict[str, Any]]:
         ValueError: a stage is unknown, out of order, or without the one that it needs.
     """
     codecs = [str(stage.get("codec")) for stage in chain]
-    integers = {"quantise", "codebook"} & set(codecs)
-    if codecs != [codec for codec in ORDER if codec in codecs] or len(integers) == 2:
+    integers = set(INTEGERS) & set(codecs)
+    if codecs != [codec for codec in ORDER if codec in codecs] or len(integers) > 1:
         raise ValueError(f"its stages {codecs} are not some of {list(ORDER)}, in this order")
-    if bool(integers) != ("pack" in codecs):
-        raise ValueError(f"its stages {codecs} pack floats, or leave integers unpacked")
     stages = dict(zip(codecs, chain, strict=True))
+    coded = stages.get("ans", {"of": []}).get("of")
+    if not isinstance(coded, list) or not set(map(str, coded)) <= {codes_name(chain), "mask"}:
+        raise ValueError("its ans stage does not say of which payloads")
+    if bool(integers) != ("pack" in codecs or codes_name(chain) in coded):
+        raise ValueError(f"its stages {codecs} pack floats, or leave integers unpacked")
+    if "pack" in codecs and codes_name(chain) in coded:
+        raise ValueError("it packs codes and entropy codes them too")
     if "zstd" in stages and not isinstance(stages["zstd"].get("of"), dict):
         raise ValueError("its zstd stage does not say of which payloads")
     return stages
@@ -88,22 +100,45 @@ def layout(chain: Chain, shape: Sequence[int]) -> dict[str, Layout]:
     count = rows * columns
     if stage := stages.get("quantise"):
         groups = columns // _divisor(stage, "group_size", columns)
+        bits = _whole(stage, "bits", 16)
+        if stage.get("grid", "midrise") != "midrise":
+            raise ValueError(f"quantise has grid={stage['grid']!r}, and knows midrise only")
         found["scale"] = Layout((rows, groups), FLOATS)
-        points = packed_length(rows * groups, _whole(stage, "bits", 16))
+        points = packed_length(rows * groups, bits)
         found["zero_point"] = Layout((points,), optional=True)
+        found["real_zero_point"] = Layout((rows, groups), FLOATS, optional=True)
+        found["column_scale"] = Layout((columns,), FLOATS, optional=True)
+    if stage := stages.get("float8"):
+        if stage.get("format") != "e4m3":
+            raise ValueError(f"float8 has format={stage.get('format')!r}, and knows e4m3 only")
+        groups = columns // _divisor(stage, "group_size", columns)
+        found["scale"] = Layout((rows, groups), FLOATS)
     if stage := stages.get("codebook"):
         block_size = _divisor(stage, "block_size", columns)
         found["codebook"] = Layout((_whole(stage, "entries", 2**16), block_size), FLOATS)
         count //= block_size
+        if "group_size" in stage:
+            groups = columns // _divisor(stage, "group_size", columns)
+            found["scale"] = Layout((rows, groups), FLOATS)
+    coded = stages["ans"]["of"] if "ans" in stages else []
     if stage := stages.get("bitmask"):
-        found["mask"] = Layout((packed_length(rows * columns, 1),))
+        if "mask" in coded:
+            found["mask"] = Layout((rows * columns,), symbols=True)
+        else:
+            found["mask"] = Layout((packed_length(rows * columns, 1),))
         count = _whole(stage, "kept", count, low=0)
-    if stage := stages.get("pack"):
+    elif "mask" in coded:
+        raise ValueError("it entropy codes a mask that it does not have")
+    name = codes_name(chain)
+    if name in coded:
+        found[name] = Layout((count,), symbols=True)
+    elif stage := stages.get("pack"):
         width, bits = _whole(stage, "bits", 16), stages.get("quantise", stage)["bits"]
         if width < bits:
             raise ValueError(f"it packs codes of {bits} bits into {width}")
-        count = packed_length(count, width)
-    found[codes_name(chain)] = Layout((count,), ("uint8",) if "pack" in stages else FLOATS)
+        found[name] = Layout((packed_length(count, width),))
+    else:
+        found[name] = Layout((count,), FLOATS)
     return found
 
 
@@ -121,6 +156,11 @@ def check_payload(chain: Chain, name: str, expected: Layout, stored: Any) -> Non
     names = {"U8": "uint8", "F16": "float16", "F32": "float32"}
     dtype, shape = names.get(stored.get_dtype()), tuple(stored.get_shape())
     shrunk = stages_of(chain).get("zstd", {}).get("of", {})
+    if expected.symbols:
+        if name in shrunk or dtype != "uint8" or len(shape) != 1:
+            raise ValueError(f"payload {name} is no row of bytes but {dtype} {shape}")
+        ans.check_length(shape[0], expected.shape[0])
+        return
     if name in shrunk:
         if dtype != "uint8" or len(shape) != 1:
             raise ValueError(f"payload {name} is no row of bytes for zstd but {dtype} {shape}")
@@ -149,47 +189,92 @@ def decode(chain: Chain, payloads: Mapping[str, Tensor], shape: Sequence[int]) -
     """
     stages, expected, shape = stages_of(chain), layout(chain, shape), tuple(shape)
     payloads = _decompress(stages, expected, payloads)
-    matrix = (shape[0], prod(shape[1:]))
-    codes = payloads[codes_name(chain)]
     total = prod(shape)
     block_size = stages["codebook"]["block_size"] if "codebook" in stages else 1
     kept = stages["bitmask"]["kept"] if "bitmask" in stages else total // block_size
-    if stage := stages.get("pack"):
-        signed = "quantise" in stages and "zero_point" not in payloads
-        codes = unpack(codes, kept, bits=stage["bits"], signed=signed)
-    mask = unpack_mask(payloads["mask"], total) if "bitmask" in stages else None
+    codes = _read_codes(chain, stages, payloads, kept)
+    mask = _read_mask(stages, payloads, total)
     if mask is not None:
         codes = densify(codes, mask.view(-1, block_size).any(dim=1))
-    if stage := stages.get("quantise"):
-        scale, zero_point = payloads["scale"], None
-        if "zero_point" in payloads:
-            zero_point = unpack(payloads["zero_point"], scale.numel(), bits=stage["bits"])
-            zero_point = zero_point.view_as(scale)
-        codes = codes.reshape(matrix)
-        values = dequantise(codes, scale, zero_point, group_size=stage["group_size"])
-    elif "codebook" in stages:
-        if not 0 <= codes.min() <= codes.max() < len(payloads["codebook"]):
-            raise ValueError("an index points past the end of its codebook")
-        values = lookup(codes, payloads["codebook"], shape)
-    else:
-        values = codes.float()
-    values = values.reshape(shape)
+    values = _to_floats(stages, codes, payloads, shape)
     # A mask drops weights, not codes: what a code of zero stands for need not be 0.0.
     return values if mask is None else torch.where(mask.view(shape), values, 0.0)
+
+
+def _read_codes(
+    chain: Chain, stages: Mapping[str, Any], payloads: Mapping[str, Tensor], count: int
+) -> Tensor:
+    """The codes that are stored, (count,): integers, or floats when nothing makes integers."""
+    name = codes_name(chain)
+    codes = payloads[name]
+    signed = is_signed(stages, payloads)
+    if "ans" in stages and name in stages["ans"]["of"]:
+        symbols = ans.decode_symbols(codes, count, ans.LARGEST_ALPHABET)
+        low = -(2 ** (stages["quantise"]["bits"] - 1)) if signed else 0
+        return symbols + low
+    if stage := stages.get("pack"):
+        return unpack(codes, count, bits=stage["bits"], signed=signed)
+    return codes
+
+
+def is_signed(stages: Mapping[str, Any], sides: Mapping[str, Tensor]) -> bool:
+    """Whether codes run from below zero: those of a grid without a zero point."""
+    return "quantise" in stages and not {"zero_point", "real_zero_point"} & sides.keys()
+
+
+def _read_mask(
+    stages: Mapping[str, Any], payloads: Mapping[str, Tensor], count: int
+) -> Tensor | None:
+    if "bitmask" not in stages:
+        return None
+    if "mask" in stages.get("ans", {"of": []})["of"]:
+        return ans.decode_symbols(payloads["mask"], count, 2).bool()
+    return unpack_mask(payloads["mask"], count)
+
+
+def _to_floats(
+    stages: Mapping[str, Any],
+    codes: Tensor,
+    payloads: Mapping[str, Tensor],
+    shape: tuple[int, ...],
+) -> Tensor:
+    """The values that codes stand for, of the weight's shape."""
+    matrix = (shape[0], prod(shape[1:]))
+    if stage := stages.get("quantise"):
+        scale = payloads["scale"]
+        zero_point = payloads.get("real_zero_point")
+        if "zero_point" in payloads:
+            points = unpack(payloads["zero_point"], scale.numel(), bits=stage["bits"])
+            zero_point = points.view_as(scale)
+        values = dequantise(
+            codes.reshape(matrix),
+            scale,
+            zero_point,
+            group_size=stage["group_size"],
+            midrise="grid" in stage,
+            column_scale=payloads.get("column_scale"),
+        )
+    elif stage := stages.get("float8"):
+        patterns = codes.reshape(matrix).to(torch.uint8)
+        values = from_float8(patterns, payloads["scale"], group_size=stage["group_size"])
+    elif "codebook" in stages:
+        if len(codes) and not 0 <= codes.min() <= codes.max() < len(payloads["codebook"]):
+            raise ValueError("an index points past the end of its codebook")
+        values = lookup(codes, payloads["codebook"], shape, payloads.get("scale"))
+    else:
+        values = codes.float()
+    return values.reshape(shape)
 
 
 def _decompress(
     stages: Mapping[str, Any], expected: Mapping[str, Layout], payloads: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     shrunk = stages["zstd"]["of"] if "zstd" in stages else {}
-    return {
-        name: zstd.decompress(payload, DTYPES[shrunk[name]], prod(expected[name].shape)).view(
-            expected[name].shape
-        )
-        if name in shrunk
-        else payload
-        for name, payload in payloads.items()
-    }
+    found = dict(payloads)
+    for name in shrunk:
+        shape = expected[name].shape
+        found[name] = zstd.decompress(payloads[name], DTYPES[shrunk[name]], prod(shape)).view(shape)
+    return found
 
 
 def _whole(stage: Mapping[str, Any], key: str, high: int, *, low: int = 1) -> int:

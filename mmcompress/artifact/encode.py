@@ -2,14 +2,16 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mmcompress.artifact.chain import FLOATS, Chain, codes_name, decode
-from mmcompress.artifact.codecs import zstd
+from mmcompress.artifact.codecs import ans, zstd
 from mmcompress.artifact.codecs.bitmask import pack_mask, sparsify
+from mmcompress.artifact.codecs.float8 import to_float8
 from mmcompress.artifact.codecs.pack import pack
 from mmcompress.artifact.codecs.quantise import quantise
 from mmcompress.artifact.encoding import Encoding
@@ -41,61 +43,120 @@ def encode(weight: Tensor, encoding: Encoding) -> tuple[Chain, dict[str, Tensor]
     return min(candidates, key=lambda candidate: _cost(*candidate))
 
 
+@dataclass(frozen=True)
+class _Codes:
+    """A weight as codes, before it is decided how they are written.
+
+    Attributes:
+        stage: the stage that makes them; None for floats.
+        values: flat; integers, or floats.
+        sides: what else is stored.
+        bits: width of a code; 0 for floats.
+        signed: codes run from −2^(bits−1).
+    """
+
+    stage: dict[str, Any] | None
+    values: Tensor
+    sides: dict[str, Tensor]
+    bits: int = 0
+    signed: bool = False
+
+
 def _candidates(weight: Tensor, encoding: Encoding) -> Iterator[tuple[Chain, dict[str, Tensor]]]:
-    """All chains before entropy coding, whether or not they are exact."""
-    stage, codes, sides, bits, signed = _to_codes(weight, encoding)
-    head = [stage] if stage else []
-    name = codes_name(head)
-    streams: list[tuple[Chain, Tensor, dict[str, Tensor]]] = [(head, codes, sides)]
-    if encoding.mask is not None:
-        mask = encoding.mask.detach().cpu()
-        assert mask.shape == weight.shape, "a mask has the shape of its weight"
-        assert not weight[~mask].any(), "a weight outside its mask is not zero"
-        mask = mask.flatten()
-        kept, _ = sparsify(codes, mask.view(len(codes), -1).any(dim=1))
-        masked: Chain = [*head, {"codec": "bitmask", "kept": len(kept)}]
-        streams.append((masked, kept, sides | {"mask": pack_mask(mask)}))
-    for chain, values, others in streams:
-        if stage is None:
-            yield chain, others | {name: values}
-            continue
-        # Whole bytes too: a byte per code is what entropy coding likes best.
-        for width in sorted({bits, 8 if bits <= 8 else 16}):
-            packed = pack(values, bits=width, signed=signed)
-            yield [*chain, {"codec": "pack", "bits": width}], others | {name: packed}
+    """All chains before Zstandard, whether or not they are exact."""
+    made = _to_codes(weight, encoding)
+    head: Chain = [made.stage] if made.stage else []
+    yield from _written(head, made, made.values, made.sides, [])
+    if encoding.mask is None:
+        return
+    mask = encoding.mask.detach().cpu()
+    assert mask.shape == weight.shape, "a mask has the shape of its weight"
+    assert not weight[~mask].any(), "a weight outside its mask is not zero"
+    mask = mask.flatten()
+    kept, _ = sparsify(made.values, mask.view(len(made.values), -1).any(dim=1))
+    masked: Chain = [*head, {"codec": "bitmask", "kept": len(kept)}]
+    packed, coded = pack_mask(mask), ans.encode_symbols(mask)
+    if len(coded) < len(packed):
+        yield from _written(masked, made, kept, made.sides | {"mask": coded}, ["mask"])
+    else:
+        yield from _written(masked, made, kept, made.sides | {"mask": packed}, [])
 
 
-def _to_codes(
-    weight: Tensor, encoding: Encoding
-) -> tuple[dict[str, Any] | None, Tensor, dict[str, Tensor], int, bool]:
-    """Stage, flat codes, side tensors, bits and sign of the stage that makes integers."""
+def _written(
+    chain: Chain, made: _Codes, values: Tensor, sides: dict[str, Tensor], coded: list[str]
+) -> Iterator[tuple[Chain, dict[str, Tensor]]]:
+    """Every way to write the codes out.
+
+    Args:
+        chain: the stages so far.
+        made: what the codes are.
+        values: those to write: all, or what the mask keeps.
+        sides: the other payloads.
+        coded: which of them are entropy coded already.
+    """
+    name = codes_name(chain)
+    if made.stage is None:
+        yield [*chain, *_ans(coded)], sides | {name: values}
+        return
+    # Whole bytes too: a byte per code is what Zstandard likes best.
+    for width in sorted({made.bits, 8 if made.bits <= 8 else 16}):
+        packed = pack(values, bits=width, signed=made.signed)
+        yield [*chain, {"codec": "pack", "bits": width}, *_ans(coded)], sides | {name: packed}
+    if 2**made.bits <= ans.LARGEST_ALPHABET:
+        symbols = values + 2 ** (made.bits - 1) if made.signed else values
+        yield [*chain, *_ans([name, *coded])], sides | {name: ans.encode_symbols(symbols)}
+
+
+def _ans(names: list[str]) -> Chain:
+    return [{"codec": "ans", "of": names}] if names else []
+
+
+def _to_codes(weight: Tensor, encoding: Encoding) -> _Codes:
     sides = {name: t.detach().cpu().contiguous() for name, t in encoding.tensors.items()}
-    given = encoding.values
+    given, matrix = encoding.values, weight.view(len(weight), -1)
     if given is None:
         assert not sides, f"floats have no side tensors {sorted(sides)}"
-        return None, _halve(weight.flatten()), {}, 0, False
+        return _Codes(None, _halve(weight.flatten()), {})
     if given["codec"] == "quantise":
-        assert set(sides) <= {"scale", "zero_point"}, f"unknown side tensors in {sorted(sides)}"
-        bits, group_size = int(given["bits"]), int(given["group_size"])
-        zero_point = sides.get("zero_point")
-        codes = quantise(
-            weight.view(len(weight), -1),
-            sides["scale"],
-            zero_point,
-            bits=bits,
-            group_size=group_size,
-        )
-        stored = {"scale": _halve(sides["scale"])}
-        if zero_point is not None:
-            stored["zero_point"] = pack(zero_point.flatten(), bits=bits)
-        stage = {"codec": "quantise", "bits": bits, "group_size": group_size}
-        return stage, codes.flatten(), stored, bits, zero_point is None
+        return _quantised(matrix, given, sides)
+    if given["codec"] == "float8":
+        assert set(sides) == {"scale"}, f"unknown side tensors in {sorted(sides)}"
+        codes = to_float8(matrix, sides["scale"], group_size=int(given["group_size"]))
+        return _Codes(dict(given), codes.flatten(), {"scale": _halve(sides["scale"])}, bits=8)
     assert given["codec"] == "codebook", f"unknown codec {given['codec']!r}"
-    assert set(sides) == {"indices", "codebook"}, f"unknown side tensors in {sorted(sides)}"
+    assert {"indices", "codebook"} <= set(sides) <= {"indices", "codebook", "scale"}, sorted(sides)
     entries, block_size = sides["codebook"].shape
     stage = {"codec": "codebook", "block_size": block_size, "entries": entries}
     stored = {"codebook": _halve(sides["codebook"])}
-    return stage, sides["indices"].flatten(), stored, max((entries - 1).bit_length(), 1), False
+    if "scale" in sides:
+        stage["group_size"] = int(given["group_size"])
+        stored["scale"] = _halve(sides["scale"])
+    bits = max((entries - 1).bit_length(), 1)
+    return _Codes(stage, sides["indices"].flatten(), stored, bits=bits)
+
+
+def _quantised(matrix: Tensor, given: dict[str, Any], sides: dict[str, Tensor]) -> _Codes:
+    known = {"scale", "zero_point", "column_scale"}
+    assert set(sides) <= known, f"unknown side tensors in {sorted(sides)}"
+    bits, group_size = int(given["bits"]), int(given["group_size"])
+    zero_point, column_scale = sides.get("zero_point"), sides.get("column_scale")
+    codes = quantise(
+        matrix,
+        sides["scale"],
+        zero_point,
+        bits=bits,
+        group_size=group_size,
+        midrise=given.get("grid") == "midrise",
+        column_scale=column_scale,
+    )
+    stored = {"scale": _halve(sides["scale"])}
+    if zero_point is not None and zero_point.is_floating_point():
+        stored["real_zero_point"] = _halve(zero_point)
+    elif zero_point is not None:
+        stored["zero_point"] = pack(zero_point.flatten(), bits=bits)
+    if column_scale is not None:
+        stored["column_scale"] = _halve(column_scale)
+    return _Codes(dict(given), codes.flatten(), stored, bits=bits, signed=zero_point is None)
 
 
 def _halve(values: Tensor) -> Tensor:
@@ -108,7 +169,10 @@ def _halve(values: Tensor) -> Tensor:
 def _entropy_code(chain: Chain, payloads: dict[str, Tensor]) -> tuple[Chain, dict[str, Tensor]]:
     """Compress each payload that gets smaller by it, its mention in the manifest included."""
     stored, shrunk = dict(payloads), {}
+    coded: list[str] = next((stage["of"] for stage in chain if stage["codec"] == "ans"), [])
     for name, payload in payloads.items():
+        if name in coded:
+            continue
         dtype = str(payload.dtype).removeprefix("torch.")
         frame = zstd.compress(payload)
         mention = len(_compact({name: dtype}))

@@ -17,6 +17,7 @@ from transformers import CLIPConfig, CLIPModel
 
 from mmcompress.artifact.artifact import Artifact
 from mmcompress.artifact.codecs.codebook import lookup
+from mmcompress.artifact.codecs.float8 import from_float8, to_float8
 from mmcompress.artifact.codecs.quantise import dequantise, quantise
 from mmcompress.artifact.encoding import Encoding
 from mmcompress.artifact.load import file_checksum
@@ -72,6 +73,41 @@ def int_encoding(weight: Tensor, *, bits: int, group_size: int, symmetric: bool)
     return Encoding(steps=["integer"], values=values, tensors=tensors)
 
 
+def midrise_encoding(weight: Tensor, *, bits: int) -> Encoding:
+    """Round `weight` in place to a midrise grid with a factor per column; how to store it."""
+    matrix = weight.view(len(weight), -1)
+    sides = {"scale": torch.rand(len(matrix), 1).half() + 0.5}
+    sides["column_scale"] = torch.rand(matrix.shape[1]) + 0.5
+    options = {"group_size": matrix.shape[1], "midrise": True}
+    options["column_scale"] = sides["column_scale"]
+    codes = quantise(matrix, sides["scale"], None, bits=bits, **options)
+    matrix.copy_(dequantise(codes, sides["scale"], None, **options))
+    values = {"codec": "quantise", "bits": bits, "group_size": matrix.shape[1], "grid": "midrise"}
+    return Encoding(steps=["binary"], values=values, tensors=sides)
+
+
+def real_zero_encoding(weight: Tensor, *, bits: int, group_size: int) -> Encoding:
+    """Round `weight` in place to a grid with a real-valued zero point; how to store it."""
+    matrix = weight.view(len(weight), -1)
+    shape = (len(matrix), matrix.shape[1] // group_size)
+    scale, zero = torch.rand(shape).half() + 0.1, (torch.rand(shape) * 2**bits).half()
+    codes = quantise(matrix, scale, zero, bits=bits, group_size=group_size)
+    matrix.copy_(dequantise(codes, scale, zero, group_size=group_size) + 0.0)
+    values = {"codec": "quantise", "bits": bits, "group_size": group_size}
+    return Encoding(steps=["hqq"], values=values, tensors={"scale": scale, "zero_point": zero})
+
+
+def float8_encoding(weight: Tensor) -> Encoding:
+    """Round `weight` in place to 8-bit floats; how to store it."""
+    matrix = weight.view(len(weight), -1)
+    columns = matrix.shape[1]
+    scale = matrix.abs().amax(dim=1, keepdim=True) / 448
+    codes = to_float8(matrix, scale, group_size=columns)
+    matrix.copy_(from_float8(codes, scale, group_size=columns) + 0.0)
+    values = {"codec": "float8", "format": "e4m3", "group_size": columns}
+    return Encoding(steps=["fp8"], values=values, tensors={"scale": scale})
+
+
 def codebook_encoding(weight: Tensor, *, entries: int, block_size: int) -> Encoding:
     """Replace blocks of `weight` in place by random entries; how to store it."""
     indices = torch.randint(0, entries, (weight.numel() // block_size,))
@@ -104,6 +140,21 @@ def encode_as(kind: str, weight: Tensor) -> Encoding:
                 return int_encoding(weight, bits=4, group_size=16, symmetric=True)
             case ["uint3"]:
                 return int_encoding(weight, bits=3, group_size=8, symmetric=False)
+            case ["binary"]:
+                return midrise_encoding(weight, bits=1)
+            case ["midrise3"]:
+                return midrise_encoding(weight, bits=3)
+            case ["hqq"]:
+                return real_zero_encoding(weight, bits=2, group_size=8)
+            case ["fp8"]:
+                return float8_encoding(weight)
+            case ["scaled"]:
+                encoding = codebook_encoding(weight, entries=7, block_size=4)
+                encoding.tensors["scale"] = torch.rand(len(weight), 1)
+                encoding.values["group_size"] = columns
+                parts = (encoding.tensors[name] for name in ("indices", "codebook"))
+                weight.copy_(lookup(*parts, weight.shape, encoding.tensors["scale"]))
+                return encoding
             case ["cluster"]:
                 return codebook_encoding(weight, entries=5, block_size=1)
             case ["blocks"]:
@@ -115,6 +166,7 @@ def encode_as(kind: str, weight: Tensor) -> Encoding:
 
 KINDS = [
     *["int8", "int4", "uint3", "cluster", "blocks", "rows", "pruned"],
+    *["binary", "midrise3", "hqq", "fp8", "scaled", "pruned+binary", "pruned+hqq", "pruned+fp8"],
     *["pruned+int8", "pruned+int4", "pruned+uint3", "pruned+cluster", "pruned+blocks"],
 ]
 

@@ -205,7 +205,7 @@ def test_manifest_is_compact_and_complete(
     weight = manifest["weights"][FC1]
     assert weight["chain"][:2] == [
         {"codec": "quantise", "bits": 4, "group_size": 16},
-        {"codec": "pack", "bits": 4},
+        {"codec": "ans", "of": ["codes"]},
     ]
     del weight["chain"]
     assert weight == {

@@ -10,13 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def lookup(indices: Tensor, codebook: Tensor, shape: Sequence[int]) -> Tensor:
+def lookup(
+    indices: Tensor, codebook: Tensor, shape: Sequence[int], scale: Tensor | None = None
+) -> Tensor:
     """Each run of `block_size` neighbours in a row is one entry of the codebook.
 
     Args:
         indices: (blocks,) int32 or int64, row by row.
         codebook: (entries, block_size), float16 or float32; gets a gradient where it wants one.
         shape: of the weight, blocks · block_size elements.
+        scale: (rows, groups), float16 or float32, a factor on each of as many equal parts of a row;
+            None for none.
     Returns:
         `shape`, float32.
     Raises:
@@ -28,4 +32,7 @@ def lookup(indices: Tensor, codebook: Tensor, shape: Sequence[int]) -> Tensor:
         >>> lookup(torch.tensor([1, 0, 0, 0]), codebook, (2, 4)).tolist()
         [[3.0, 4.0, 1.0, 2.0], [1.0, 2.0, 1.0, 2.0]]
     """
-    return F.embedding(indices, codebook.float()).reshape(tuple(shape))
+    entries = F.embedding(indices, codebook.float())
+    if scale is None:
+        return entries.reshape(tuple(shape))
+    return (entries.reshape(*scale.shape, -1) * scale.float().unsqueeze(-1)).reshape(tuple(shape))

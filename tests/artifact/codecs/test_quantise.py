@@ -40,6 +40,48 @@ def test_grid_points_keep_their_codes(bits: int, symmetric: bool) -> None:
     assert torch.equal(quantise(weight, scale, zero_point, bits=bits, group_size=8), codes)
 
 
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_midrise_points_keep_their_codes(bits: int) -> None:
+    generator = torch.Generator().manual_seed(bits)
+    scale = torch.rand(6, 4, generator=generator).half() + 0.1
+    columns = torch.rand(32, generator=generator) + 0.5
+    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1)
+    codes = torch.randint(low, high, (6, 32), generator=generator).to(torch.int16)
+    options = {"group_size": 8, "midrise": True, "column_scale": columns}
+    weight = dequantise(codes, scale, None, **options)
+    assert (weight != 0).all()
+    assert torch.equal(quantise(weight, scale, None, bits=bits, **options), codes)
+
+
+def test_binary_is_half_a_scale_either_way() -> None:
+    weight, scale = torch.tensor([[3.0, -0.1, 0.2, -7.0]]), torch.tensor([[2.0]])
+    codes = quantise(weight, scale, None, bits=1, group_size=4, midrise=True)
+    values = dequantise(codes, scale, None, group_size=4, midrise=True)
+    assert values.tolist() == [[1.0, -1.0, 1.0, -1.0]]
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_real_zero_points_keep_their_codes(bits: int) -> None:
+    generator = torch.Generator().manual_seed(bits)
+    scale = torch.rand(6, 4, generator=generator).half() + 0.1
+    zero_point = (torch.rand(6, 4, generator=generator) * 2**bits).half()
+    codes = torch.randint(0, 2**bits, (6, 32), generator=generator).to(torch.int16)
+    weight = dequantise(codes, scale, zero_point, group_size=8)
+    assert torch.equal(quantise(weight, scale, zero_point, bits=bits, group_size=8), codes)
+
+
+def test_a_midrise_grid_has_no_zero_point() -> None:
+    with pytest.raises(ValueError, match="no zero point"):
+        quantise(
+            torch.zeros(1, 2),
+            torch.ones(1, 1),
+            torch.ones(1, 1),
+            bits=2,
+            group_size=2,
+            midrise=True,
+        )
+
+
 def test_scale_gets_a_gradient() -> None:
     scale = torch.tensor([[0.5]], requires_grad=True)
     dequantise(torch.tensor([[2, -3]]), scale, None, group_size=2).sum().backward()
