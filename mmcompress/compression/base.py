@@ -87,6 +87,9 @@ class Compressor(ABC):
     trains_weight: ClassVar[bool] = True
     """False when parameters of the parametrisation are trained in the weight's stead."""
 
+    learns_mask: ClassVar[bool] = False
+    """Whether a `mask` method is trained by the gradient that reaches the weight."""
+
     keeps_zeros: bool = True
     """Whether a `values` method leaves zeros of an earlier mask zero."""
 

@@ -87,7 +87,7 @@ class Recipe:
         """
         weights = dict(backbone.model.named_parameters(remove_duplicate=False))
         owners: dict[str, str] = {}
-        masked: set[str] = set()
+        masked: dict[str, Compressor] = {}
         for name, step in self.steps.items():
             for target in self._select(name, step, backbone):
                 if not target.parameter:
@@ -96,7 +96,7 @@ class Recipe:
                 _check_tied(target, backbone.model)
                 step.check(target, weights[target.name])
                 if step.stage == "mask":
-                    masked.add(target.name)
+                    masked[target.name] = step
                 if step.stage != "values":
                     continue
                 if target.name in owners and self.budget is None:
@@ -109,6 +109,8 @@ class Recipe:
                         f"step {name} cannot keep the zeros that pruning leaves in {target.name}: "
                         "share single weights (block_size=1), or separate them with selectors"
                     )
+                if target.name in masked and masked[target.name].learns_mask:
+                    _check_trained(name, step, target)
                 owners[target.name] = name
 
     def apply(self, backbone: Backbone, batches: Iterable[dict[str, Tensor]]) -> Plan:
@@ -339,6 +341,16 @@ def _edits(name: str, step: Compressor, decisions: Mapping[str, Decision]) -> di
             for key, decision in decisions.items()
         },
     }
+
+
+def _check_trained(name: str, step: Compressor, target: Target) -> None:
+    """A mask that is learnt from the weight's gradient, under a step that lets none through."""
+    if not step.trains_weight:
+        raise ValueError(
+            f"step {name} trains parameters of its own in place of {target.name}, so no gradient "
+            "reaches the mask that an earlier step learns: use magnitude or wanda, or separate "
+            "them with selectors (modality, role)"
+        )
 
 
 def _check_tied(target: Target, model: nn.Module) -> None:

@@ -1,0 +1,109 @@
+"""Movement pruning: weights that training moves away from zero stay, those it moves to zero go.
+
+"Movement Pruning: Adaptive Sparsity by Fine-Tuning", Sanh et al. 2020, arXiv:2005.07683: hard
+movement pruning, sections 3 and 4. Every weight has a score S that is trained with it; W' = W ⊙ M,
+where M keeps the weights of the highest scores in a matrix, and the gradient of S passes straight
+through M: ∂L/∂S = ∂L/∂W' ⊙ W (equation 3). The share that goes follows the cubic schedule.
+
+Where we differ: scores start from the weights' magnitudes, a million times smaller, and not from
+zero, so that a model which was never trained is pruned by magnitude; S is trained at the learning
+rate of the weights, for under Adam a factor on it moves all scores of a matrix alike; and the
+paper's allocation, the same share of each matrix, is one of several.
+"""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from mmcompress.compression.base import Decision
+from mmcompress.compression.pruning.allocation import Allocation
+from mmcompress.compression.pruning.masks import Mask
+from mmcompress.compression.pruning.schedule import cubic_sparsity
+from mmcompress.compression.pruning.scored import ScoredPruning
+from mmcompress.compression.statistics import Statistic
+
+START = 1e-6
+"""Scores begin at this share of the magnitudes: far below one step of an optimizer."""
+
+
+def top_mask(scores: Tensor, pruned: int) -> Tensor:
+    """Keep all but the `pruned` lowest scores, without sorting; ties at the threshold go together.
+
+    Args:
+        scores: any shape.
+        pruned: at most all of them.
+    Returns:
+        bool, shape of `scores`, True = kept.
+    """
+    if pruned == 0:
+        return torch.ones_like(scores, dtype=torch.bool)
+    return scores > scores.flatten().kthvalue(pruned).values
+
+
+class MovementMask(Mask):
+    """Parametrisation W → W ⊙ M(S).
+
+    Args:
+        weight: gives the shape, and the order in which untrained weights go.
+        pruned: weights to drop when the schedule is complete.
+    """
+
+    def __init__(self, weight: Tensor, pruned: int) -> None:
+        super().__init__(weight, pruned)
+        self.scores = nn.Parameter(START * weight.abs())
+
+    def follow(self, share: float) -> None:
+        """Keep the highest scores as they are now; `share` of the weights that are to go, go."""
+        self.mask = top_mask(self.scores.detach(), round(share * self.pruned))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        # Exactly the mask in value; for the gradient, the scores.
+        return weight * (self.mask + (self.scores - self.scores.detach()))
+
+
+class Movement(ScoredPruning):
+    """Drop the weights of lowest trained score while training.
+
+    Args:
+        sparsity, allocation, max_sparsity: as in `ScoredPruning`.
+        begin, end: of the cubic ramp, as shares of training; masks go on moving after it.
+        **selectors: `modality`, `role`, `granularity`.
+    """
+
+    learns_mask = True
+
+    def __init__(
+        self,
+        *,
+        sparsity: float,
+        allocation: Allocation = "uniform",
+        max_sparsity: float | None = None,
+        begin: float = 0.0,
+        end: float = 0.5,
+        **selectors: Any,
+    ) -> None:
+        super().__init__(
+            sparsity=sparsity,
+            allocation=allocation,
+            max_sparsity=max_sparsity,
+            schedule="cubic",
+            begin=begin,
+            end=end,
+            **selectors,
+        )
+
+    @classmethod
+    def apply(
+        cls,
+        module: nn.Module,
+        parameter: str,
+        decision: Decision,
+        statistic: Statistic | None = None,
+    ) -> nn.Module:
+        return MovementMask(getattr(module, parameter).detach(), decision["pruned"])
+
+    def on_step(self, progress: float) -> None:
+        share = cubic_sparsity(progress, begin=self.begin, end=self.end)
+        for applied in self.applied.values():
+            cast(MovementMask, applied.parametrization).follow(share)

@@ -1,0 +1,106 @@
+import itertools
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mmcompress.backbones.base import Backbone, Target
+from mmcompress.compression.base import Applied
+from mmcompress.compression.pruning.masks import lowest_mask
+from mmcompress.compression.pruning.movement import START, Movement, MovementMask, top_mask
+from mmcompress.compression.quantization.integer import Integer
+from mmcompress.compression.recipe import Recipe
+from mmcompress.compression.sharing.codebook import Codebook
+
+
+def prepared(sparsity: float = 0.5, **settings: float) -> tuple[nn.Linear, Movement, MovementMask]:
+    torch.manual_seed(0)
+    layer, movement = nn.Linear(6, 5), Movement(sparsity=sparsity, **settings)
+    target = Target("layer", "weight", "image", "mlp.up", "linear")
+    decision = movement.plan([target], {target.name: layer.weight.detach()}, {})[target.name]
+    mask = movement.apply(layer, "weight", decision)
+    assert isinstance(mask, MovementMask)
+    nn.utils.parametrize.register_parametrization(layer, "weight", mask)
+    movement.applied[target.name] = Applied(layer, "weight", mask)
+    return layer, movement, mask
+
+
+def slow_movement(
+    weight: Tensor, scores: Tensor, data: list[tuple[Tensor, Tensor]], rate: float
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Section 3, by hand, for L = Σ y ⊙ (x W'ᵀ): a' = (W ⊙ M) x and ∂L/∂a is y.
+
+    M is Top_v(S) with v of the cubic schedule; ∂L/∂W = ∂L/∂a xᵀ ⊙ M, ∂L/∂S = ∂L/∂a xᵀ ⊙ W.
+    """
+    masks = []
+    for t, (x, y) in enumerate(data):
+        share = 1 - (1 - min(t / len(data) / 0.5, 1)) ** 3
+        pruned = round(share * round(0.5 * weight.numel()))
+        order = sorted(range(weight.numel()), key=scores.flatten().tolist().__getitem__)
+        mask = torch.ones(weight.numel())
+        mask[order[:pruned]] = 0
+        mask = mask.view_as(weight)
+        outer = y.T @ x
+        weight, scores = weight - rate * outer * mask, scores - rate * outer * weight
+        masks.append(mask.bool())
+    return weight, scores, masks
+
+
+def test_against_the_paper():
+    layer, movement, mask = prepared()
+    generator = torch.Generator().manual_seed(1)
+    data = [
+        (torch.randn(3, 6, generator=generator), torch.randn(3, 5, generator=generator))
+        for _ in range(8)
+    ]
+    dense = layer.weight.detach().clone()
+    expected = slow_movement(dense, START * dense.abs(), data, 0.1)
+    original = movement.applied["layer.weight"].original
+    optimizer = torch.optim.SGD([original, mask.scores], lr=0.1)
+    masks = []
+    for t, (x, y) in enumerate(data):
+        movement.on_step(t / len(data))
+        masks.append(mask.mask.clone())
+        optimizer.zero_grad()
+        (y * (x @ layer.weight.T)).sum().backward()
+        optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(masks, expected[2], strict=True))
+    torch.testing.assert_close(original.detach(), expected[0])
+    torch.testing.assert_close(mask.scores.detach(), expected[1])
+    assert any((b & ~a).any() for a, b in itertools.pairwise(masks)), "none came back"
+
+
+def test_the_value_is_exactly_masked():
+    layer, movement, mask = prepared(0.7)
+    with torch.no_grad():
+        mask.scores.normal_()
+    movement.on_step(1.0)
+    assert torch.equal(layer.weight, movement.applied["layer.weight"].original * mask.mask)
+    assert int((layer.weight == 0).sum()) == 21
+
+
+def test_untrained_it_is_magnitude_pruning():
+    layer, movement, mask = prepared()
+    dense = layer.weight.detach().abs()
+    movement.on_step(1.0)
+    assert torch.equal(mask.mask, lowest_mask(dense, 15))
+
+
+@pytest.mark.parametrize("pruned", [0, 1, 10, 30])
+def test_top_mask_is_that_of_a_sort(pruned: int):
+    scores = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(top_mask(scores, pruned), lowest_mask(scores, pruned))
+
+
+def test_scores_train_where_weights_are_masked():
+    layer, movement, mask = prepared()
+    movement.on_step(1.0)
+    layer.weight.sum().backward()
+    assert torch.equal(mask.scores.grad, movement.applied["layer.weight"].original.detach())
+
+
+def test_no_step_may_keep_the_gradient_from_the_scores(tiny_backbone: Backbone):
+    movement = Movement(sparsity=0.5)
+    Recipe({"movement": movement, "int4": Integer(bits=4)}).check(tiny_backbone)
+    with pytest.raises(ValueError, match=r"step cluster .*no gradient reaches the mask.*magnitude"):
+        Recipe({"movement": movement, "cluster": Codebook(clusters=4)}).check(tiny_backbone)
