@@ -303,10 +303,8 @@ class VectorLookup(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         matrix = as_matrix(weight)
-        shared = lookup(self.indices, rounded_entries(self.codebook), matrix.shape)
-        if self.scale is not None:
-            shared = shared * self.scale.float()
-        return shared.view_as(weight)
+        entries = rounded_entries(self.codebook)
+        return lookup(self.indices, entries, matrix.shape, self.scale).view_as(weight)
 
 
 def fit_together(lookups: Sequence[VectorLookup]) -> None:
