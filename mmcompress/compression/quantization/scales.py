@@ -40,11 +40,26 @@ def choose_scale(weight: Tensor, grid: Grid) -> tuple[Tensor, Tensor | None]:
     return scale, torch.cat(zeros) if zeros else None
 
 
+def full_range(weight: Tensor, grid: Grid) -> tuple[Tensor, Tensor | None]:
+    """The scale (and zero point) that clips nothing; arguments and result as `choose_scale`."""
+    low, full = _range(grid.grouped(weight), grid)
+    scale = as_scale(full)
+    if grid.symmetric:
+        return scale, None
+    return scale, (-low / scale.float()).round().clamp(0, 2**grid.bits - 1).to(torch.uint8)
+
+
+def _range(groups: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    """The lowest weight, zero included, and the scale that clips nothing: (R, G) each."""
+    low, high = groups.amin(dim=-1).clamp(max=0), groups.amax(dim=-1).clamp(min=0)
+    if grid.symmetric:
+        return low, torch.maximum(-low, high) / grid.top
+    return low, (high - low) / (2**grid.bits - 1)
+
+
 def _search(groups: Tensor, grid: Grid) -> tuple[Tensor, Tensor | None]:
     """`choose_scale` of weights (rows, groups, group_size)."""
-    low, high = groups.amin(dim=-1).clamp(max=0), groups.amax(dim=-1).clamp(min=0)  # R G
-    steps = 2 * grid.top if grid.symmetric else 2**grid.bits - 1
-    full = (2 * torch.maximum(-low, high) if grid.symmetric else high - low) / steps
+    low, full = _range(groups, grid)
     counted = kept_mask(groups) if grid.midrise else None
     best_error = torch.full_like(full, torch.inf)
     best_scale = torch.ones_like(full, dtype=torch.float16)

@@ -1,0 +1,174 @@
+"""AWQ: make the columns that large inputs meet larger before rounding, and smaller again after.
+
+"AWQ: Activation-aware Weight Quantization for LLM Compression and Acceleration", Lin et al. 2023,
+arXiv:2306.00978, section 3.2: Q(W diag(s)) diag(s)⁻¹ with s = (mean |x|)^α per input, α searched on
+a grid of 20 by the error of the layer's output (eq. 4 and 5). Where we differ: the output error
+comes from the second moment of the input instead of running the layer; α is searched with scales
+that hold the largest magnitude, after which the scales themselves are searched (`scales.py`, where
+the paper clips); and diag(s)⁻¹ is stored with the weight instead of moving into the layer before.
+
+An embedding has no inputs that differ in size, and a bare parameter none that could be seen: they
+are rounded to nearest.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from mmcompress.artifact.encoding import Encoding
+from mmcompress.backbones.base import Target
+from mmcompress.compression.base import Compressor, Decision, as_matrix
+from mmcompress.compression.quantization.fake_quantize import FakeQuantize
+from mmcompress.compression.quantization.gptq import output_error
+from mmcompress.compression.quantization.grid import (
+    Grid,
+    as_scale,
+    check_bits,
+    check_divides,
+    check_group_size,
+    check_midrise,
+    in_columns,
+)
+from mmcompress.compression.quantization.scales import choose_scale, full_range
+from mmcompress.compression.statistics import INPUTS, InputStatistic, Statistic
+
+ALPHAS = 20
+"""Exponents that are tried: 0, 0.05, … 0.95."""
+
+SMALLEST_INPUT = 1e-4
+"""Mean magnitude below which inputs are treated alike."""
+
+
+def column_scales(abs_mean: Tensor, alpha: float) -> Tensor:
+    """1 / s with s = (mean |x|)^α, scaled so that the largest and the smallest are inverses.
+
+    Args:
+        abs_mean: (in,).
+        alpha: in [0, 1].
+    Returns:
+        (in,) float16, as it is stored.
+
+    Example:
+        >>> column_scales(torch.tensor([1.0, 16.0, 4.0]), 0.5).tolist()
+        [2.0, 0.5, 1.0]
+    """
+    s = abs_mean.clamp(min=SMALLEST_INPUT).pow(alpha)
+    return as_scale((s.max() * s.min()).sqrt() / s)
+
+
+def search_column_scale(weight: Tensor, inputs: InputStatistic, grid: Grid) -> Tensor:
+    """The 1 / s whose rounded weight has the least output error (arXiv:2306.00978, eq. 4).
+
+    Args:
+        weight: (out, in).
+        inputs: of the layer.
+        grid: the levels.
+    Returns:
+        (in,) float16.
+    """
+    best, best_error = column_scales(inputs.abs_mean, 0.0), torch.inf
+    for index in range(ALPHAS):
+        column_scale = column_scales(inputs.abs_mean, index / ALPHAS)
+        rounded = grid.snap(
+            weight, *full_range(weight / column_scale.float(), grid), column_scale=column_scale
+        )
+        error = float(output_error(rounded - weight, inputs.second_moment))
+        if error < best_error:
+            best, best_error = column_scale, error
+    return best
+
+
+def awq(weight: Tensor, inputs: InputStatistic, grid: Grid) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Scales whose output error is not above that of rounding to nearest without s.
+
+    Args:
+        weight: (out, in).
+        inputs: of the layer.
+        grid: the levels.
+    Returns:
+        scale and zero point as from `choose_scale`, and 1 / s (in,) float16.
+    """
+    found = []
+    for column_scale in (
+        search_column_scale(weight, inputs, grid),
+        column_scales(inputs.abs_mean, 0.0),
+    ):
+        scales = choose_scale(weight / column_scale.float(), grid)
+        rounded = grid.snap(weight, *scales, column_scale=column_scale)
+        error = float(output_error(rounded - weight, inputs.second_moment))
+        found.append((error, (*scales, column_scale)))
+    return min(found, key=lambda candidate: candidate[0])[1]
+
+
+class AWQ(Compressor):
+    """Quantise weights to integers, finer where inputs are large.
+
+    Args:
+        bits: 2 to 8.
+        group_size: columns that share a scale; None for one scale per output channel.
+        symmetric: no zero point.
+        midrise: all 2^bits levels, half a step off zero; as in `Integer`.
+        **selectors: `modality`, `role`, `granularity`.
+    """
+
+    stage = "values"
+    granularities = ("linear", "embedding", "conv", "matrix")
+    needs = frozenset({INPUTS})
+    ladder: ClassVar[dict[str, tuple[Any, ...]]] = {"bits": (2, 3, 4, 5, 6, 8)}
+    no_speedup = "integer weights are decoded to float32 before they multiply"
+
+    def __init__(
+        self,
+        *,
+        bits: int,
+        group_size: int | None = None,
+        symmetric: bool = True,
+        midrise: bool = False,
+        **selectors: Any,
+    ) -> None:
+        super().__init__(**selectors)
+        check_bits(bits)
+        check_group_size(group_size)
+        check_midrise(midrise, symmetric)
+        self.bits, self.group_size = bits, group_size
+        self.symmetric, self.midrise = symmetric, midrise
+
+    def check(self, target: Target, weight: Tensor) -> None:
+        check_divides(self.group_size, target, weight)
+
+    def plan(
+        self,
+        targets: Sequence[Target],
+        weights: Mapping[str, Tensor],
+        statistics: Mapping[str, Statistic],
+    ) -> dict[str, Decision]:
+        return {t.name: self._decide(t, weights[t.name]) for t in targets}
+
+    def _decide(self, target: Target, weight: Tensor) -> Decision:
+        columns = in_columns(self.group_size, weight)
+        grid = Grid(self.bits, columns, self.symmetric, self.midrise)
+        nearest = target.granularity in ("embedding", "matrix")
+        return {"rounding": "nearest" if nearest else "awq", "grid": grid.decision()}
+
+    @classmethod
+    def apply(
+        cls,
+        module: nn.Module,
+        parameter: str,
+        decision: Decision,
+        statistic: Statistic | None = None,
+    ) -> nn.Module:
+        matrix = as_matrix(getattr(module, parameter).detach())
+        grid = Grid(**decision["grid"])
+        if decision["rounding"] == "nearest":
+            return FakeQuantize(grid, *choose_scale(matrix, grid))
+        if statistic is None:
+            unset = matrix.new_ones(matrix.shape[1]).half()
+            return FakeQuantize(grid, *choose_scale(matrix, grid), unset)
+        assert statistic.inputs is not None
+        return FakeQuantize(grid, *awq(matrix, statistic.inputs, grid))
+
+    def finalize(self, parametrization: nn.Module, weight: Tensor) -> Encoding:
+        return cast(FakeQuantize, parametrization).encoding(weight)
