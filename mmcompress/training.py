@@ -49,7 +49,7 @@ class CompressionModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         if objective.needs_teacher and teacher is None:
-            raise ValueError("objective.affinity and objective.feature need a dense teacher")
+            raise ValueError("objective.affinity, feature and interactive need a dense teacher")
         self.backbone = backbone.train()
         self.recipe = recipe
         self.objective = objective

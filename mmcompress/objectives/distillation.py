@@ -1,5 +1,6 @@
 """Keeping a compressed student close to its dense teacher, by affinities and by features."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -13,7 +14,9 @@ def affinity_loss(
     """Cross entropy between the batch's similarity distributions, both directions, less its floor.
 
     Affinity mimicking of TinyCLIP (Wu et al. 2023, arXiv:2309.12314, eq. 2-4), as the
-    Kullback-Leibler divergence: the same gradient, and zero when student and teacher agree.
+    Kullback-Leibler divergence: the same gradient, and zero when student and teacher agree. The
+    contrastive relational distillation of CLIP-KD (Yang et al. 2024, arXiv:2307.12732, eq. 5-7) is
+    the same divergence, summed over the two directions where this is their mean.
 
     Args:
         student, teacher: two modalities each, (B, D), L2-normalised; D may differ between them.
@@ -47,3 +50,23 @@ def feature_loss(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor])
     """
     distances = [(s - t).square().sum(dim=1).mean() for s, t in zip(student, teacher, strict=True)]
     return distances[0] + distances[1]
+
+
+def interactive_loss(
+    student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], student_scale: Tensor
+) -> Tensor:
+    """Contrastive loss of each student embedding against the teacher's of the other modality.
+
+    Interactive contrastive learning of CLIP-KD (Yang et al. 2024, arXiv:2307.12732, eq. 13-15).
+    Where we differ: the temperature is the student's and not one of its own.
+
+    Args:
+        student, teacher: two modalities each, (B, D), L2-normalised, of one width.
+        student_scale: scalar, inverse temperature.
+    Returns:
+        Scalar; log B when nothing was learnt, 0 at best.
+    """
+    partner = torch.arange(len(student[0]), device=student[0].device)
+    forth = F.cross_entropy(student_scale * student[0] @ teacher[1].T, partner)
+    back = F.cross_entropy(student_scale * student[1] @ teacher[0].T, partner)
+    return (forth + back) / 2

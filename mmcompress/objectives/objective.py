@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from mmcompress.objectives.contrastive import contrastive_loss
-from mmcompress.objectives.distillation import affinity_loss, feature_loss
+from mmcompress.objectives.distillation import affinity_loss, feature_loss, interactive_loss
 
 
 class Objective:
@@ -13,12 +13,23 @@ class Objective:
         contrastive: weight of the contrastive loss.
         affinity: weight of matching the teacher's similarities.
         feature: weight of matching the teacher's embeddings.
+        interactive: weight of finding the teacher's embedding of the partner.
     """
 
     def __init__(
-        self, *, contrastive: float = 1.0, affinity: float = 0.0, feature: float = 0.0
+        self,
+        *,
+        contrastive: float = 1.0,
+        affinity: float = 0.0,
+        feature: float = 0.0,
+        interactive: float = 0.0,
     ) -> None:
-        weights = {"contrastive": contrastive, "affinity": affinity, "feature": feature}
+        weights = {
+            "contrastive": contrastive,
+            "affinity": affinity,
+            "feature": feature,
+            "interactive": interactive,
+        }
         for name, value in weights.items():
             if value < 0:
                 raise ValueError(f"objective.{name}={value} must not be negative")
@@ -29,7 +40,7 @@ class Objective:
     @property
     def needs_teacher(self) -> bool:
         """Whether any term looks at the teacher."""
-        return bool(self.weights["affinity"] or self.weights["feature"])
+        return any(self.weights[name] for name in ("affinity", "feature", "interactive"))
 
     def __call__(
         self,
@@ -54,4 +65,6 @@ class Objective:
             terms["affinity"] = affinity_loss(student, teacher, logit_scale, teacher_scale)  # type: ignore[arg-type]
         if self.weights["feature"]:
             terms["feature"] = feature_loss(student, teacher)  # type: ignore[arg-type]
+        if self.weights["interactive"]:
+            terms["interactive"] = interactive_loss(student, teacher, logit_scale)  # type: ignore[arg-type]
         return {name: self.weights[name] * term for name, term in terms.items()}

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmcompress.objectives.distillation import affinity_loss, feature_loss
+from mmcompress.objectives.distillation import affinity_loss, feature_loss, interactive_loss
 
 ONE = torch.tensor(1.0)
 
@@ -87,3 +87,27 @@ def test_feature_by_hand():
     assert feature_loss(teacher, teacher).item() == 0
     opposite = tuple(-x for x in teacher)
     assert feature_loss((opposite[0], opposite[1]), teacher).item() == 8  # the upper bound
+
+
+def test_interactive_equals_the_slow_loop():
+    """Each student embedding looks for its partner among the teacher's of the other modality."""
+    student, teacher = pair(0), pair(1)
+    total = 0.0
+    for ours, theirs in [(student[0], teacher[1]), (student[1], teacher[0])]:
+        for i, row in enumerate((3.0 * ours.double() @ theirs.double().T).tolist()):
+            total -= math.log(slow_softmax(row)[i])
+    found = interactive_loss(student, teacher, torch.tensor(3.0))
+    assert found.item() == pytest.approx(total / 10, rel=1e-5)  # 2 directions, 5 rows
+
+
+def test_crd_of_clip_kd_is_twice_the_affinity():
+    """arXiv:2307.12732, eq. 5-7: KL of both directions, summed."""
+    student, teacher = pair(0), pair(1)
+    ours, theirs = logits(student, 5.0), logits(teacher, 8.0)
+    crd = 0.0
+    for s, t in [(ours, theirs), (transpose(ours), transpose(theirs))]:
+        for our_row, their_row in zip(s, t, strict=True):
+            q, p = slow_softmax(our_row), slow_softmax(their_row)
+            crd += sum(b * math.log(b / a) for a, b in zip(q, p, strict=True)) / len(ours)
+    found = 2 * affinity_loss(student, teacher, torch.tensor(5.0), torch.tensor(8.0))
+    assert found.item() == pytest.approx(crd, rel=1e-5)
