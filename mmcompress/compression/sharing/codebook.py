@@ -113,6 +113,22 @@ def check_codebook_arguments(clusters: int, block_size: int | None) -> None:
         raise ValueError(f"block_size={block_size} must be a positive whole number, or null")
 
 
+def would_not_shrink(size: int, *, clusters: int, block_size: int, extra_bits: int = 0) -> str:
+    """Why a codebook would not pay; empty when it would.
+
+    Args:
+        size: how many weights read it.
+        clusters: entries, float16.
+        block_size: weights per entry.
+        extra_bits: that come on top of entries and indices.
+    """
+    blocks = size // block_size
+    stored = clusters * block_size * 16 + blocks * (clusters - 1).bit_length() + extra_bits
+    if clusters < blocks and stored < size * 32:
+        return ""
+    return f"{clusters} entries of {block_size} would not shrink its {blocks} blocks"
+
+
 class Lookup(nn.Module):
     """Parametrisation W → W_s[I], with the zeros of an earlier mask kept.
 
@@ -197,14 +213,9 @@ class Codebook(Compressor):
         block_size = self.block_size or matrix.shape[1]
         if block_size == 1 and not kept_mask(matrix).any():
             return {LEFT_DENSE: "all its weights are zero"}
-        blocks = matrix.numel() // block_size
-        bits = (self.clusters - 1).bit_length()
-        stored = self.clusters * block_size * 16 + blocks * bits
-        if self.clusters >= blocks or stored >= matrix.numel() * 32:
-            return {
-                LEFT_DENSE: f"{self.clusters} entries of {block_size} would not shrink its "
-                f"{blocks} blocks"
-            }
+        reason = would_not_shrink(matrix.numel(), clusters=self.clusters, block_size=block_size)
+        if reason:
+            return {LEFT_DENSE: reason}
         return {"clusters": self.clusters, "block_size": block_size, "seed": self.seed}
 
     @classmethod

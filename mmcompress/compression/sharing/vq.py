@@ -28,6 +28,7 @@ from mmcompress.compression.sharing.codebook import (
     check_codebook_arguments,
     nearest,
     rounded_entries,
+    would_not_shrink,
 )
 from mmcompress.compression.statistics import Statistic
 
@@ -396,14 +397,14 @@ class VectorQuantizer(Compressor):
     def _decide(self, group: str, weights: Sequence[Tensor]) -> Decision:
         size = sum(weight.numel() for weight in weights)
         rows = sum(len(weight) for weight in weights)
-        blocks = size // self.block_size
-        stored = self.clusters * self.block_size * 16 + blocks * (self.clusters - 1).bit_length()
-        stored += rows * 16 * self.row_scale
-        if self.clusters >= blocks or stored >= size * 32:
-            return {
-                LEFT_DENSE: f"{self.clusters} entries of {self.block_size} would not shrink its "
-                f"{blocks} blocks"
-            }
+        reason = would_not_shrink(
+            size,
+            clusters=self.clusters,
+            block_size=self.block_size,
+            extra_bits=rows * 16 * self.row_scale,
+        )
+        if reason:
+            return {LEFT_DENSE: reason}
         return {
             "clusters": self.clusters,
             "block_size": self.block_size,
