@@ -6,6 +6,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from mmcompress.compression.recipe import Recipe
 from mmcompress.locations import shipped
@@ -30,21 +31,36 @@ def test_composes(choice: str) -> None:
     assert cfg.seed == 0
 
 
-@pytest.mark.parametrize("name", GROUPS["compression"])
-def test_recipe_instantiates_with_its_steps(name: str) -> None:
+STACKS = [
+    name
+    for name in GROUPS["compression"]
+    if (CONF / "compression" / f"{name}.yaml").read_text().find("\ndefaults:") > 0
+]
+
+
+@pytest.mark.parametrize("name", sorted(set(GROUPS["compression"]) - {"none", *STACKS}))
+def test_a_method_is_a_recipe_of_one_step_of_its_name(name: str) -> None:
     recipe = instantiate(composed(f"compression={name}").compression)
     assert isinstance(recipe, Recipe)
-    expected = [] if name == "none" else name.split("_")
-    if name == "deep":
-        expected = ["magnitude", "cluster"]
-    assert list(recipe.steps) == expected
+    assert list(recipe.steps) == [name]
 
 
-def test_stacks_have_no_code_of_their_own() -> None:
-    for name in ("lowrank_int8", "magnitude_int4", "deep"):
-        text = (CONF / "compression" / f"{name}.yaml").read_text()
-        assert "_target_" not in text
-        assert "defaults:" in text
+@pytest.mark.parametrize("name", STACKS)
+def test_a_stack_holds_the_steps_of_its_parts(name: str) -> None:
+    stack = OmegaConf.create((CONF / "compression" / f"{name}.yaml").read_text())
+    parts = {step for part in stack.defaults if part != "_self_" for step in steps_of(part)}
+    own = set(stack.get("steps", {}))
+    recipe = instantiate(composed(f"compression={name}").compression)
+    assert set(recipe.steps) == parts | own
+    assert len(recipe.steps) > 1
+
+
+def steps_of(name: str) -> list[str]:
+    return list(composed(f"compression={name}").compression.steps)
+
+
+def test_the_dense_control_has_no_step() -> None:
+    assert instantiate(composed("compression=none").compression).steps == {}
 
 
 def test_one_key_of_a_step_can_be_overridden() -> None:
