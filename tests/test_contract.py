@@ -41,7 +41,10 @@ TINY = {
 }
 
 # Towers that can be selected alone, where that is not both.
-TOWERS: dict[str, tuple[str, ...]] = {"cross_tower": ()}
+TOWERS: dict[str, tuple[str, ...]] = {"cross_tower": (), "hashed_embedding": ("text",)}
+
+# They compute something and store nothing smaller.
+SAME_SIZE = {"none", "activations", "qwt"}
 
 
 def build(name: str, *overrides: str) -> Recipe:
@@ -116,17 +119,21 @@ def test_line_from_dense_to_reloaded(
     tiny_backbone.eval()
     parametrised = embeddings(tiny_backbone, tiny_data)
     saved = save(tmp_path / "artifact", tiny_backbone, recipe, dense)
-    assert torch.equal(embeddings(tiny_backbone, tiny_data), parametrised), "baking changed it"
+    baked = embeddings(tiny_backbone, tiny_data)
+    if any(step.cuts_as for step in recipe.steps.values()):  # float32 sums without their zeros
+        torch.testing.assert_close(baked, parametrised, rtol=0, atol=1e-6)
+    else:
+        assert torch.equal(baked, parametrised), "baking changed it"
 
     loaded = Artifact.load(tmp_path / "artifact")
     state = loaded.backbone.model.state_dict()
     for key, tensor in tiny_backbone.model.state_dict().items():
         assert torch.equal(state[key], tensor), key
-    assert torch.equal(embeddings(loaded.backbone, tiny_data), parametrised)
+    assert torch.equal(embeddings(loaded.backbone, tiny_data), baked)
     assert sum(row.bytes for row in loaded.ledger()) == saved.bytes
 
 
-@pytest.mark.parametrize("name", sorted(set(RECIPES) - {"none"}))
+@pytest.mark.parametrize("name", sorted(set(RECIPES) - SAME_SIZE))
 def test_post_training_shrinks_the_weights(
     name: str, tiny_backbone: Backbone, tiny_data: PairData, tmp_path: Path
 ) -> None:
