@@ -1,0 +1,97 @@
+"""8-bit floats, e4m3: 4 bits of exponent and 3 of mantissa, a scale per channel or group.
+
+"FP8 Formats for Deep Learning", Micikevicius et al. 2022, arXiv:2209.05433, section 3: the scale
+maps the largest magnitude of a channel to 448, the largest number of the format. Levels lie closer
+around zero than those of int8, which suits weights with outliers.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from mmcompress.artifact.codecs.float8 import LARGEST, from_float8, to_float8
+from mmcompress.artifact.encoding import Encoding
+from mmcompress.backbones.base import Target
+from mmcompress.compression.base import Compressor, Decision, Parametrization, as_matrix
+from mmcompress.compression.quantization.fake_quantize import StraightThrough
+from mmcompress.compression.quantization.grid import (
+    as_scale,
+    check_divides,
+    check_group_size,
+    in_columns,
+)
+from mmcompress.compression.statistics import Statistic
+
+
+class FakeFloat8(Parametrization):
+    """Parametrisation W → e4m3(W / scale) · scale; weights that training drives out are clipped.
+
+    Args:
+        weight: its scale is chosen here and stays fixed.
+        group_size: columns that share a scale.
+    """
+
+    scale: Tensor
+
+    def __init__(self, weight: Tensor, *, group_size: int) -> None:
+        super().__init__()
+        self.group_size = group_size
+        groups = as_matrix(weight).reshape(len(weight), -1, group_size)
+        self.register_buffer("scale", as_scale(groups.abs().amax(dim=-1) / LARGEST))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        matrix = as_matrix(weight)
+        with torch.no_grad():
+            codes = to_float8(matrix, self.scale, group_size=self.group_size)
+            rounded = from_float8(codes, self.scale, group_size=self.group_size)
+        return StraightThrough.apply(matrix, rounded, None).view_as(weight)
+
+
+class Float8(Compressor):
+    """Store weights as 8-bit floats.
+
+    Args:
+        group_size: columns that share a scale; None for one scale per output channel.
+        **selectors: `modality`, `role`, `granularity`.
+    """
+
+    stage = "values"
+    granularities = ("linear", "embedding", "conv", "matrix")
+    no_speedup = "8-bit floats are decoded to float32 before they multiply"
+
+    def __init__(self, *, group_size: int | None = None, **selectors: Any) -> None:
+        super().__init__(**selectors)
+        check_group_size(group_size)
+        self.group_size = group_size
+
+    def check(self, target: Target, weight: Tensor) -> None:
+        check_divides(self.group_size, target, weight)
+
+    def plan(
+        self,
+        targets: Sequence[Target],
+        weights: Mapping[str, Tensor],
+        statistics: Mapping[str, Statistic],
+    ) -> dict[str, Decision]:
+        return {
+            t.name: {"group_size": in_columns(self.group_size, weights[t.name])} for t in targets
+        }
+
+    @classmethod
+    def apply(
+        cls,
+        module: nn.Module,
+        parameter: str,
+        decision: Decision,
+        statistic: Statistic | None = None,
+    ) -> nn.Module:
+        return FakeFloat8(getattr(module, parameter).detach(), **decision)
+
+    def finalize(self, parametrization: nn.Module, weight: Tensor) -> Encoding:
+        fake = cast(FakeFloat8, parametrization)
+        return Encoding(
+            values={"codec": "float8", "format": "e4m3", "group_size": fake.group_size},
+            tensors={"scale": fake.scale},
+        )
