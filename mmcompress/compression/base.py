@@ -182,8 +182,8 @@ class Compressor(ABC):
             ValueError: names the setting and the fix.
         """
 
-    def check_module(self, target: Target, module: nn.Module) -> None:
-        """`check` for a whole module.
+    def check_module(self, target: Target, backbone: Backbone) -> None:
+        """`check` for a whole module, with all that surrounds it.
 
         Raises:
             ValueError: names what is in the way and the fix.

@@ -279,7 +279,12 @@ def _apply(recipe: "Recipe", backbone: Backbone, batches: Sequence[dict[str, Ten
 def find_groups(recipe: "Recipe", backbone: Backbone) -> list[Group]:
     """The outermost modules that steps select, and the bare parameters."""
     selected: dict[str, Target] = {}
-    for step in recipe.steps.values():
+    for label, step in recipe.steps.items():
+        if step.cuts_as is not None:
+            raise ValueError(
+                f"compression.budget cannot vary step {label}, which finds only while training "
+                "what each layer loses: leave the budget out and set the step's pruning_ratio"
+            )
         for target in step.select(step.candidates(backbone)):
             name = target.name if target.granularity == "matrix" else target.module
             selected.setdefault(name, target)

@@ -91,7 +91,7 @@ class Recipe:
         for name, step in self.steps.items():
             for target in self._select(name, step, backbone):
                 if not target.parameter:
-                    step.check_module(target, backbone.model.get_submodule(target.module))
+                    step.check_module(target, backbone)
                     continue
                 _check_tied(target, backbone.model)
                 step.check(target, weights[target.name])
@@ -150,6 +150,8 @@ class Recipe:
             for target in targets:
                 if target.parameter:
                     step.check(target, weights[target.name])
+                else:
+                    step.check_module(target, backbone)
             if plan is None:
                 decisions = step.plan(targets, weights, statistics)
             else:

@@ -90,13 +90,9 @@ def keep_head_dims(attention: nn.Module, kept: Index) -> nn.Module:
         ValueError: something other than the projections has the width of a head.
     """
     check_attention(attention, norms=())
-    parts = attention_parts(attention)
-    assert parts is not None
-    size, heads = head_dim(attention), getattr(attention, parts.heads)
     if getattr(attention, "scale", None) is None:
-        attention.scale = size**-0.5
-    columns = [head * size + dim for head in range(heads) for dim in kept]
-    _keep_columns(attention, columns, None)
+        attention.scale = head_dim(attention) ** -0.5
+    _keep_columns(attention, head_dim_columns(attention, kept), None)
     if hasattr(attention, "head_dim"):
         attention.head_dim = len(kept)  # type: ignore[assignment]
     return attention
@@ -119,6 +115,14 @@ def head_dim(attention: nn.Module) -> int:
     width = attention.get_submodule(parts.out).in_features
     assert isinstance(width, int)
     return width // getattr(attention, parts.heads)
+
+
+def head_dim_columns(attention: nn.Module, kept: Index) -> list[int]:
+    """Columns of all heads that belong to these dimensions of a head."""
+    parts = attention_parts(attention)
+    assert parts is not None
+    size = head_dim(attention)
+    return [head * size + dim for head in range(getattr(attention, parts.heads)) for dim in kept]
 
 
 def expand(kept: Index, size: int) -> list[int]:
@@ -159,6 +163,24 @@ def check_attention(attention: nn.Module, *, norms: Sequence[str] = HEAD_NORMS) 
             f"q, k and v of {type(attention).__name__} are {inner} wide and out reads {width}: "
             "heads that share keys cannot be removed, leave it out with a selector"
         )
+
+
+def check_unshared(path: str, model: nn.Module) -> None:
+    """Refuse to cut layers that other modules use too.
+
+    Raises:
+        ValueError: names one.
+    """
+    inside = {id(m) for m in model.get_submodule(path).modules()}
+    for owner, module in model.named_modules():
+        if id(module) in inside:
+            continue
+        for name, child in module.named_children():
+            if id(child) in inside and child is not model.get_submodule(path):
+                raise ValueError(
+                    f"{path} shares a layer with {owner}.{name}, which would no longer fit: remove "
+                    "structures before the step that shares, or leave it out with a selector"
+                )
 
 
 def _check(module: nn.Module, known: set[str], what: str) -> None:

@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from mmcompress.backbones.anatomy import ATTENTIONS, MLPS
-from mmcompress.backbones.base import Target
+from mmcompress.backbones.base import Backbone, Target
 from mmcompress.compression.base import LEFT_DENSE, Compressor, Decision
 from mmcompress.compression.hessian import damp
 from mmcompress.compression.pruning.cuts import (
     check_attention,
     check_mlp,
+    check_unshared,
     expand,
     head_dim,
     is_attention,
@@ -128,11 +129,14 @@ class Structured(Compressor):
         self.update = update
         self.needs = NEEDS[importance] | (frozenset({INPUTS}) if update else frozenset())
 
-    def check_module(self, target: Target, module: nn.Module) -> None:
+    def check_module(self, target: Target, backbone: Backbone) -> None:
+        module = backbone.model.get_submodule(target.module)
         if target.granularity == "attention":
             check_attention(module)
         if target.granularity == "mlp":
             check_mlp(module)
+        if target.granularity in ("attention", "mlp"):
+            check_unshared(target.module, backbone.model)
 
     def plan(
         self,

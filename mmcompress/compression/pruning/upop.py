@@ -1,0 +1,347 @@
+"""UPop: one search over both towers for the structures that go, while the model trains.
+
+"UPop: Unified and Progressive Pruning for Compressing Vision-Language Transformers", Shi et al.
+2023, arXiv:2301.13741, section 3, in its form for CLIP. Every MLP neuron and every dimension of an
+attention's heads, the same one in all heads, has a mask α: the neuron, or q, k and v of that
+dimension, are multiplied by it. α is not trained. Its gradient says what the loss would gain if α
+shrank: gradients are standardised over all attention masks and over all MLP masks, pooled over
+towers and layers, and the highest go until the weights behind them make up the share that is due.
+Their α moves from 1 to 0 as that share grows, so that at the end of the search removing them
+changes nothing. Training then goes on with what is left.
+
+Where we differ:
+
+* α is put on weights. q and k matter only through their product, so k's rows take α²; its bias,
+  which adds the same to all scores of a query, has no say; v's α stands on the columns of the
+  output projection, a neuron's on those of the second layer. The function is the same.
+* The cost of a mask is the number of weights that go with it; the paper's code takes a constant.
+* Gradients are summed between two updates, where the paper's code reads those of one step. Before
+  the first, and in a model that is never trained, those of calibration batches stand in.
+* The L1 penalty on α is left out: it adds a constant to the gradients, which standardising removes.
+* A module always keeps one structure.
+"""
+
+import dataclasses
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from mmcompress.artifact.encoding import Encoding
+from mmcompress.backbones.anatomy import attention_parts, mlp_parts
+from mmcompress.backbones.base import Backbone, Target
+from mmcompress.compression.base import Compressor, Decision, Parametrization
+from mmcompress.compression.lowrank.modules import LowRankLinear
+from mmcompress.compression.pruning.cuts import (
+    check_attention,
+    check_mlp,
+    check_unshared,
+    head_dim_columns,
+    keep_head_dims,
+    keep_neurons,
+)
+from mmcompress.compression.pruning.encodings import keep_in_encoding
+from mmcompress.compression.pruning.structured import Structured
+from mmcompress.compression.statistics import GRADIENTS, Statistic
+
+log = logging.getLogger(__name__)
+
+
+def due_share(searched: float) -> float:
+    """Share of the final pruning that is due (arXiv:2301.13741, equation 7).
+
+    Args:
+        searched: share of the search that is done, in [0, 1].
+
+    Example:
+        >>> due_share(0.0), due_share(1.0)
+        (0.0, 1.0)
+    """
+    return math.sqrt((1 - math.cos(math.pi * searched)) / 2)
+
+
+def choose(
+    gradients: Sequence[Tensor], kinds: Sequence[str], costs: Sequence[int], share: float
+) -> list[Tensor]:
+    """Which structures go: those whose masks have the highest standardised gradients.
+
+    Args:
+        gradients: one tensor (structures,) per module.
+        kinds: of the modules; gradients are standardised within a kind.
+        costs: weights behind one structure of each module.
+        share: of all weights that are to go, in [0, 1].
+    Returns:
+        bool (structures,) per module, True = goes; at least one False in each.
+    """
+    standard = list(gradients)
+    for kind in set(kinds):
+        pooled = torch.cat([g for g, k in zip(gradients, kinds, strict=True) if k == kind])
+        spread = pooled.std(correction=0).clamp(min=torch.finfo(pooled.dtype).tiny)
+        for i, gradient in enumerate(gradients):
+            if kinds[i] == kind:
+                standard[i] = (gradient - pooled.mean()) / spread
+    pairs = zip(standard, costs, strict=True)
+    prices = torch.cat([torch.full_like(g, cost, dtype=torch.float64) for g, cost in pairs])
+    ranked = [g.index_fill(0, g.argmin(), -math.inf) for g in standard]  # one stays in each
+    order = torch.cat(ranked).argsort(descending=True, stable=True)
+    spent = prices[order].cumsum(0)
+    within = spent <= share * prices.sum() + 0.5
+    goes = torch.zeros_like(within)
+    goes[order] = within & torch.cat(ranked)[order].isfinite()
+    return list(goes.split([len(g) for g in gradients]))
+
+
+def unit_of(target: Target) -> str:
+    """Path of the attention or MLP that holds a layer, or a factor of one."""
+    layer = target.module.removesuffix(".u").removesuffix(".v")
+    return layer.rpartition(".")[0]
+
+
+class StructureMask(Parametrization):
+    """Parametrisation W → W · α on the rows, squared, or on the columns.
+
+    Args:
+        weight: (rows, columns).
+        unit: path of the attention or MLP.
+        heads: how often α is repeated along the masked dimension.
+        rows: α² is on the rows; α is on the columns otherwise.
+        gradient: of the loss at `weight`, from calibration; zero when None.
+    """
+
+    alpha: Tensor
+    gradient: Tensor
+    stale: Tensor
+    update: Tensor
+
+    def __init__(
+        self, weight: Tensor, *, unit: str, heads: int, rows: bool, gradient: Tensor | None
+    ) -> None:
+        super().__init__()
+        self.unit, self.heads, self.rows = unit, heads, rows
+        structures = weight.shape[0 if rows else 1] // heads
+        self.register_buffer("alpha", weight.new_ones(structures))
+        self.register_buffer("gradient", weight.new_zeros(structures))
+        self.register_buffer("stale", torch.tensor(True))
+        self.register_buffer("update", torch.tensor(0))
+        if gradient is not None:
+            with torch.enable_grad():
+                alpha = self.alpha.clone().requires_grad_()
+                masked = weight * self._factor(alpha)
+            (self.gradient,) = torch.autograd.grad(masked, alpha, gradient)
+
+    def _factor(self, alpha: Tensor) -> Tensor:
+        return alpha.square().repeat(self.heads)[:, None] if self.rows else alpha.repeat(self.heads)
+
+    def _add(self, gradient: Tensor) -> None:
+        """The first gradient after an update takes the place of those before it."""
+        self.gradient = torch.where(self.stale, gradient, self.gradient + gradient)
+        self.stale = torch.zeros_like(self.stale)
+
+    def set_alpha(self, alpha: Tensor, update: int) -> None:
+        """New masks; gradients are then gathered anew."""
+        self.alpha = alpha
+        self.stale = torch.ones_like(self.stale)
+        self.update = torch.full_like(self.update, update)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        alpha = self.alpha
+        if torch.is_grad_enabled():
+            alpha = alpha.clone().requires_grad_()
+            alpha.register_hook(self._add)
+        return weight * self._factor(alpha)
+
+
+class UPop(Compressor):
+    """Search for the neurons and head dimensions to remove during training, and remove them.
+
+    Args:
+        pruning_ratio: share of the weights of attentions and MLPs that goes, in (0, 1).
+        search: share of training in which masks shrink; with the rest the model recovers.
+        updates: how often the search chooses anew.
+        **selectors: `modality`, `role` (`attn.*`, `mlp.*`), `granularity`.
+    """
+
+    stage = "mask"
+    granularities = ("linear",)
+    learns_mask = True
+    needs = frozenset({GRADIENTS})
+    cuts_as = Structured
+    ladder: ClassVar[dict[str, tuple[Any, ...]]] = {"pruning_ratio": (0.25, 0.5, 0.75)}
+    no_speedup = None
+
+    def __init__(
+        self, *, pruning_ratio: float, search: float = 0.5, updates: int = 50, **selectors: Any
+    ) -> None:
+        super().__init__(**selectors)
+        if not 0 < pruning_ratio < 1:
+            raise ValueError(
+                f"pruning_ratio={pruning_ratio} must lie between 0 and 1, both excluded: it is the "
+                "share of the weights that is removed"
+            )
+        if not 0 < search <= 1:
+            raise ValueError(f"search={search} must lie in (0, 1]: it is a share of training")
+        if updates < 1:
+            raise ValueError(f"updates={updates} must be at least 1")
+        self.pruning_ratio = pruning_ratio
+        self.search = search
+        self.updates = updates
+        self._kept: dict[str, list[int]] = {}
+        """What is left of each module, between `finalize` and `cut`."""
+
+    @classmethod
+    def candidates(cls, backbone: Backbone) -> list[Target]:
+        """The weights that masks are put on: k, out and the second layer of each MLP."""
+        weights = {t.name: t for t in backbone.targets()}
+        found = []
+        for unit in backbone.units():
+            if unit.granularity in ("attention", "mlp"):
+                check_unshared(unit.module, backbone.model)
+                layers = Layers(unit.module, backbone.model.get_submodule(unit.module))
+                for name in layers.masked:
+                    found.append(dataclasses.replace(weights[name], heads=max(unit.heads, 1)))
+        return found
+
+    def select(self, targets: Sequence[Target]) -> list[Target]:
+        chosen = super().select(targets)
+        if len({"attn.k", "attn.out"} & {t.role for t in chosen}) == 1:
+            raise ValueError(
+                f"role={self.role} takes one of attn.k and attn.out, and the masks of a head lie "
+                "on both: use attn.*, mlp.* or null"
+            )
+        return chosen
+
+    def plan(
+        self,
+        targets: Sequence[Target],
+        weights: Mapping[str, Tensor],
+        statistics: Mapping[str, Statistic],
+    ) -> dict[str, Decision]:
+        return {
+            t.name: {"unit": unit_of(t), "heads": t.heads, "rows": t.role == "attn.k"}
+            for t in targets
+        }
+
+    @classmethod
+    def apply(
+        cls,
+        module: nn.Module,
+        parameter: str,
+        decision: Decision,
+        statistic: Statistic | None = None,
+    ) -> nn.Module:
+        gradients = None if statistic is None else statistic.gradients
+        return StructureMask(
+            getattr(module, parameter).detach(),
+            **decision,
+            gradient=None if gradients is None else gradients.mean,
+        )
+
+    def on_step(self, progress: float) -> None:
+        searched = min(progress / self.search, 1.0)
+        update = int(searched * self.updates)
+        units = self._units()
+        if update == 0 or not units or int(units[0][0].update) == update:
+            return
+        share = due_share(update / self.updates)
+        goes = choose(
+            [torch.stack([mask.gradient for mask in masks]).sum(dim=0) for masks in units],
+            ["attention" if len(masks) > 1 else "mlp" for masks in units],
+            [self._cost(masks) for masks in units],
+            share * self.pruning_ratio,
+        )
+        for masks, chosen in zip(units, goes, strict=True):
+            for mask in masks:
+                mask.set_alpha(torch.where(chosen, 1.0 - share, 1.0).to(mask.alpha), update)
+
+    def _units(self) -> list[list[StructureMask]]:
+        """The masks of each module: two of an attention, one of an MLP."""
+        units: dict[str, list[StructureMask]] = {}
+        for applied in self.applied.values():
+            mask = cast(StructureMask, applied.parametrization)
+            units.setdefault(mask.unit, []).append(mask)
+        return list(units.values())
+
+    def _cost(self, masks: Sequence[StructureMask]) -> int:
+        """Weights that one structure takes with it: a row of q, k, v or of the first layer for
+        each head, and as many columns of the last."""
+        shapes = {
+            id(applied.parametrization): applied.original.shape for applied in self.applied.values()
+        }
+        total = 0
+        for mask in masks:
+            rows, columns = shapes[id(mask)]
+            total += 3 * columns if mask.rows else rows
+        return masks[0].heads * (total if len(masks) > 1 else 2 * total)
+
+    def finalize(self, parametrization: nn.Module, weight: Tensor) -> Encoding:
+        mask = cast(StructureMask, parametrization)
+        self._kept[mask.unit] = mask.alpha.nonzero()[:, 0].tolist()
+        kept = mask.alpha.ne(0).repeat(mask.heads)
+        return Encoding(mask=(kept[:, None] if mask.rows else kept).expand_as(weight))
+
+    def cut(self, backbone: Backbone, encodings: dict[str, Encoding]) -> dict[str, Decision]:
+        cuts: dict[str, Decision] = {}
+        for path, kept in self._kept.items():
+            module = backbone.model.get_submodule(path)
+            layers = Layers(path, module)
+            heads = attention_parts(module) is not None
+            columns = head_dim_columns(module, kept) if heads else kept
+            try:
+                encodings |= layers.cut_encodings(encodings, columns)
+            except ValueError as reason:
+                log.warning("%s keeps its size and its zeros: %s", path, reason)
+                continue
+            if heads:
+                keep_head_dims(module, kept)
+                cuts[path] = {"kept": len(kept), "of": "head_dims"}
+            else:
+                keep_neurons(module, kept)
+                cuts[path] = {"kept": len(kept)}
+        self._kept = {}
+        return cuts
+
+
+class Layers:
+    """The weights of an attention or MLP that its structures lie in, by name.
+
+    Args:
+        path: of the module.
+        module: the attention or MLP.
+    Raises:
+        ValueError: its structures cannot be removed.
+    """
+
+    def __init__(self, path: str, module: nn.Module) -> None:
+        def name(layer: str, factor: str) -> str:
+            low_rank = isinstance(module.get_submodule(layer), LowRankLinear)
+            return f"{path}.{layer}.{factor}.weight" if low_rank else f"{path}.{layer}.weight"
+
+        attention, mlp = attention_parts(module), mlp_parts(module)
+        if attention is not None:
+            check_attention(module, norms=())
+            self.rows = [name(n, "u") for n in (attention.q, attention.k, attention.v)]
+            self.columns = name(attention.out, "v")
+            self.masked = [self.rows[1], self.columns]
+        else:
+            assert mlp is not None
+            check_mlp(module)
+            self.rows, self.columns = [name(mlp.up, "u")], name(mlp.down, "v")
+            self.masked = [self.columns]
+
+    def cut_encodings(
+        self, encodings: Mapping[str, Encoding], kept: Sequence[int]
+    ) -> dict[str, Encoding]:
+        """Those of the module's weights once only these rows and columns are left.
+
+        Raises:
+            ValueError: the values of a weight cannot be cut there.
+        """
+        dims = dict.fromkeys(self.rows, 0) | {self.columns: 1}
+        return {
+            name: keep_in_encoding(encodings[name], kept, dim)
+            for name, dim in dims.items()
+            if name in encodings
+        }
