@@ -161,7 +161,7 @@ def test_an_embedding_serves_the_rows_that_are_read() -> None:
     seen = input_statistic(table, torch.arange(8).repeat(50), None)
     weight = table.weight.detach()
     layer = Layer.of(weight, Statistic(seen), row_scale=False)
-    assert layer.row_weight[0] / layer.row_weight[20] > 100
+    assert layer.row_weight[0] == 9 * layer.row_weight[20]
     codebook, (indices,) = fit([layer], clusters=8, block_size=4, seed=0)
     blind = Layer.of(weight, None, row_scale=False)
     blind_codebook, (blind_indices,) = fit([blind], clusters=8, block_size=4, seed=0)
@@ -169,7 +169,7 @@ def test_an_embedding_serves_the_rows_that_are_read() -> None:
         (book[index].reshape(64, 4) - weight)[:8].square().sum()
         for book, index in [(codebook, indices), (blind_codebook, blind_indices)]
     ]
-    assert errors[0] < 0.2 * errors[1]
+    assert errors[0] < 0.7 * errors[1]
 
 
 def test_entries_are_rounded_and_trained() -> None:

@@ -65,7 +65,7 @@ class Layer:
         if statistic is not None and statistic.inputs is not None:
             seen = statistic.inputs.second_moment
             if seen.ndim == 1:  # how often each row of a table was read
-                row_weight = seen + DAMPING * seen.mean().clamp(min=1e-6)
+                row_weight = smoothed_frequency(seen)
             else:
                 moment = seen
         return cls(weight, moment, row_weight, rms_scale(weight, row_scale))
@@ -103,6 +103,17 @@ class Layer:
         """Squared output error tr(D H Dᵀ), D the difference to the weight."""
         difference = self.weight - quantised
         return float((self.times_hessian(difference) * difference).sum())
+
+
+def smoothed_frequency(counts: Tensor) -> Tensor:
+    """How much each row of a table counts: calibration is a sample, and unread rows matter too.
+
+    Args:
+        counts: (rows,), how often calibration data read each row.
+    Returns:
+        (rows,), positive: one more mean reading for each.
+    """
+    return counts + counts.mean().clamp(min=1e-6)
 
 
 def rms_scale(weight: Tensor, wanted: bool) -> Tensor:

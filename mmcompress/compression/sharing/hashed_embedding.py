@@ -1,0 +1,231 @@
+"""Hashed token embedding: every token mixes a few rows of a small table that all tokens share.
+
+"Hash Embeddings for Efficient Word Representations", Svenstrup et al. 2017, arXiv:1709.03933,
+section 2: k hash functions name k rows for each token, and k importance weights of the token mix
+them; with one row and no weights it is the hashing of "Compressing Neural Networks with the Hashing
+Trick", Chen et al. 2015, arXiv:1504.04788, applied to whole rows. Where we differ: table and
+weights are fitted to a trained embedding, by alternating least squares in which a token counts by
+how often calibration data reads it, instead of trained from scratch; every token has weights of its
+own. Nothing is stored of the hash functions but their seed.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from mmcompress.backbones.base import Target
+from mmcompress.compression.base import LEFT_DENSE, Compressor, Decision
+from mmcompress.compression.sharing.vq import smoothed_frequency
+from mmcompress.compression.statistics import INPUTS, Statistic
+
+PRIME = 2**31 - 1
+"""Ids times a factor below it fit into 64 bits."""
+
+ROUNDS = 20
+"""Of the alternating least squares."""
+
+STEPS = 4
+"""Conjugate gradients for the table in each round."""
+
+RIDGE = 1e-6
+"""Added to the diagonal of a token's normal equations, relative to it: rows may coincide."""
+
+
+def hash_rows(ids: Tensor, *, buckets: int, hashes: int, seed: int) -> Tensor:
+    """((a · id + b) mod p) mod buckets, with a and b drawn for each function (Carter & Wegman).
+
+    Args:
+        ids: any shape, int64.
+        buckets: rows to choose from.
+        hashes: k.
+        seed: draws the functions.
+    Returns:
+        (…, k) int64.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    draws = [
+        torch.randint(low, PRIME, (hashes,), generator=generator, device="cpu").tolist()
+        for low in (1, 0)
+    ]
+    rows = [(a * ids + b) % PRIME % buckets for a, b in zip(*draws, strict=True)]
+    return torch.stack(rows, dim=-1)
+
+
+class HashedEmbedding(nn.Module):
+    """Row i is Σ_h p_ih · table[hash_h(i)].
+
+    Args:
+        layer: what it replaces.
+        buckets: rows of the table.
+        hashes: rows that a token mixes.
+        seed: of the hash functions.
+    """
+
+    def __init__(self, layer: nn.Embedding, *, buckets: int, hashes: int, seed: int) -> None:
+        super().__init__()
+        self.num_embeddings, self.embedding_dim = layer.num_embeddings, layer.embedding_dim
+        self.buckets, self.hashes, self.seed = buckets, hashes, seed
+        like: dict[str, Any] = {"dtype": layer.weight.dtype, "device": layer.weight.device}
+        self.table = nn.Embedding(buckets, layer.embedding_dim, **like)
+        self.importance = nn.Embedding(layer.num_embeddings, hashes, **like)
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """Which rows of the table each id mixes: (…, k)."""
+        return hash_rows(ids, buckets=self.buckets, hashes=self.hashes, seed=self.seed)
+
+    @property
+    def weight(self) -> Tensor:
+        """All rows (num_embeddings, embedding_dim)."""
+        return self(torch.arange(self.num_embeddings, device=self.table.weight.device))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        mixed = self.importance(ids).unsqueeze(-1) * self.table(self.rows(ids))  # … k D
+        return mixed.sum(dim=-2)
+
+    @torch.no_grad()
+    def fit(self, dense: Tensor, frequency: Tensor) -> None:
+        """Approach a dense table.
+
+        Args:
+            dense: (num_embeddings, embedding_dim).
+            frequency: (num_embeddings,), how much each row counts.
+        """
+        rows = self.rows(torch.arange(len(dense), device=dense.device))
+        table, importance = alternating_least_squares(
+            dense, rows, frequency, buckets=self.buckets, seed=self.seed
+        )
+        self.table.weight.copy_(table)
+        self.importance.weight.copy_(importance)
+
+
+def alternating_least_squares(
+    dense: Tensor, rows: Tensor, frequency: Tensor, *, buckets: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Table T and importance p that lower Σ_i f_i ‖e_i − Σ_h p_ih T[rows_ih]‖².
+
+    Args:
+        dense: e (n, d).
+        rows: (n, k) int64.
+        frequency: f (n,), positive.
+        buckets: rows of the table.
+        seed: draws the signs that p starts from.
+    Returns:
+        T (buckets, d) and p (n, k).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    signs = torch.randint(0, 2, rows.shape, generator=generator) * 2 - 1
+    importance = signs.to(dense)
+    table = dense.new_zeros(buckets, dense.shape[1])
+    for _ in range(ROUNDS):
+        table = refit_table(table, dense, rows, importance, frequency)
+        importance = refit_importance(table, dense, rows)
+    return table, importance
+
+
+def refit_importance(table: Tensor, dense: Tensor, rows: Tensor) -> Tensor:
+    """The best weights of each token, by its k × k normal equations: (n, k)."""
+    mixed = table[rows]  # n k d
+    gram = mixed @ mixed.mT
+    ridge = RIDGE * gram.diagonal(dim1=1, dim2=2).mean(dim=1).clamp(min=1e-12)
+    gram = gram + ridge[:, None, None] * torch.eye(rows.shape[1], device=dense.device)
+    return torch.linalg.solve(gram, (mixed @ dense[:, :, None])[:, :, 0])
+
+
+def refit_table(
+    table: Tensor, dense: Tensor, rows: Tensor, importance: Tensor, frequency: Tensor
+) -> Tensor:
+    """A better table for fixed weights: steps of conjugate gradients, diagonally preconditioned."""
+    (n, k), buckets = rows.shape, len(table)
+    # e ≈ A T: the normal equations are (Aᵀ F A) T = Aᵀ F e, both matrices sparse.
+    tokens = torch.arange(n, device=rows.device)[:, None].expand(n, k)
+    weighted = frequency[:, None] * importance
+    places = torch.stack([rows.flatten(), tokens.flatten()])
+    right = torch.sparse_coo_tensor(places, weighted.flatten(), (buckets, n), check_invariants=True)
+    pairs = torch.stack(torch.broadcast_tensors(rows[:, :, None], rows[:, None, :]))
+    products = weighted[:, :, None] * importance[:, None, :]
+    normal = torch.sparse_coo_tensor(
+        pairs.flatten(1), products.flatten(), (buckets, buckets), check_invariants=True
+    ).coalesce()
+    on_diagonal = normal.indices()[0] == normal.indices()[1]
+    diagonal = table.new_zeros(buckets)
+    diagonal[normal.indices()[0, on_diagonal]] = normal.values()[on_diagonal]
+    inverse = torch.where(diagonal > 0, 1 / diagonal.clamp(min=1e-30), 0.0)[:, None]
+
+    residual = right @ dense - normal @ table
+    step = inverse * residual
+    size = (residual * step).sum()
+    for _ in range(STEPS):
+        if size <= 0:
+            break
+        curved = normal @ step
+        length = size / (step * curved).sum()
+        table = table + length * step
+        residual = residual - length * curved
+        conditioned = inverse * residual
+        size, before = (residual * conditioned).sum(), size
+        step = conditioned + size / before * step
+    return table
+
+
+class HashEmbedding(Compressor):
+    """Replace embeddings by hashed ones.
+
+    Args:
+        bucket_ratio: rows of the shared table / rows of the embedding, in (0, 1).
+        hashes: rows that a token mixes, at least 1.
+        seed: of the hash functions.
+        **selectors: `modality`, `role`, `granularity`.
+    """
+
+    stage = "structure"
+    granularities = ("embedding",)
+    ladder: ClassVar[dict[str, tuple[Any, ...]]] = {"bucket_ratio": (0.05, 0.1, 0.2, 0.35, 0.5)}
+    no_speedup = "looking a token up takes as long as before"
+    needs = frozenset({INPUTS})
+
+    def __init__(
+        self, *, bucket_ratio: float, hashes: int = 2, seed: int = 0, **selectors: Any
+    ) -> None:
+        super().__init__(**selectors)
+        if not 0 < bucket_ratio < 1:
+            raise ValueError(
+                f"bucket_ratio={bucket_ratio} must lie between 0 and 1, both excluded: it is the "
+                "size of the shared table relative to the embedding"
+            )
+        if hashes < 1:
+            raise ValueError(f"hashes={hashes} must be at least 1: each token reads some row")
+        self.bucket_ratio, self.hashes, self.seed = bucket_ratio, hashes, seed
+
+    def plan(
+        self,
+        targets: Sequence[Target],
+        weights: Mapping[str, Tensor],
+        statistics: Mapping[str, Statistic],
+    ) -> dict[str, Decision]:
+        return {target.name: self._decide(*weights[target.name].shape) for target in targets}
+
+    def _decide(self, rows: int, columns: int) -> Decision:
+        buckets = max(round(self.bucket_ratio * rows), 1)
+        if buckets * columns + rows * self.hashes >= rows * columns:
+            return {
+                LEFT_DENSE: f"{buckets} buckets and {self.hashes} weights per token would not "
+                f"shrink {rows}x{columns}"
+            }
+        return {"buckets": buckets, "hashes": self.hashes, "seed": self.seed}
+
+    @classmethod
+    def apply(
+        cls,
+        module: nn.Module,
+        parameter: str,
+        decision: Decision,
+        statistic: Statistic | None = None,
+    ) -> nn.Module:
+        layer = cast(nn.Embedding, module)
+        hashed = HashedEmbedding(layer, **decision)
+        if statistic is not None and statistic.inputs is not None:
+            frequency = smoothed_frequency(statistic.inputs.second_moment)
+            hashed.fit(layer.weight.detach(), frequency)
+        return hashed
