@@ -31,6 +31,7 @@ def main(cfg: DictConfig) -> None:
     backbone = instantiate(cfg.backbone)
     recipe = instantiate(cfg.compression)
     recipe.check(backbone)
+    reconstruction = instantiate(cfg.reconstruction)
     data = instantiate(cfg.data)
     data.attach(backbone)
     objective = instantiate(cfg.objective)
@@ -48,7 +49,10 @@ def main(cfg: DictConfig) -> None:
 
         with record.time("calibrate_s"):
             if plan is None:
-                recipe.apply(backbone, data.calibration_dataloader())
+                batches = list(data.calibration_dataloader())
+                recipe.apply(backbone, batches)
+                if reconstruction:
+                    reconstruction(backbone, teacher, recipe, batches)
             else:
                 recipe.restore(backbone, plan)
 

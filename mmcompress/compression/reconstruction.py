@@ -1,0 +1,202 @@
+"""Block-wise reconstruction: each compressed block learns to give what the dense block gave.
+
+A post-training step that needs calibration inputs and no labels: "BRECQ: Pushing the Limit of
+Post-Training Quantization by Block Reconstruction", Li et al. 2021, arXiv:2102.05426. Where we
+differ: whatever the block's parametrisations leave trainable is trained (weights under a straight
+through estimator, steps, codebooks, factors, norms), not a rounding alone; and the error is not
+weighted by the Fisher information.
+"""
+
+import copy
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from rich.progress import track
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from mmcompress.backbones.anatomy import find_stacks
+from mmcompress.backbones.base import Backbone
+from mmcompress.compression.recipe import Recipe
+
+log = logging.getLogger(__name__)
+
+Batch = dict[str, Tensor]
+
+
+@dataclass
+class Call:
+    """How a block is called on one batch.
+
+    Attributes:
+        hidden: its first argument, (B, T, D).
+        args, kwargs: the others (masks), as the tower passes them.
+    """
+
+    hidden: Tensor
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def run(self, block: nn.Module) -> Tensor:
+        """The block's output, (B, T, D)."""
+        return block(self.hidden, *self.args, **self.kwargs)
+
+
+class Reconstruction:
+    """Train block after block against the dense model's blocks.
+
+    Args:
+        steps: of the optimizer, per block.
+        lr: of AdamW, falling to zero along a line.
+        batch_size: calibration inputs per step.
+        inputs: what a block sees: `compressed`, the output of the compressed blocks before it, so
+            that it makes up for their error too; or `dense`.
+        seed: of the order of the batches.
+    """
+
+    def __init__(
+        self,
+        *,
+        steps: int = 200,
+        lr: float = 5e-4,
+        batch_size: int = 64,
+        inputs: Literal["compressed", "dense"] = "compressed",
+        seed: int = 0,
+    ) -> None:
+        for name, value in {"steps": steps, "lr": lr, "batch_size": batch_size}.items():
+            if value <= 0:
+                raise ValueError(f"reconstruction.{name}={value} must be above 0")
+        if inputs not in ("compressed", "dense"):
+            raise ValueError(f"reconstruction.inputs={inputs!r} must be compressed or dense")
+        self.steps, self.lr, self.batch_size = steps, lr, batch_size
+        self.inputs, self.seed = inputs, seed
+
+    def __call__(
+        self, backbone: Backbone, dense: Backbone, recipe: Recipe, batches: Sequence[Batch]
+    ) -> dict[str, tuple[float, float]]:
+        """Train every block of every tower whose weights the recipe has compressed.
+
+        Args:
+            backbone: after `recipe.apply`; edited in place.
+            dense: as it was before.
+            recipe: its schedules are set to their end.
+            batches: calibration data.
+        Returns:
+            By path of the block: relative squared error of its output, before and after.
+        Raises:
+            ValueError: blocks were removed or are shared, so that there is no dense block for each.
+        """
+        recipe.on_step(1.0)
+        pairs = list(_paired_stacks(backbone, dense))
+        work = [f"{path}.{i}" for path, ours, _ in pairs for i in range(len(ours))]
+        progress = iter(track(work, description="reconstruct", transient=True))
+        training = backbone.training
+        backbone.eval()
+        dense.eval()
+        errors: dict[str, tuple[float, float]] = {}
+        for path, ours, theirs in pairs:
+            modality = backbone.modality_of(f"{path}.")
+            chunks = _rechunk(batches, modality, self.batch_size)
+            ours_calls = _calls(backbone, ours, modality, chunks)
+            dense_calls = _calls(dense, theirs, modality, chunks)
+            for block, dense_block in zip(ours, theirs, strict=True):
+                name = next(progress)
+                with torch.no_grad():
+                    outputs = [call.run(dense_block) for call in dense_calls]
+                seen = ours_calls if self.inputs == "compressed" else dense_calls
+                errors[name] = self._fit(block, seen, outputs)
+                log.info("reconstruct %s: error %.3g → %.3g", name, *errors[name])
+                with torch.no_grad(), parametrize.cached():
+                    for ours_call, dense_call, output in zip(
+                        ours_calls, dense_calls, outputs, strict=True
+                    ):
+                        ours_call.hidden = ours_call.run(block)
+                        dense_call.hidden = output
+        next(progress, None)
+        backbone.train(training)
+        return errors
+
+    def _fit(
+        self, block: nn.Module, calls: Sequence[Call], outputs: Sequence[Tensor]
+    ) -> tuple[float, float]:
+        """Train one block; it keeps what it had when training did not help."""
+        before = _relative_error(block, calls, outputs)
+        trained = [p for p in block.parameters() if p.requires_grad]
+        if not trained:
+            return before, before
+        kept = copy.deepcopy(block.state_dict())
+        optimizer = torch.optim.AdamW(trained, lr=self.lr, weight_decay=0.0)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: 1 - s / self.steps)
+        generator = torch.Generator().manual_seed(self.seed)
+        order = torch.randint(len(calls), (self.steps,), generator=generator).tolist()
+        for index in order:
+            with parametrize.cached():
+                loss = F.mse_loss(calls[index].run(block), outputs[index])
+            gradients = torch.autograd.grad(loss, trained, allow_unused=True)
+            for parameter, gradient in zip(trained, gradients, strict=True):
+                parameter.grad = gradient
+            optimizer.step()
+            schedule.step()
+        optimizer.zero_grad()
+        after = _relative_error(block, calls, outputs)
+        if after >= before:
+            block.load_state_dict(kept)
+            return before, before
+        return before, after
+
+
+def _paired_stacks(
+    backbone: Backbone, dense: Backbone
+) -> Iterator[tuple[str, nn.ModuleList, nn.ModuleList]]:
+    """Path and blocks of each tower, compressed and dense."""
+    dense_stacks = dict(find_stacks(dense.model))
+    for path, ours in find_stacks(backbone.model):
+        theirs = dense_stacks[path]
+        parameters = [id(p) for block in ours for p in block.parameters()]
+        if len(ours) != len(theirs) or len(parameters) != len(set(parameters)):
+            raise ValueError(
+                f"reconstruction needs a block of its own for each dense block, and {path} has "
+                "removed or shared some: set reconstruction=none"
+            )
+        yield path, ours, theirs
+
+
+def _rechunk(batches: Sequence[Batch], modality: str, size: int) -> list[Tensor]:
+    return [part for batch in batches for part in batch[modality].split(size)]
+
+
+@torch.no_grad()
+def _calls(
+    backbone: Backbone, stack: nn.ModuleList, modality: str, chunks: Sequence[Tensor]
+) -> list[Call]:
+    """How the first block of the tower is called on each chunk."""
+    calls: list[Call] = []
+
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        calls.append(Call(args[0], args[1:], kwargs))
+
+    handle = stack[0].register_forward_pre_hook(hook, with_kwargs=True)
+    training = backbone.training
+    backbone.eval()
+    try:
+        for chunk in chunks:
+            backbone.encode(modality, chunk)
+    finally:
+        handle.remove()
+        backbone.train(training)
+    return calls
+
+
+@torch.no_grad()
+def _relative_error(block: nn.Module, calls: Sequence[Call], outputs: Sequence[Tensor]) -> float:
+    """Squared error of the outputs over their squared size."""
+    error = size = 0.0
+    with parametrize.cached():
+        for call, output in zip(calls, outputs, strict=True):
+            error += float((call.run(block) - output).square().sum())
+            size += float(output.square().sum())
+    return error / size

@@ -1,0 +1,136 @@
+"""Block-wise reconstruction: errors fall, nothing else moves."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+from mmcompress.backbones.base import Backbone
+from mmcompress.backbones.hf_clip import HFClip
+from mmcompress.backbones.open_clip import OpenClip
+from mmcompress.compression.quantization.integer import Integer
+from mmcompress.compression.recipe import Recipe
+from mmcompress.compression.reconstruction import Reconstruction
+from mmcompress.data.base import PairData
+
+Batches = list[dict[str, torch.Tensor]]
+
+
+def quantised(backbone: Backbone, bits: int = 3, **selectors: Any) -> Recipe:
+    recipe = Recipe({"int": Integer(bits=bits, **selectors)})
+    recipe.apply(backbone, [])
+    return recipe
+
+
+@pytest.fixture
+def batches(tiny_data: PairData) -> Batches:
+    return list(tiny_data.calibration_dataloader())
+
+
+@pytest.mark.parametrize("inputs", ["compressed", "dense"])
+def test_the_error_of_every_block_falls(
+    inputs: Any, tiny_backbone: HFClip, batches: Batches
+) -> None:
+    dense = copy.deepcopy(tiny_backbone)
+    recipe = quantised(tiny_backbone)
+    errors = Reconstruction(steps=30, lr=1e-3, batch_size=8, inputs=inputs)(
+        tiny_backbone, dense, recipe, batches
+    )
+    assert len(errors) == 4  # two towers of two blocks
+    for name, (before, after) in errors.items():
+        assert after < 0.9 * before, name
+
+
+def test_the_embeddings_come_closer(tiny_backbone: HFClip, batches: Batches) -> None:
+    dense, plain = copy.deepcopy(tiny_backbone), copy.deepcopy(tiny_backbone)
+    quantised(plain)
+    recipe = quantised(tiny_backbone)
+    Reconstruction(steps=60, lr=1e-3, batch_size=8)(tiny_backbone, dense, recipe, batches)
+
+    def distance(backbone: Backbone, modality: str) -> float:
+        with torch.no_grad():
+            pairs = [(backbone, dense)]
+            return sum(
+                float((a.encode(modality, x[modality]) - b.encode(modality, x[modality])).norm())
+                for a, b in pairs
+                for x in batches
+            )
+
+    for modality in ("image", "text"):
+        assert distance(tiny_backbone, modality) < 0.9 * distance(plain, modality)
+
+
+def test_nothing_outside_the_blocks_moves(tiny_backbone: HFClip, batches: Batches) -> None:
+    dense = copy.deepcopy(tiny_backbone)
+    recipe = quantised(tiny_backbone)
+    before = {k: v.clone() for k, v in tiny_backbone.state_dict().items()}
+    teacher = {k: v.clone() for k, v in dense.state_dict().items()}
+    Reconstruction(steps=5, batch_size=8)(tiny_backbone, dense, recipe, batches)
+    for key, tensor in tiny_backbone.state_dict().items():
+        if ".layers." not in key:
+            assert torch.equal(tensor, before[key]), key
+    for key, tensor in dense.state_dict().items():
+        assert torch.equal(tensor, teacher[key]), key
+    assert all(p.grad is None for p in tiny_backbone.parameters())
+
+
+def test_same_seed_same_weights(tiny_backbone: HFClip, batches: Batches) -> None:
+    dense = copy.deepcopy(tiny_backbone)
+    other = copy.deepcopy(tiny_backbone)
+    for backbone in (tiny_backbone, other):
+        recipe = quantised(backbone)
+        Reconstruction(steps=5, batch_size=8, seed=3)(backbone, dense, recipe, batches)
+    for mine, theirs in zip(tiny_backbone.parameters(), other.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_a_block_never_gets_worse(tiny_backbone: HFClip, batches: Batches) -> None:
+    dense = copy.deepcopy(tiny_backbone)
+    recipe = quantised(tiny_backbone, bits=8)
+    before = {k: v.clone() for k, v in tiny_backbone.state_dict().items()}
+    errors = Reconstruction(steps=3, lr=10.0, batch_size=8)(tiny_backbone, dense, recipe, batches)
+    for was, now in errors.values():
+        assert now == was
+    for key, tensor in tiny_backbone.state_dict().items():
+        assert torch.equal(tensor, before[key]), key
+
+
+def test_a_tower_that_is_left_dense_stays_so(tiny_backbone: HFClip, batches: Batches) -> None:
+    """Its blocks have no error, so no training can help them."""
+    dense = copy.deepcopy(tiny_backbone)
+    recipe = quantised(tiny_backbone, modality="image")
+    errors = Reconstruction(steps=3, batch_size=8)(tiny_backbone, dense, recipe, batches)
+    for name, (before, after) in errors.items():
+        if name.startswith("text"):
+            assert before == after == 0.0
+    for key, tensor in dense.model.text_model.state_dict().items():
+        assert torch.equal(tiny_backbone.model.text_model.state_dict()[key], tensor), key
+
+
+def test_open_clip_blocks_are_called_their_own_way(tiny_open_clip: OpenClip) -> None:
+    generator = torch.Generator().manual_seed(0)
+    texts = tiny_open_clip.tokenize(["a red cat", "two dogs", "a key", "the moon"])
+    batches = [{"image": torch.randn(4, 3, 32, 32, generator=generator), "text": texts}]
+    dense = copy.deepcopy(tiny_open_clip)
+    recipe = quantised(tiny_open_clip, bits=2)
+    errors = Reconstruction(steps=30, lr=1e-3, batch_size=2)(tiny_open_clip, dense, recipe, batches)
+    assert len(errors) == 4
+    assert all(after < before for before, after in errors.values())
+
+
+def test_shared_blocks_are_refused(tiny_backbone: HFClip, batches: Batches) -> None:
+    dense = copy.deepcopy(tiny_backbone)
+    layers = tiny_backbone.model.text_model.encoder.layers
+    layers[1] = layers[0]
+    with pytest.raises(ValueError, match=r"text_model.* removed or shared some: set reconstruct"):
+        Reconstruction(steps=1)(tiny_backbone, dense, Recipe(), batches)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"steps": 0}, "steps=0 must be above 0"), ({"inputs": "both"}, "inputs='both' must be")],
+)
+def test_bad_settings(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Reconstruction(**arguments)
