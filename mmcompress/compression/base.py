@@ -206,6 +206,14 @@ class Compressor(ABC):
             One decision per target: JSON that `apply` understands, or `{"left_dense": reason}`.
         """
 
+    def in_turns(self, targets: Sequence[Target]) -> list[list[Target]]:
+        """The targets in the turns in which they are compressed.
+
+        Statistics are collected anew before each turn but the first, so that later layers see what
+        earlier ones have become; `plan` has seen those of the dense model.
+        """
+        return [list(targets)]
+
     @classmethod
     def statistic_for(cls, target: Target, statistics: Mapping[str, Statistic]) -> Statistic | None:
         """What `apply` gets: that of the weight; for a module, whichever of its weights' it wants.

@@ -165,8 +165,13 @@ class Recipe:
                 )
             self.plan[name] = decisions
             self._cover(name, backbone, compressed)
-            for target in compressed:
-                self._edit(backbone, step, target, decisions[target.name], statistics)
+            for turn, part in enumerate(step.in_turns(compressed)):
+                if turn:
+                    statistics = {}
+                    inside = _weights_of(backbone, part)
+                    self._calibrate(backbone, batches, step, inside, statistics)
+                for target in part:
+                    self._edit(backbone, step, target, decisions[target.name], statistics)
             step.join()
             if step.stage == "structure":  # what later layers see has changed, and their shapes
                 statistics = {}

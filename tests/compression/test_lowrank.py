@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -6,6 +8,7 @@ from mmcompress.backbones.base import Backbone, Target
 from mmcompress.compression.base import LEFT_DENSE
 from mmcompress.compression.lowrank.lowrank import (
     LowRank,
+    block_by_block,
     rank_for_energy,
     singular_values,
     truncated_svd,
@@ -13,7 +16,12 @@ from mmcompress.compression.lowrank.lowrank import (
 )
 from mmcompress.compression.lowrank.modules import factorise
 from mmcompress.compression.recipe import Recipe
-from mmcompress.compression.statistics import GradientStatistic, Statistic, input_statistic
+from mmcompress.compression.statistics import (
+    GradientStatistic,
+    Statistic,
+    collect,
+    input_statistic,
+)
 from mmcompress.data.base import PairData
 
 
@@ -164,6 +172,48 @@ def test_every_weighting_on_a_real_model(
     assert {d["rank"] for d in plan["lowrank"].values()} == {8}
     batch = next(iter(tiny_data.test_dataloader()))
     assert torch.isfinite(tiny_backbone.encode("image", batch["image"])).all()
+
+
+def test_u_is_the_least_squares_solution_for_its_v() -> None:
+    """SVD-LLM's update of U (arXiv:2403.07378, section 3.2) changes nothing after whitening."""
+    weight, inputs = random(10, 6).double(), random(40, 6, seed=1).double()
+    moment = inputs.T @ inputs
+    u, vt = truncated_svd(weight, 3, moment)
+    root = whitening_root(moment)
+    solved = torch.linalg.lstsq((vt @ root).T, (weight @ root).T).solution.T
+    torch.testing.assert_close(u, solved)
+
+
+def test_block_by_block() -> None:
+    def place(name: str, granularity: str = "linear") -> Target:
+        return Target(name, "weight", "image", "mlp.up", granularity)
+
+    names = ["a.1.up", "head", "a.0.up", "a.10.up", "b.0.down"]
+    targets = [place(name) for name in names] + [place("table", "embedding")]
+    turns = [[t.module for t in turn] for turn in block_by_block(targets)]
+    assert turns == [["table"], ["a.0.up", "b.0.down"], ["a.1.up"], ["a.10.up"], ["head"]]
+
+
+def test_sequential_blocks_see_what_the_factorised_ones_give(
+    tiny_backbone: Backbone, tiny_data: PairData
+) -> None:
+    batches = list(tiny_data.calibration_dataloader())
+    parallel, prefix = copy.deepcopy(tiny_backbone), copy.deepcopy(tiny_backbone)
+    settings = {"rank_ratio": 0.25, "role": ["attn.*", "mlp.*", "patch"], "rank_multiple": 4}
+    Recipe({"lowrank": LowRank(**settings)}).apply(parallel, batches)
+    Recipe({"lowrank": LowRank(**settings, sequential=True)}).apply(tiny_backbone, batches)
+    # What comes before block 1 is what sequential factorisation has made of it.
+    vision, dense = tiny_backbone.model.vision_model, prefix.model.vision_model
+    dense.embeddings = vision.embeddings
+    dense.encoder.layers[0] = vision.encoder.layers[0]
+    name = "vision_model.encoder.layers.1.self_attn.q_proj.weight"
+    query = next(t for t in prefix.targets() if t.name == name)
+    seen = collect(prefix, batches, [query])[name].inputs
+    u, vt = truncated_svd(dense.encoder.layers[1].self_attn.q_proj.weight, 8, seen.second_moment)
+    ours = vision.encoder.layers[1].self_attn.q_proj.weight
+    torch.testing.assert_close(ours, u @ vt)
+    other = parallel.model.vision_model.encoder.layers[1].self_attn.q_proj.weight
+    assert not torch.allclose(ours, other, atol=1e-4)
 
 
 def test_a_budget_varies_ranks_even_when_the_recipe_goes_by_energy() -> None:

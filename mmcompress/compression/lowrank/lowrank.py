@@ -17,11 +17,17 @@ Where we differ: S Sᵀ is damped, for small calibration sets leave it singular,
 values are split evenly over both factors, so that fine-tuning sees factors of one size. Embeddings
 are truncated without a weighting: a small calibration sample never reads most of their rows.
 
+With `sequential`, blocks are factorised one after another, each with statistics of the inputs that
+the factorised blocks before it give (arXiv:2403.07378, section 3.2). The paper then solves for U by
+least squares and leaves V; here both are whitened by these inputs, and then U is that solution.
+It costs one pass over the calibration data for each block.
+
 The decomposition is that of the smaller Gram matrix, in float64, which is several times faster than
 an SVD. Squaring halves the digits: singular values below 1e-8 of the largest are noise. That is
 less than the float32 factors can hold.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -164,6 +170,22 @@ def paying_rank(wanted: float, rows: int, columns: int, *, multiple: int) -> tup
     return rank, f"rank {rank} would not shrink {rows}x{columns}; it pays below {limit:.0f}"
 
 
+def block_by_block(targets: Sequence[Target]) -> list[list[Target]]:
+    """In the order of computation: tables and patches, block 0 of all towers, block 1, …, the rest.
+
+    A block's number is the first one in a path.
+    """
+    turns: dict[float, list[Target]] = {}
+    for target in targets:
+        number = re.search(r"\.(\d+)\.", target.name)
+        if target.granularity in ("embedding", "conv"):
+            turn = -1.0
+        else:
+            turn = float(number[1]) if number else float("inf")
+        turns.setdefault(turn, []).append(target)
+    return [turns[turn] for turn in sorted(turns)]
+
+
 class LowRank(Compressor):
     """Factorise layers; each step after it may target the two factors.
 
@@ -175,6 +197,7 @@ class LowRank(Compressor):
         alpha: exponent of `asvd`.
         rank_multiple: ranks are rounded to a multiple of it (down, but never to zero), which
             keeps matrix kernels and quantisation groups aligned.
+        sequential: weigh each block by the inputs that the compressed blocks before it give.
         **selectors: `modality`, `role`, `granularity`.
     """
 
@@ -193,6 +216,7 @@ class LowRank(Compressor):
         weighting: Weighting = "whiten",
         alpha: float = 0.5,
         rank_multiple: int = 8,
+        sequential: bool = False,
         **selectors: Any,
     ) -> None:
         super().__init__(**selectors)
@@ -212,12 +236,16 @@ class LowRank(Compressor):
         self.weighting: Weighting = weighting
         self.alpha = alpha
         self.rank_multiple = rank_multiple
+        self.sequential = sequential
         self.needs = NEEDS[weighting]
 
     def varied(self, **changes: Any) -> Self:
         if "rank_ratio" in changes:
             changes["energy"] = None
         return super().varied(**changes)
+
+    def in_turns(self, targets: Sequence[Target]) -> list[list[Target]]:
+        return block_by_block(targets) if self.sequential else super().in_turns(targets)
 
     def plan(
         self,
