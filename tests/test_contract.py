@@ -36,6 +36,7 @@ TINY = {
     "int4": ["compression.steps.int4.group_size=32"],
     "magnitude_int4": ["compression.steps.int4.group_size=32"],
     "minivit_int4": ["compression.steps.int4.group_size=32"],
+    "qwt_int4": ["compression.steps.int4.group_size=32"],
     "sharing": ["compression.steps.sharing.clusters=16"],
     "vq": ["compression.steps.vq.clusters=16"],
 }

@@ -1,0 +1,78 @@
+"""How a tower calls its blocks, so that they can be run one at a time, beside the dense ones."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmcompress.backbones.anatomy import find_stacks
+from mmcompress.backbones.base import Backbone
+
+
+@dataclass
+class Call:
+    """How a block is called on one batch.
+
+    Attributes:
+        hidden: its first argument, (B, T, D).
+        args, kwargs: the others (masks), as the tower passes them.
+    """
+
+    hidden: Tensor
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def run(self, block: nn.Module) -> Tensor:
+        """The block's output, (B, T, D)."""
+        return block(self.hidden, *self.args, **self.kwargs)
+
+
+@torch.no_grad()
+def block_calls(
+    backbone: Backbone, stack: nn.ModuleList, modality: str, inputs: Sequence[Tensor]
+) -> list[Call]:
+    """How the first block of a tower is called on each batch; later ones get the output before
+    them in place of `hidden`, and all else alike.
+
+    Args:
+        backbone: evaluation mode, or its dropout counts.
+        stack: the tower's blocks.
+        modality: of the tower.
+        inputs: batches for `backbone.encode`.
+    """
+    calls: list[Call] = []
+
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        calls.append(Call(args[0], args[1:], kwargs))
+
+    handle = stack[0].register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        for batch in inputs:
+            backbone.encode(modality, batch)
+    finally:
+        handle.remove()
+    return calls
+
+
+def paired_stacks(
+    backbone: Backbone, dense: Backbone, *, asks: str, fix: str
+) -> Iterator[tuple[str, nn.ModuleList, nn.ModuleList]]:
+    """Path and blocks of each tower, compressed and dense.
+
+    Args:
+        backbone, dense: the compressed model, and what it was made of.
+        asks, fix: who needs the pairs, and what helps when there are none; for the message.
+    Raises:
+        ValueError: blocks were removed, or one stands in several places.
+    """
+    dense_stacks = dict(find_stacks(dense.model))
+    for path, ours in find_stacks(backbone.model):
+        theirs = dense_stacks[path]
+        if len(ours) != len(theirs) or len({id(block) for block in ours}) != len(ours):
+            raise ValueError(
+                f"{asks} needs a block of its own for each dense block, and {path} has removed or "
+                f"shared some: {fix}"
+            )
+        yield path, ours, theirs
