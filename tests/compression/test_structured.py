@@ -13,6 +13,7 @@ from mmcompress.backbones.base import Backbone, Target
 from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.backbones.open_clip import OpenClip
 from mmcompress.compression.hessian import damp
+from mmcompress.compression.lowrank.joint_qkv import JointQKV
 from mmcompress.compression.lowrank.lowrank import LowRank
 from mmcompress.compression.pruning.cuts import (
     check_attention,
@@ -397,6 +398,30 @@ def test_other_layers_are_refused(tiny_backbone: HFClip):
     mlp.fc1 = nn.Sequential(mlp.fc1)
     with pytest.raises(ValueError, match="Sequential cannot be made smaller: remove structures"):
         check_mlp(mlp)
+
+
+def test_shared_blocks_and_layers_are_refused(tiny_backbone: HFClip):
+    layers = tiny_backbone.model.vision_model.encoder.layers
+    layers[1].mlp.fc1 = layers[0].mlp.fc1
+    for granularity in ("mlp", "stack"):
+        step = Structured(pruning_ratio=0.5, granularity=granularity)
+        with pytest.raises(ValueError, match=r"0.* shares a layer with .*1.mlp.fc1, which would"):
+            Recipe({"s": step}).check(tiny_backbone)
+    layers[1] = layers[0]
+    with pytest.raises(ValueError, match="layers has one block in several places"):
+        Recipe({"s": Structured(pruning_ratio=0.5, granularity="stack")}).check(tiny_backbone)
+
+
+def test_heads_of_a_joint_factorisation(tiny_backbone: HFClip, tiny_data: PairData):
+    """q, k and v that share one factor."""
+    steps = {
+        "joint": JointQKV(rank_ratio=0.5),
+        "heads": Structured(pruning_ratio=0.5, importance="magnitude", granularity="attention"),
+    }
+    Recipe(steps).apply(tiny_backbone, list(tiny_data.calibration_dataloader()))
+    for attention in modules_of(tiny_backbone, "attention"):
+        assert attention.q_proj.out_features == attention.k_proj.out_features == 16
+    assert torch.isfinite(encode_all(tiny_backbone)).all()
 
 
 @pytest.mark.parametrize(

@@ -165,6 +165,20 @@ def check_attention(attention: nn.Module, *, norms: Sequence[str] = HEAD_NORMS) 
         )
 
 
+def check_stack(path: str, stack: nn.ModuleList) -> list[str]:
+    """Refuse a list in which one block stands in several places; the paths of the blocks.
+
+    Raises:
+        ValueError: it does.
+    """
+    if len(set(map(id, stack))) < len(stack):
+        raise ValueError(
+            f"{path} has one block in several places: remove blocks before the step that shares "
+            "them, or leave it out with a selector"
+        )
+    return [f"{path}.{index}" for index in range(len(stack))]
+
+
 def check_unshared(path: str, model: nn.Module) -> None:
     """Refuse to cut layers that other modules use too.
 
@@ -178,8 +192,8 @@ def check_unshared(path: str, model: nn.Module) -> None:
         for name, child in module.named_children():
             if id(child) in inside and child is not model.get_submodule(path):
                 raise ValueError(
-                    f"{path} shares a layer with {owner}.{name}, which would no longer fit: remove "
-                    "structures before the step that shares, or leave it out with a selector"
+                    f"{path} shares a layer with {owner}.{name}, which would not be cut with it: "
+                    "remove structures before the step that shares, or leave it out with a selector"
                 )
 
 

@@ -39,11 +39,11 @@ class Members:
     """Where the structures of an attention or MLP lie.
 
     Attributes:
-        inner: the layers that write them: each structure owns rows of their first factor.
-        out: the layer that reads them: each structure owns columns of its last factor.
+        inner: the layers that write them, each by its weight or by its U: a structure owns rows.
+        out: the layer that reads them: a structure owns columns of its last factor.
     """
 
-    inner: tuple[Factors, ...]
+    inner: tuple[str, ...]
     out: Factors
 
 
@@ -60,10 +60,13 @@ def members(target: Target, weights: Mapping[str, Tensor]) -> Members:
     else:
         layers = [((p.up,), p.down) for p in MLPS]
     for inner, last in layers:
-        rows = [_factors(f"{target.name}.{name}", weights) for name in inner]
+        names = [
+            f"{target.name}.{layer}{factor}.weight" for layer in inner for factor in ("", ".u")
+        ]
+        rows = tuple(name for name in names if name in weights)
         out = _factors(f"{target.name}.{last}", weights)
-        if all(rows) and out:
-            return Members(tuple(rows), out)
+        if len(rows) == len(inner) and out:
+            return Members(rows, out)
     raise ValueError(
         f"{target.name} holds a layer that is neither linear nor of low rank: remove structures "
         "before the step that put it there"
@@ -98,7 +101,7 @@ def importances(
     structures = target.heads or weights[found.out[-1]].shape[1]
     if kind == "activation":
         return _energies(found.out, weights, statistics, structures)
-    sums = [_of_weights(n[0], weights, statistics, kind).sum(dim=1) for n in found.inner]
+    sums = [_of_weights(n, weights, statistics, kind).sum(dim=1) for n in found.inner]
     sums.append(_of_weights(found.out[-1], weights, statistics, kind).sum(dim=0))
     return torch.stack([s.view(structures, -1).sum(dim=1) for s in sums]).sum(dim=0)
 
@@ -114,7 +117,6 @@ def _of_blocks(
         if name.startswith(f"{target.name}."):
             index = int(name.removeprefix(f"{target.name}.").split(".")[0])
             inside.setdefault(index, []).append(name)
-    assert sorted(inside) == list(range(len(inside))), "every block has weights"
     scores = []
     for index in sorted(inside):
         if kind == "activation":

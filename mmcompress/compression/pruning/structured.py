@@ -23,6 +23,7 @@ from mmcompress.compression.hessian import damp
 from mmcompress.compression.pruning.cuts import (
     check_attention,
     check_mlp,
+    check_stack,
     check_unshared,
     expand,
     head_dim,
@@ -135,7 +136,10 @@ class Structured(Compressor):
             check_attention(module)
         if target.granularity == "mlp":
             check_mlp(module)
-        if target.granularity in ("attention", "mlp"):
+        if isinstance(module, nn.ModuleList):
+            for path in check_stack(target.module, module):
+                check_unshared(path, backbone.model)
+        else:
             check_unshared(target.module, backbone.model)
 
     def plan(
