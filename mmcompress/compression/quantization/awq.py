@@ -3,9 +3,10 @@
 "AWQ: Activation-aware Weight Quantization for LLM Compression and Acceleration", Lin et al. 2023,
 arXiv:2306.00978, section 3.2: Q(W diag(s)) diag(s)⁻¹ with s = (mean |x|)^α per input, α searched on
 a grid of 20 by the error of the layer's output (eq. 4 and 5). Where we differ: the output error
-comes from the second moment of the input instead of running the layer; α is searched with scales
-that hold the largest magnitude, after which the scales themselves are searched (`scales.py`, where
-the paper clips); and diag(s)⁻¹ is stored with the weight instead of moving into the layer before.
+comes from the second moment of the input instead of running the layer; weights are clipped, which
+the paper does once s is found, for each s that is tried (`scales.py`, columns counted by the second
+moment of their input); and diag(s)⁻¹ is stored with the weight instead of moving into the layer
+before.
 
 An embedding has no inputs that differ in size, and a bare parameter none that could be seen: they
 are rounded to nearest.
@@ -14,7 +15,6 @@ are rounded to nearest.
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, cast
 
-import torch
 from torch import Tensor, nn
 
 from mmcompress.artifact.encoding import Encoding
@@ -31,11 +31,17 @@ from mmcompress.compression.quantization.grid import (
     check_midrise,
     in_columns,
 )
-from mmcompress.compression.quantization.scales import choose_scale, full_range
+from mmcompress.compression.quantization.scales import CANDIDATES, choose_scale
 from mmcompress.compression.statistics import INPUTS, InputStatistic, Statistic
 
 ALPHAS = 20
 """Exponents that are tried: 0, 0.05, … 0.95."""
+
+COARSE = 8
+"""Scales that are tried for each exponent; the exponent that is chosen gets the full search."""
+
+Scales = tuple[Tensor, Tensor | None, Tensor]
+"""Scale and zero point as from `choose_scale`, and 1 / s (in,) float16."""
 
 SMALLEST_INPUT = 1e-4
 """Mean magnitude below which inputs are treated alike."""
@@ -58,6 +64,36 @@ def column_scales(abs_mean: Tensor, alpha: float) -> Tensor:
     return as_scale((s.max() * s.min()).sqrt() / s)
 
 
+def scales_for(
+    weight: Tensor,
+    inputs: InputStatistic,
+    grid: Grid,
+    column_scale: Tensor,
+    candidates: int = CANDIDATES,
+) -> Scales:
+    """The other scales once 1 / s is given: those with the least output error, inputs taken to be
+    uncorrelated.
+
+    Args:
+        weight: (out, in).
+        inputs: of the layer.
+        grid: the levels.
+        column_scale: (in,), 1 / s.
+        candidates: scales that are tried.
+    """
+    back = column_scale.float()
+    importance = inputs.second_moment.diagonal() * back.square()
+    found = choose_scale(weight / back, grid, importance=importance, candidates=candidates)
+    return *found, column_scale
+
+
+def error_with(weight: Tensor, inputs: InputStatistic, grid: Grid, scales: Scales) -> float:
+    """Squared error of the layer's output over all calibration tokens."""
+    scale, zero_point, column_scale = scales
+    rounded = grid.snap(weight, scale, zero_point, column_scale)
+    return float(output_error(rounded - weight, inputs.second_moment))
+
+
 def search_column_scale(weight: Tensor, inputs: InputStatistic, grid: Grid) -> Tensor:
     """The 1 / s whose rounded weight has the least output error (arXiv:2306.00978, eq. 4).
 
@@ -68,38 +104,30 @@ def search_column_scale(weight: Tensor, inputs: InputStatistic, grid: Grid) -> T
     Returns:
         (in,) float16.
     """
-    best, best_error = column_scales(inputs.abs_mean, 0.0), torch.inf
-    for index in range(ALPHAS):
-        column_scale = column_scales(inputs.abs_mean, index / ALPHAS)
-        rounded = grid.snap(
-            weight, *full_range(weight / column_scale.float(), grid), column_scale=column_scale
-        )
-        error = float(output_error(rounded - weight, inputs.second_moment))
-        if error < best_error:
-            best, best_error = column_scale, error
-    return best
+
+    def error(column_scale: Tensor) -> float:
+        scales = scales_for(weight, inputs, grid, column_scale, COARSE)
+        return error_with(weight, inputs, grid, scales)
+
+    tried = [column_scales(inputs.abs_mean, index / ALPHAS) for index in range(ALPHAS)]
+    return min(tried, key=error)
 
 
-def awq(weight: Tensor, inputs: InputStatistic, grid: Grid) -> tuple[Tensor, Tensor | None, Tensor]:
+def awq(weight: Tensor, inputs: InputStatistic, grid: Grid) -> Scales:
     """Scales whose output error is not above that of rounding to nearest without s.
 
     Args:
         weight: (out, in).
         inputs: of the layer.
         grid: the levels.
-    Returns:
-        scale and zero point as from `choose_scale`, and 1 / s (in,) float16.
     """
-    found = []
-    for column_scale in (
-        search_column_scale(weight, inputs, grid),
-        column_scales(inputs.abs_mean, 0.0),
-    ):
-        scales = choose_scale(weight / column_scale.float(), grid)
-        rounded = grid.snap(weight, *scales, column_scale=column_scale)
-        error = float(output_error(rounded - weight, inputs.second_moment))
-        found.append((error, (*scales, column_scale)))
-    return min(found, key=lambda candidate: candidate[0])[1]
+    ones = column_scales(inputs.abs_mean, 0.0)
+    found: list[Scales] = [
+        scales_for(weight, inputs, grid, search_column_scale(weight, inputs, grid)),
+        scales_for(weight, inputs, grid, ones),
+        (*choose_scale(weight, grid), ones),
+    ]
+    return min(found, key=lambda scales: error_with(weight, inputs, grid, scales))
 
 
 class AWQ(Compressor):

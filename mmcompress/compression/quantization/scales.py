@@ -4,6 +4,8 @@
 least squared error (the search of Banner et al. 2019, arXiv:1810.05723, by grid).
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -11,7 +13,7 @@ from mmcompress.compression.base import kept_mask
 from mmcompress.compression.quantization.grid import Grid, as_scale
 
 CANDIDATES = 31
-"""Fractions of the full range that the search tries, evenly spaced from 1 down."""
+"""Fractions of the full range that the search tries."""
 
 CHUNK = 2**17
 """Weights that are searched at once, so that they stay in the cache."""
@@ -22,11 +24,19 @@ def smallest_fraction(bits: int) -> float:
     return 0.4 if bits > 3 else 0.2
 
 
-def choose_scale(weight: Tensor, grid: Grid) -> tuple[Tensor, Tensor | None]:
+def choose_scale(
+    weight: Tensor,
+    grid: Grid,
+    *,
+    importance: Tensor | None = None,
+    candidates: int = CANDIDATES,
+) -> tuple[Tensor, Tensor | None]:
     """The scale (and zero point) of each group with the least squared rounding error.
 
     Args:
         weight: (rows, columns).
+        importance: (columns,), what the squared error of a column counts; all alike when None.
+        candidates: fractions of the full range that are tried, evenly spaced from 1 down.
         grid: with a zero point, zero lies on it; with `midrise`, weights that are zero have been
             pruned and do not count.
     Returns:
@@ -34,19 +44,14 @@ def choose_scale(weight: Tensor, grid: Grid) -> tuple[Tensor, Tensor | None]:
         the same shape, uint8, or None when symmetric.
     """
     rows = max(CHUNK // weight.shape[1], 1)
-    found = [_search(grid.grouped(part).float(), grid) for part in weight.split(rows)]
+    counts = None if importance is None else grid.grouped(importance[None].float())
+    fractions = torch.linspace(1.0, smallest_fraction(grid.bits), candidates).tolist()
+    found = [
+        _search(grid.grouped(part).float(), grid, counts, fractions) for part in weight.split(rows)
+    ]
     scale = torch.cat([scale for scale, _ in found])
     zeros = [zero for _, zero in found if zero is not None]
     return scale, torch.cat(zeros) if zeros else None
-
-
-def full_range(weight: Tensor, grid: Grid) -> tuple[Tensor, Tensor | None]:
-    """The scale (and zero point) that clips nothing; arguments and result as `choose_scale`."""
-    low, full = _range(grid.grouped(weight), grid)
-    scale = as_scale(full)
-    if grid.symmetric:
-        return scale, None
-    return scale, (-low / scale.float()).round().clamp(0, 2**grid.bits - 1).to(torch.uint8)
 
 
 def _range(groups: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
@@ -57,14 +62,16 @@ def _range(groups: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     return low, (high - low) / (2**grid.bits - 1)
 
 
-def _search(groups: Tensor, grid: Grid) -> tuple[Tensor, Tensor | None]:
-    """`choose_scale` of weights (rows, groups, group_size)."""
+def _search(
+    groups: Tensor, grid: Grid, importance: Tensor | None, fractions: Sequence[float]
+) -> tuple[Tensor, Tensor | None]:
+    """`choose_scale` of weights (rows, groups, group_size), importance (1, groups, group_size)."""
     low, full = _range(groups, grid)
     counted = kept_mask(groups) if grid.midrise else None
     best_error = torch.full_like(full, torch.inf)
     best_scale = torch.ones_like(full, dtype=torch.float16)
     best_zero = torch.zeros_like(full, dtype=torch.uint8)
-    for fraction in torch.linspace(1.0, smallest_fraction(grid.bits), CANDIDATES).tolist():
+    for fraction in fractions:
         scale = as_scale(full * fraction)
         step = scale.float()
         zero, points = None, None
@@ -74,6 +81,8 @@ def _search(groups: Tensor, grid: Grid) -> tuple[Tensor, Tensor | None]:
         error = grid.nearest(groups, step[..., None], points).sub_(groups).square_()
         if counted is not None:
             error *= counted
+        if importance is not None:
+            error *= importance
         error = error.sum(dim=-1)
         better = error < best_error
         best_error = torch.where(better, error, best_error)
