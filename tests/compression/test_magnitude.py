@@ -70,6 +70,15 @@ def test_n_of_m_gradually():
     assert torch.equal(mask.mask.view(8, 4, 4), expected)
 
 
+def test_row_by_row_each_loses_the_same():
+    weight = torch.randn(8, 10, generator=torch.Generator().manual_seed(0))
+    layer = nn.Linear(10, 8)
+    layer.weight.data.copy_(weight * torch.logspace(-2, 2, 8)[:, None])
+    mask = prune_by_schedule(layer, Magnitude(sparsity=0.3, compare="row")).mask
+    assert mask.sum(dim=1).tolist() == [7] * 8
+    assert torch.equal(mask, weight.abs() >= weight.abs().sort(dim=1).values[:, 3:4])
+
+
 def test_a_pattern_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"pattern=2:4 does not fit the 6 columns of layer.weight"):
         Magnitude(sparsity=0.5, pattern="2:4").check(target(), torch.zeros(4, 6))
@@ -81,6 +90,7 @@ def test_a_pattern_that_does_not_fit_is_refused():
         ({"sparsity": 1.0}, "sparsity=1.0"),
         ({"sparsity": 0.0}, "sparsity=0.0"),
         ({"sparsity": 0.5, "allocation": "layer"}, "uniform, global, modality, ecoflap"),
+        ({"sparsity": 0.5, "compare": "column"}, "row, tensor or null"),
         ({"sparsity": 0.5, "max_sparsity": 0.4}, "max_sparsity=0.4 must lie between sparsity=0.5"),
         ({"sparsity": 0.5, "pattern": 124}, "pattern=124 must be two whole numbers.* in quotes"),
         ({"sparsity": 0.5, "pattern": "4:2"}, "0 < N < M"),

@@ -1,7 +1,7 @@
 """What all methods have in common that keep the weights with the highest scores."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,8 @@ from mmcompress.compression.statistics import (
     Statistic,
 )
 
+Comparison = Literal["tensor", "row"]
+
 
 class ScoredPruning(Compressor):
     """Drop the weights of lowest score; a subclass says what the score is.
@@ -29,6 +31,7 @@ class ScoredPruning(Compressor):
         allocation: how the sparsity is spread over the layers: `uniform`, `global`, `modality`,
             `ecoflap`; see `mmcompress.compression.pruning.allocation`.
         max_sparsity: of a block under `ecoflap`; null for `sparsity` + 0.1.
+        compare: scores `row` by row, or across the `tensor`; null for the method's own way.
         schedule: `one_shot` prunes before training, `cubic` while training.
         begin, end: of the cubic ramp, as shares of training.
         updates: how often the cubic ramp moves the masks.
@@ -40,8 +43,8 @@ class ScoredPruning(Compressor):
     ladder: ClassVar[dict[str, tuple[Any, ...]]] = {"sparsity": (0.3, 0.5, 0.7, 0.8, 0.9)}
     no_speedup = "unstructured mask, dense kernels do the same work"
 
-    within_rows: ClassVar[bool] = False
-    """Whether scores are compared within a row; across the tensor otherwise."""
+    compares: ClassVar[Comparison] = "tensor"
+    """The method's own way to compare scores."""
 
     reads_inputs: ClassVar[bool] = False
     """Whether the score is made of input statistics. Embeddings and bare parameters have none that
@@ -54,6 +57,7 @@ class ScoredPruning(Compressor):
         pattern: str | None = None,
         allocation: Allocation = "uniform",
         max_sparsity: float | None = None,
+        compare: Comparison | None = None,
         schedule: Kind = "one_shot",
         begin: float = 0.0,
         end: float = 0.5,
@@ -66,6 +70,9 @@ class ScoredPruning(Compressor):
         self.pattern = pattern
         self.allocation: Allocation = allocation
         self.max_sparsity = max_sparsity
+        if compare not in (None, *get_args(Comparison)):
+            raise ValueError(f"compare={compare!r} must be row, tensor or null")
+        self.compare = compare
         self.schedule = schedule
         self.begin, self.end, self.updates = begin, end, updates
         self._schedule = Schedule(schedule, begin=begin, end=end, updates=updates)
@@ -108,7 +115,7 @@ class ScoredPruning(Compressor):
         if self.pattern is not None:
             kept, size = parse_pattern(self.pattern)
             decision = {"pruned": size - kept, "group_size": size}
-        elif self.within_rows and scaled:
+        elif (self.compare or self.compares) == "row" and scaled == self.reads_inputs:
             decision = {"pruned": round(count / rows), "group_size": columns}
         return decision | {"scaled": scaled, "one_shot": self.schedule == "one_shot"}
 

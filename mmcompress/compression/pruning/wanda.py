@@ -25,9 +25,9 @@ def wanda_importance(weight: Tensor, input_norm: Tensor) -> Tensor:
 
 
 class Wanda(ScoredPruning):
-    """Score = |W_ij| · ‖X_j‖₂, compared within each output row."""
+    """Score = |W_ij| · ‖X_j‖₂, by default compared within each output row."""
 
-    within_rows = True
+    compares = "row"
     reads_inputs = True
 
     @classmethod
