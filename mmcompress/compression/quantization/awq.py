@@ -57,6 +57,7 @@ def column_scales(abs_mean: Tensor, alpha: float) -> Tensor:
         (in,) float16, as it is stored.
 
     Example:
+        >>> import torch
         >>> column_scales(torch.tensor([1.0, 16.0, 4.0]), 0.5).tolist()
         [2.0, 0.5, 1.0]
     """

@@ -21,7 +21,6 @@ from mmcompress.compression.base import (
     Decision,
     Parametrization,
     as_matrix,
-    kept_mask,
 )
 from mmcompress.compression.quantization.fake_quantize import to_half
 from mmcompress.compression.quantization.grid import (
@@ -44,18 +43,18 @@ class ScaledSign(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, matrix: Tensor, alpha: Tensor, group_size: int) -> Tensor:
-        grid = Grid(1, group_size, midrise=True)
-        values = grid.snap(matrix, 2 * alpha) * kept_mask(matrix)
-        near = grid.grouped(matrix.abs()) <= CLIP * alpha[..., None]  # R G group_size
-        ctx.save_for_backward(values, alpha, near.view_as(matrix))
-        return values
+        groups = matrix.reshape(*alpha.shape, group_size)  # R G group_size
+        signs = groups.sign()
+        near = groups.abs() <= CLIP * alpha[..., None]
+        ctx.save_for_backward(signs, near)
+        return (signs * alpha[..., None]).view_as(matrix)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
-        values, alpha, near = ctx.saved_tensors
+        signs, near = ctx.saved_tensors
         (gradient,) = gradients
-        of_alpha = (gradient * values).view(*alpha.shape, -1).sum(dim=-1) / alpha
-        return gradient * near, of_alpha, None
+        groups = gradient.reshape(signs.shape)
+        return (groups * near).view_as(gradient), (groups * signs).sum(dim=-1), None
 
 
 class Binarize(Parametrization):

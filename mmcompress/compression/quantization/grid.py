@@ -72,21 +72,22 @@ class Grid:
         return dequantise(codes, scale, zero_point, **options)
 
     def nearest(self, values: Tensor, step: Tensor, points: Tensor | None = None) -> Tensor:
-        """`snap` for inner loops: without codes, scales already spread out, several times faster.
+        """`snap` to the last bit, without codes in between: several times faster.
 
         Args:
             values: any shape.
             step: scale, float32, broadcastable to `values`.
             points: zero point, float32, broadcastable to `values`.
         """
-        levels = values / step
+        return self.nearest_levels_(values / step, points).mul_(step)
+
+    def nearest_levels_(self, levels: Tensor, points: Tensor | None = None) -> Tensor:
+        """Round weights in units of their scale, in place; `points` as in `nearest`."""
         if points is not None:
-            levels.add_(points).round_().clamp_(0, 2**self.bits - 1).sub_(points)
-        elif self.midrise:
-            levels.sub_(0.5).round_().add_(0.5).clamp_(-self.top, self.top)
-        else:
-            levels.round_().clamp_(-self.top, self.top)
-        return levels.mul_(step)
+            return levels.add_(points).round_().clamp_(0, 2**self.bits - 1).sub_(points)
+        if self.midrise:
+            return levels.sub_(0.5).round_().add_(0.5).clamp_(-self.top, self.top)
+        return levels.round_().clamp_(-self.top, self.top)
 
     def holds_zero(self, zero_point: Tensor | None) -> bool:
         """Whether 0.0 is one of the levels."""

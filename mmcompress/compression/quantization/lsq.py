@@ -48,17 +48,15 @@ class LearnedRound(torch.autograd.Function):
     def forward(
         ctx: Any, matrix: Tensor, step: Tensor, grid: Grid, gradient_scale: float
     ) -> Tensor:
-        scale = as_scale(step)  # R G
-        values = grid.snap(matrix, scale)
-        if not grid.holds_zero(None):
-            values *= kept_mask(matrix)
-        spread = scale.float()[..., None]
+        spread = as_scale(step).float()[..., None]  # R G 1
         levels = grid.grouped(matrix) / spread  # R G group_size
         inside = levels.abs() <= grid.top
-        slope = (grid.grouped(values) / spread).sub_(levels.mul_(inside))
-        ctx.save_for_backward(slope, inside.view_as(matrix))
+        rounded = grid.nearest_levels_(levels.clone())
+        if not grid.holds_zero(None):
+            rounded *= kept_mask(levels)
+        ctx.save_for_backward(rounded - levels.mul_(inside), inside.view_as(matrix))
         ctx.gradient_scale = gradient_scale
-        return values
+        return rounded.mul_(spread).view_as(matrix)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:

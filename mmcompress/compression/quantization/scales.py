@@ -103,8 +103,10 @@ def mean_magnitude(matrix: Tensor, *, group_size: int, per_tensor: bool = False)
         (rows, columns / group_size); zero where nothing is left.
     """
     groups = matrix.abs().reshape(len(matrix), -1, group_size)
-    total, count = groups.sum(dim=-1), torch.count_nonzero(groups, dim=-1)  # R G
+    total = groups.sum(dim=-1)  # R G
+    count = torch.full_like(total, group_size)
+    if torch.count_nonzero(groups) < groups.numel():
+        count = torch.count_nonzero(groups, dim=-1).to(total.dtype)
     if per_tensor:
-        mean = total.sum() / count.sum().clamp(min=1)
-        return mean.expand_as(total)
+        return (total.sum() / count.sum().clamp(min=1)).expand_as(total)
     return total / count.clamp(min=1)

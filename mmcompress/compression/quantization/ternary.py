@@ -65,10 +65,12 @@ def ternarise(
         scale = as_scale(mean)
         return grid.snap(matrix, scale), scale
     groups = grid.grouped(matrix)
-    large = (groups * (groups.abs() > THRESHOLD * mean[..., None])).view_as(matrix)
-    scale = as_scale(mean_magnitude(large, **scope))
-    # Of what is left, each magnitude is far enough from zero to round to ±1 at the least.
-    return grid.snap(large.sign() * scale.float().repeat_interleave(group_size, 1), scale), scale
+    codes = groups.sign().mul_(groups.abs() > THRESHOLD * mean[..., None])
+    total, count = (groups * codes).sum(dim=-1), codes.square().sum(dim=-1)  # R G
+    if per_tensor:
+        total, count = total.sum().expand_as(total), count.sum().expand_as(count)
+    scale = as_scale(total / count.clamp(min=1))
+    return codes.mul_(scale.float()[..., None]).view_as(matrix), scale
 
 
 class Ternarize(Parametrization):
