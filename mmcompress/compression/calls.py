@@ -57,20 +57,24 @@ def block_calls(
 
 
 def paired_stacks(
-    backbone: Backbone, dense: Backbone, *, asks: str, fix: str
+    backbone: Backbone, dense: Backbone, *, asks: str, fix: str, own_weights: bool = False
 ) -> Iterator[tuple[str, nn.ModuleList, nn.ModuleList]]:
     """Path and blocks of each tower, compressed and dense.
 
     Args:
         backbone, dense: the compressed model, and what it was made of.
         asks, fix: who needs the pairs, and what helps when there are none; for the message.
+        own_weights: whether blocks that share a weight are refused too.
     Raises:
         ValueError: blocks were removed, or one stands in several places.
     """
     dense_stacks = dict(find_stacks(dense.model))
     for path, ours in find_stacks(backbone.model):
         theirs = dense_stacks[path]
-        if len(ours) != len(theirs) or len({id(block) for block in ours}) != len(ours):
+        parts = [
+            part for block in ours for part in (block.parameters() if own_weights else [block])
+        ]
+        if len(ours) != len(theirs) or len(parts) != len({id(part) for part in parts}):
             raise ValueError(
                 f"{asks} needs a block of its own for each dense block, and {path} has removed or "
                 f"shared some: {fix}"

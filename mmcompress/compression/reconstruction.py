@@ -9,9 +9,8 @@ weighted by the Fisher information.
 
 import copy
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,31 +18,13 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from mmcompress.backbones.anatomy import find_stacks
 from mmcompress.backbones.base import Backbone
+from mmcompress.compression.calls import Call, block_calls, paired_stacks
 from mmcompress.compression.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
 Batch = dict[str, Tensor]
-
-
-@dataclass
-class Call:
-    """How a block is called on one batch.
-
-    Attributes:
-        hidden: its first argument, (B, T, D).
-        args, kwargs: the others (masks), as the tower passes them.
-    """
-
-    hidden: Tensor
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-    def run(self, block: nn.Module) -> Tensor:
-        """The block's output, (B, T, D)."""
-        return block(self.hidden, *self.args, **self.kwargs)
 
 
 class Reconstruction:
@@ -91,7 +72,10 @@ class Reconstruction:
             ValueError: blocks were removed or are shared, so that there is no dense block for each.
         """
         recipe.on_step(1.0)
-        pairs = list(_paired_stacks(backbone, dense))
+        fix = "set reconstruction=none"
+        pairs = list(
+            paired_stacks(backbone, dense, asks="reconstruction", fix=fix, own_weights=True)
+        )
         work = [f"{path}.{i}" for path, ours, _ in pairs for i in range(len(ours))]
         progress = iter(track(work, description="reconstruct", transient=True))
         training = backbone.training
@@ -101,8 +85,8 @@ class Reconstruction:
         for path, ours, theirs in pairs:
             modality = backbone.modality_of(f"{path}.")
             chunks = _rechunk(batches, modality, self.batch_size)
-            ours_calls = _calls(backbone, ours, modality, chunks)
-            dense_calls = _calls(dense, theirs, modality, chunks)
+            ours_calls = block_calls(backbone, ours, modality, chunks)
+            dense_calls = block_calls(dense, theirs, modality, chunks)
             for block, dense_block in zip(ours, theirs, strict=True):
                 name = next(progress)
                 with torch.no_grad():
@@ -149,46 +133,8 @@ class Reconstruction:
         return before, after
 
 
-def _paired_stacks(
-    backbone: Backbone, dense: Backbone
-) -> Iterator[tuple[str, nn.ModuleList, nn.ModuleList]]:
-    """Path and blocks of each tower, compressed and dense."""
-    dense_stacks = dict(find_stacks(dense.model))
-    for path, ours in find_stacks(backbone.model):
-        theirs = dense_stacks[path]
-        parameters = [id(p) for block in ours for p in block.parameters()]
-        if len(ours) != len(theirs) or len(parameters) != len(set(parameters)):
-            raise ValueError(
-                f"reconstruction needs a block of its own for each dense block, and {path} has "
-                "removed or shared some: set reconstruction=none"
-            )
-        yield path, ours, theirs
-
-
 def _rechunk(batches: Sequence[Batch], modality: str, size: int) -> list[Tensor]:
     return [part for batch in batches for part in batch[modality].split(size)]
-
-
-@torch.no_grad()
-def _calls(
-    backbone: Backbone, stack: nn.ModuleList, modality: str, chunks: Sequence[Tensor]
-) -> list[Call]:
-    """How the first block of the tower is called on each chunk."""
-    calls: list[Call] = []
-
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        calls.append(Call(args[0], args[1:], kwargs))
-
-    handle = stack[0].register_forward_pre_hook(hook, with_kwargs=True)
-    training = backbone.training
-    backbone.eval()
-    try:
-        for chunk in chunks:
-            backbone.encode(modality, chunk)
-    finally:
-        handle.remove()
-        backbone.train(training)
-    return calls
 
 
 @torch.no_grad()
