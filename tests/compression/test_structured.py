@@ -22,10 +22,16 @@ from mmcompress.compression.pruning.cuts import (
     keep_heads,
     keep_neurons,
 )
-from mmcompress.compression.pruning.importance import importances, output_energies
+from mmcompress.compression.pruning.importance import (
+    ROUNDS,
+    diagonal_blocks,
+    importances,
+    obs_keep,
+    output_energies,
+)
 from mmcompress.compression.pruning.structured import Structured, keep_counts, reconstruction_gain
 from mmcompress.compression.recipe import Recipe
-from mmcompress.compression.statistics import collect, collect_gradients
+from mmcompress.compression.statistics import Statistic, collect, collect_gradients
 from mmcompress.data.base import PairData
 
 LAYER = "vision_model.encoder.layers.0"
@@ -170,9 +176,56 @@ def test_activation_importance_is_the_energy_of_the_output(
 
 def test_energy_of_one_column_is_the_square_of_wanda():
     weight, x = torch.randn(3, 5), torch.randn(5, 20)
-    energies = output_energies(weight, x @ x.T, 5)
+    energies = output_energies(weight, diagonal_blocks(x @ x.T, 5))
     wanda = weight.abs() * x.norm(dim=1)
     torch.testing.assert_close(energies, wanda.square().sum(dim=0))
+
+
+def test_of_twins_one_stays():
+    """Scored at once, both would go: each can replace the other."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4, 50, generator=generator).repeat_interleave(2, dim=0)
+    weight = torch.randn(3, 8, generator=generator)
+    kept = obs_keep(weight, x @ x.T, 8, 4)
+    assert [index // 2 for index in kept] == [0, 1, 2, 3]
+
+
+def test_rounds_against_a_slow_loop():
+    """Each round: refit all that is left, remove what hurts least."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(12, 60, generator=generator).cumsum(dim=0)
+    weight, hessian = torch.randn(3, 12, generator=generator).double(), damp(x @ x.T)
+    left = list(range(12))
+    for _ in range(ROUNDS):  # two in each
+        fitted = weight @ reconstruction_gain(x @ x.T, left)
+        inverse = hessian[left][:, left].inverse()
+        hurts = [(fitted[:, j].square().sum() / inverse[j, j]).item() for j in range(len(left))]
+        worst = sorted(range(len(left)), key=hurts.__getitem__)[:2]
+        left = [structure for j, structure in enumerate(left) if j not in worst]
+    assert obs_keep(weight, x @ x.T, 12, 12 - 2 * ROUNDS) == left
+
+
+def moment_of(statistic: Statistic) -> Tensor:
+    assert statistic.inputs is not None
+    return statistic.inputs.second_moment / statistic.inputs.tokens
+
+
+@pytest.mark.parametrize(("granularity", "size"), [("mlp", 1), ("self_attn", 16)])
+def test_obs_is_the_error_that_least_squares_leaves(
+    tiny_backbone: HFClip, tiny_data: PairData, granularity: str, size: int
+):
+    unit = unit_of(tiny_backbone, f"{LAYER}.{granularity}")
+    weights, statistics = inside(tiny_backbone, unit, "inputs", tiny_data)
+    found = importances(unit, weights, statistics, "obs")
+    name = f"{unit.name}.{'fc2' if granularity == 'mlp' else 'out_proj'}.weight"
+    weight, moment = weights[name].double(), moment_of(statistics[name])
+    for structure in range(2):
+        gone = range(structure * size, structure * size + size)
+        kept = [i for i in range(weight.shape[1]) if i not in gone]
+        lost = weight.clone()
+        lost[:, kept] -= weight @ reconstruction_gain(moment, kept)
+        error = ((lost @ damp(moment)) * lost).sum().item()
+        assert found[structure].item() == pytest.approx(error, rel=1e-3)
 
 
 @pytest.mark.parametrize("importance", ["magnitude", "taylor", "activation"])
@@ -186,11 +239,7 @@ def test_a_block_is_the_sum_of_its_parts(
     if importance == "activation":
         expected = [
             sum(
-                output_energies(
-                    weights[name],
-                    statistics[name].inputs.second_moment / statistics[name].inputs.tokens,
-                    1,
-                ).item()
+                output_energies(weights[name], moment_of(statistics[name])[None]).item()
                 for name in weights
                 if f"layers.{i}." in name and ("out_proj" in name or "fc2" in name)
             )
@@ -428,7 +477,7 @@ def test_heads_of_a_joint_factorisation(tiny_backbone: HFClip, tiny_data: PairDa
     ("settings", "message"),
     [
         ({"pruning_ratio": 1.0}, "pruning_ratio=1.0"),
-        ({"pruning_ratio": 0.5, "importance": "luck"}, "magnitude, taylor, activation"),
+        ({"pruning_ratio": 0.5, "importance": "luck"}, "magnitude, taylor, activation, obs"),
         ({"pruning_ratio": 0.5, "scope": "layer"}, "uniform, modality, global"),
         ({"pruning_ratio": 0.5, "multiple": 0}, "multiple=0"),
     ],

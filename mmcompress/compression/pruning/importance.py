@@ -7,6 +7,10 @@
 * `activation`: the mean squared norm of what it adds to the output of its module, for a block to
   the residual stream: tr(W_S M W_Sᵀ) for its columns W_S and the second moment M of what they
   read. Of a single weight it is Wanda's score squared.
+* `obs`: what is missing from that output once all other columns have made up for it by least
+  squares, as `update` lets them: tr(W_S ([M⁻¹]_SS)⁻¹ W_Sᵀ), the saliency of a group of weights in
+  "Optimal Brain Compression", Frantar & Alistarh 2022, arXiv:2208.11580. The paper removes one
+  after another; `obs_keep` does so in a few rounds.
 
 Biases do not count as weights of a structure.
 """
@@ -20,15 +24,20 @@ from torch import Tensor
 
 from mmcompress.backbones.anatomy import ATTENTIONS, MLPS
 from mmcompress.backbones.base import Target
+from mmcompress.compression.hessian import damp
 from mmcompress.compression.statistics import GRADIENTS, INPUTS, Statistic
 
-Importance = Literal["magnitude", "taylor", "activation"]
+Importance = Literal["magnitude", "taylor", "activation", "obs"]
 
 NEEDS: dict[str, frozenset[str]] = {
     "magnitude": frozenset(),
     "taylor": frozenset({GRADIENTS}),
     "activation": frozenset({INPUTS}),
+    "obs": frozenset({INPUTS}),
 }
+
+ROUNDS = 4
+"""In how many rounds `obs_keep` removes structures."""
 
 Factors = tuple[str, ...]
 """Names of the weights of a layer: its own, or those of U and Vᵀ."""
@@ -99,8 +108,8 @@ def importances(
         return _of_blocks(target, weights, statistics, kind)
     found = members(target, weights)
     structures = target.heads or weights[found.out[-1]].shape[1]
-    if kind == "activation":
-        return _energies(found.out, weights, statistics, structures)
+    if kind in ("activation", "obs"):
+        return _energies(found.out, weights, statistics, structures, kind)
     sums = [_of_weights(n, weights, statistics, kind).sum(dim=1) for n in found.inner]
     sums.append(_of_weights(found.out[-1], weights, statistics, kind).sum(dim=0))
     return torch.stack([s.view(structures, -1).sum(dim=1) for s in sums]).sum(dim=0)
@@ -119,9 +128,9 @@ def _of_blocks(
             inside.setdefault(index, []).append(name)
     scores = []
     for index in sorted(inside):
-        if kind == "activation":
+        if kind in ("activation", "obs"):
             outs = _writers(inside[index], weights)
-            parts = [_energies(out, weights, statistics, 1).sum() for out in outs]
+            parts = [_energies(out, weights, statistics, 1, kind).sum() for out in outs]
         else:
             parts = [_of_weights(n, weights, statistics, kind).sum() for n in inside[index]]
         scores.append(torch.stack(parts).sum())
@@ -157,24 +166,102 @@ def _energies(
     weights: Mapping[str, Tensor],
     statistics: Mapping[str, Statistic],
     structures: int,
+    kind: Importance,
 ) -> Tensor:
+    weight, moment = _reader(out, weights, statistics)
+    if kind == "activation":
+        return output_energies(weight, diagonal_blocks(moment, structures))
+    return obs_saliencies(weight.double(), damp(moment), structures).to(weight)
+
+
+def _reader(
+    out: Factors, weights: Mapping[str, Tensor], statistics: Mapping[str, Statistic]
+) -> tuple[Tensor, Tensor]:
+    """Weight of a layer, and the mean of x xᵀ over its inputs."""
     inputs = statistics[out[-1]].inputs
     assert inputs is not None
     weight = weights[out[0]] if len(out) == 1 else weights[out[0]] @ weights[out[1]]
-    return output_energies(weight, inputs.second_moment / inputs.tokens, structures)
+    return weight, inputs.second_moment / inputs.tokens
 
 
-def output_energies(weight: Tensor, moment: Tensor, structures: int) -> Tensor:
-    """tr(W_S M_SS W_Sᵀ) of each structure S.
+def obs_saliencies(weight: Tensor, hessian: Tensor, structures: int) -> Tensor:
+    """tr(W_S ([H⁻¹]_SS)⁻¹ W_Sᵀ): what the output loses without S, however well the others adapt.
 
     Args:
-        weight: (out, in).
-        moment: second moment of the input, (in, in).
-        structures: how many there are; each owns in / structures neighbouring columns.
+        weight: (out, structures · d).
+        hessian: (structures · d, structures · d), positive definite.
+        structures: how many there are.
     Returns:
         (structures,).
     """
-    size = weight.shape[1] // structures
-    columns = weight.view(len(weight), structures, size)  # out S d
-    squares = moment.view(structures, size, structures, size).diagonal(dim1=0, dim2=2)  # d d S
-    return torch.einsum("osd,des,ose->s", columns, squares, columns).clamp(min=0)
+    inverses = diagonal_blocks(hessian.inverse(), structures)
+    return output_energies(weight, inverses.inverse())
+
+
+def obs_keep(weight: Tensor, moment: Tensor, structures: int, count: int) -> list[int]:
+    """The structures that stay when those of least saliency go, a part of them in each round.
+
+    Between two rounds the columns that are left are fitted to the output anew.
+
+    Args:
+        weight: (out, structures · d).
+        moment: second moment of the input.
+        structures: how many there are.
+        count: how many stay.
+    Returns:
+        Their indices, ascending.
+    """
+    weight, hessian = weight.double(), damp(moment)
+    size, kept = weight.shape[1] // structures, torch.arange(structures, device=weight.device)
+    for turn in range(1, ROUNDS + 1):
+        left = structures - round((structures - count) * turn / ROUNDS)
+        columns = (kept[:, None] * size + torch.arange(size, device=kept.device)).flatten()
+        inner = hessian[columns][:, columns]
+        fitted = torch.linalg.solve(inner, (weight @ hessian[:, columns]).T).T
+        saliencies = obs_saliencies(fitted, inner, len(kept))
+        order = saliencies.argsort(descending=True, stable=True)
+        kept = kept[order[:left].sort().values]
+    return kept.tolist()
+
+
+def chosen(
+    target: Target,
+    weights: Mapping[str, Tensor],
+    statistics: Mapping[str, Statistic],
+    kind: Importance,
+    scores: Tensor,
+    count: int,
+) -> list[int]:
+    """Which structures of a module stay: the highest `scores`, or for `obs` round by round.
+
+    Args:
+        target, weights, statistics, kind: as in `importances`.
+        scores: from there.
+        count: how many stay.
+    Returns:
+        Their indices, ascending.
+    """
+    if kind == "obs" and target.granularity != "stack":
+        weight, moment = _reader(members(target, weights).out, weights, statistics)
+        return obs_keep(weight, moment, len(scores), count)
+    return sorted(scores.argsort(descending=True, stable=True)[:count].tolist())
+
+
+def diagonal_blocks(matrix: Tensor, structures: int) -> Tensor:
+    """(structures · d, structures · d) → (structures, d, d)."""
+    size = len(matrix) // structures
+    squares = matrix.reshape(structures, size, structures, size)
+    return squares.diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+
+
+def output_energies(weight: Tensor, moments: Tensor) -> Tensor:
+    """tr(W_S M_S W_Sᵀ) of each structure S, which owns neighbouring columns.
+
+    Args:
+        weight: (out, structures · d).
+        moments: M_S, (structures, d, d).
+    Returns:
+        (structures,).
+    """
+    columns = weight.unflatten(1, moments.shape[:2])  # out S d
+    return torch.einsum("osd,sde,ose->s", columns, moments, columns).clamp(min=0)

@@ -33,7 +33,7 @@ from mmcompress.compression.pruning.cuts import (
     keep_heads,
     keep_neurons,
 )
-from mmcompress.compression.pruning.importance import NEEDS, Importance, importances
+from mmcompress.compression.pruning.importance import NEEDS, Importance, chosen, importances
 from mmcompress.compression.statistics import INPUTS, Statistic
 
 Scope = Literal["uniform", "modality", "global"]
@@ -86,7 +86,7 @@ class Structured(Compressor):
 
     Args:
         pruning_ratio: share of the structures that is removed, in (0, 1).
-        importance: `magnitude`, `taylor` or `activation`.
+        importance: `magnitude`, `taylor`, `activation` or `obs`.
         scope: `uniform` takes the same share of each module; `modality` compares all of one kind
             in a tower, `global` in all towers.
         multiple: the number that a module keeps is rounded to a multiple of it.
@@ -153,17 +153,22 @@ class Structured(Compressor):
             scores = {name: found / found.mean() for name, found in scores.items()}
         pools = {t.name: self._pool(t) for t in targets}
         counts = keep_counts(scores, pools, self.pruning_ratio, self.multiple)
-        return {t.name: self._decide(t, scores[t.name], counts[t.name]) for t in targets}
+        decisions: dict[str, Decision] = {}
+        for target in targets:
+            found, count = scores[target.name], counts[target.name]
+            if count == len(found):
+                decisions[target.name] = self._left_dense(count)
+                continue
+            kept = chosen(target, weights, statistics, self.importance, found, count)
+            update = self.update and target.granularity != "stack"
+            decisions[target.name] = {"kept": kept, "update": update}
+        return decisions
 
-    def _decide(self, target: Target, scores: Tensor, count: int) -> Decision:
-        if count == len(scores):
-            return {
-                LEFT_DENSE: f"of its {count} structures none goes at "
-                f"pruning_ratio={self.pruning_ratio} and multiple={self.multiple}"
-            }
-        order = scores.argsort(descending=True, stable=True)
-        kept = sorted(order[:count].tolist())
-        return {"kept": kept, "update": self.update and target.granularity != "stack"}
+    def _left_dense(self, count: int) -> Decision:
+        return {
+            LEFT_DENSE: f"of its {count} structures none goes at "
+            f"pruning_ratio={self.pruning_ratio} and multiple={self.multiple}"
+        }
 
     def _pool(self, target: Target) -> str:
         kind = target.granularity
