@@ -131,7 +131,7 @@ def test_output_error_is_below_rounding_on_every_layer_of_mini(
 ) -> None:
     assert len(mini) == 63
     for name, weight, moment in mini:
-        grid = Grid(bits, 32)
+        grid = Grid(bits, weight.shape[1])
         error = output_error(gptq(weight, moment, grid)[0] - weight, moment)
         assert error < output_error(nearest(weight, grid) - weight, moment), name
 

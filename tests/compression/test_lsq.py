@@ -33,7 +33,7 @@ def test_first_step_by_search() -> None:
 def reference_gradients(
     weight: Tensor, step: float, top: int, upstream: Tensor
 ) -> tuple[Tensor, float]:
-    """arXiv:1902.08153, eq. 3 and 5, one weight at a time, the step shared by all."""
+    """arXiv:1902.08153, section 2.1, one weight at a time, the step shared by all."""
     of_weight, of_step = torch.zeros_like(weight), 0.0
     for i, v in enumerate((weight / step).tolist()):
         if v <= -top:

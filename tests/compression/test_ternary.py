@@ -10,7 +10,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 def reference_twn(row: list[float]) -> list[float]:
-    """arXiv:1605.04711, eq. 3 to 6, one row."""
+    """arXiv:1605.04711, section 2, one row."""
     delta = 0.7 * sum(abs(w) for w in row) / len(row)
     large = [abs(w) for w in row if abs(w) > delta]
     alpha = sum(large) / len(large)

@@ -85,12 +85,13 @@ def gptq(
         columns = columns[order]
         mask = None if mask is None else mask[order]
     scale, zero_point = choose_scale(weight, grid)
+    places = range(len(columns)) if order is None else order.tolist()
     lazily = order is None and grid.group_size < weight.shape[1]
 
     for start, end in _blocks(len(columns), grid.group_size if lazily else len(columns)):
         errors = torch.empty_like(columns[start:end])
         for j in range(start, end):
-            group = (j if order is None else int(order[j])) // grid.group_size
+            group = places[j] // grid.group_size
             if lazily and j % grid.group_size == 0:
                 _choose_again(scale, zero_point, columns, mask, group, grid)
             points = None if zero_point is None else zero_point[:, group].float()

@@ -42,7 +42,8 @@ STARTS = ("mean", "search")
 
 
 class LearnedRound(torch.autograd.Function):
-    """Q(w) with the gradients of arXiv:1902.08153, eq. 3 (step) and eq. 5 (weight)."""
+    """Q(w): the gradient of arXiv:1902.08153, eq. 3, for the step; straight through for weights
+    that lie within the grid."""
 
     @staticmethod
     def forward(

@@ -69,7 +69,7 @@ class Moments:
         return Moments(**{key: mine[key] + theirs[key] for key in mine})
 
     def regression(self, ridge: float, rank: int | None = None) -> tuple[Tensor, Tensor]:
-        """W and b with the least Σ ‖d − W x − b‖² (arXiv:2411.13918, eq. 6), damped.
+        """W and b with the least Σ ‖d − W x − b‖² (arXiv:2411.13918, section 3.2), damped.
 
         Args:
             ridge: share of the mean variance of an input that is added to each.

@@ -1,7 +1,7 @@
 """Ternary weights, W ≈ α T with T in {−1, 0, 1}: a scale per channel, group or tensor.
 
 * `twn`: "Ternary Weight Networks", Li & Liu 2016, arXiv:1605.04711, section 2.2: what lies below
-  Δ = 0.7 mean |W| becomes zero, α is the mean magnitude of the rest (eq. 6).
+  Δ = 0.7 mean |W| becomes zero, α is the mean magnitude of the rest.
 * `absmean`: "The Era of 1-bit LLMs: All Large Language Models are in 1.58 Bits", Ma et al. 2024,
   arXiv:2402.17764, eq. 1 to 3: α = mean |W|, and W / α rounds to the nearest of the three.
 
