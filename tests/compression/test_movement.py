@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from mmcompress.backbones.base import Backbone, Target
 from mmcompress.compression.base import Applied
 from mmcompress.compression.pruning.masks import lowest_mask
-from mmcompress.compression.pruning.movement import START, Movement, MovementMask, top_mask
+from mmcompress.compression.pruning.movement import LEAST, Movement, MovementMask, top_mask
 from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.recipe import Recipe
 from mmcompress.compression.sharing.codebook import Codebook
@@ -47,14 +47,14 @@ def slow_movement(
 
 
 def test_against_the_paper():
-    layer, movement, mask = prepared()
+    layer, movement, mask = prepared(start=0.0)
     generator = torch.Generator().manual_seed(1)
     data = [
         (torch.randn(3, 6, generator=generator), torch.randn(3, 5, generator=generator))
         for _ in range(8)
     ]
     dense = layer.weight.detach().clone()
-    expected = slow_movement(dense, START * dense.abs(), data, 0.1)
+    expected = slow_movement(dense, LEAST * dense.abs(), data, 0.1)
     original = movement.applied["layer.weight"].original
     optimizer = torch.optim.SGD([original, mask.scores], lr=0.1)
     masks = []

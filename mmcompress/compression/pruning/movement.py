@@ -5,9 +5,9 @@ movement pruning, sections 3 and 4. Every weight has a score S that is trained w
 where M keeps the weights of the highest scores in a matrix, and the gradient of S passes straight
 through M: ∂L/∂S = ∂L/∂W' ⊙ W (equation 3). The share that goes follows the cubic schedule.
 
-Where we differ: scores start from the weights' magnitudes, a million times smaller, and not from
-zero, so that a model which was never trained is pruned by magnitude; S is trained at the learning
-rate of the weights, for under Adam a factor on it moves all scores of a matrix alike; and the
+Where we differ: scores start from a share of the weights' magnitudes, for after few steps movements
+are mostly noise; `start: 0` is the paper's, where magnitudes only order what has not moved. S is
+trained at the learning rate of the weights: under Adam a factor on it would be one on `start`. The
 paper's allocation, the same share of each matrix, is one of several.
 """
 
@@ -16,6 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from mmcompress.backbones.base import Target
 from mmcompress.compression.base import Decision
 from mmcompress.compression.pruning.allocation import Allocation
 from mmcompress.compression.pruning.masks import Mask
@@ -23,8 +24,8 @@ from mmcompress.compression.pruning.schedule import cubic_sparsity
 from mmcompress.compression.pruning.scored import ScoredPruning
 from mmcompress.compression.statistics import Statistic
 
-START = 1e-6
-"""Scores begin at this share of the magnitudes: far below one step of an optimizer."""
+LEAST = 1e-6
+"""Of `start`: far below one step of an optimizer."""
 
 
 def top_mask(scores: Tensor, pruned: int) -> Tensor:
@@ -47,11 +48,12 @@ class MovementMask(Mask):
     Args:
         weight: gives the shape, and the order in which untrained weights go.
         pruned: weights to drop when the schedule is complete.
+        start: share of the magnitudes at which scores begin.
     """
 
-    def __init__(self, weight: Tensor, pruned: int) -> None:
+    def __init__(self, weight: Tensor, pruned: int, *, start: float) -> None:
         super().__init__(weight, pruned)
-        self.scores = nn.Parameter(START * weight.abs())
+        self.scores = nn.Parameter(max(start, LEAST) * weight.abs())
 
     def follow(self, share: float) -> None:
         """Keep the highest scores as they are now; `share` of the weights that are to go, go."""
@@ -67,6 +69,7 @@ class Movement(ScoredPruning):
 
     Args:
         sparsity, allocation, max_sparsity: as in `ScoredPruning`.
+        start: share of the magnitudes at which scores begin; 0 is the paper's, for long training.
         begin, end: of the cubic ramp, as shares of training; masks go on moving after it.
         **selectors: `modality`, `role`, `granularity`.
     """
@@ -79,6 +82,7 @@ class Movement(ScoredPruning):
         sparsity: float,
         allocation: Allocation = "uniform",
         max_sparsity: float | None = None,
+        start: float = 1.0,
         begin: float = 0.0,
         end: float = 0.5,
         **selectors: Any,
@@ -92,6 +96,12 @@ class Movement(ScoredPruning):
             end=end,
             **selectors,
         )
+        if start < 0:
+            raise ValueError(f"start={start} must be at least 0")
+        self.start = start
+
+    def _decide(self, target: Target, count: int, matrix: Tensor) -> Decision:
+        return {"pruned": count, "start": self.start}
 
     @classmethod
     def apply(
@@ -101,7 +111,7 @@ class Movement(ScoredPruning):
         decision: Decision,
         statistic: Statistic | None = None,
     ) -> nn.Module:
-        return MovementMask(getattr(module, parameter).detach(), decision["pruned"])
+        return MovementMask(getattr(module, parameter).detach(), **decision)
 
     def on_step(self, progress: float) -> None:
         share = cubic_sparsity(progress, begin=self.begin, end=self.end)
