@@ -63,7 +63,10 @@ def list_rows(folder: Path, manifest: Manifest, backbone: Backbone) -> list[Ledg
     rows = []
     for key in backbone.model.state_dict():
         if key in manifest["weights"]:
-            rows += _weight_rows(key, manifest["weights"][key], sizes)
+            weight = manifest["weights"][key]
+            rows += _weight_rows(key, weight, sizes)
+            for name in weight["payload"].values():
+                sizes.pop(name, None)  # a shared codebook counts for the first that reads it
         elif key not in manifest["aliases"]:
             note = _dense_note(key, manifest, is_target=key in roles)
             modality, role = backbone.modality_of(key), roles.get(key, "other")
@@ -114,6 +117,7 @@ def _weight_rows(key: str, weight: Mapping[str, Any], sizes: Mapping[str, int]) 
     return [
         LedgerRow(key, weight["modality"], weight["role"], payload, sizes[name], note)
         for payload, name in weight["payload"].items()
+        if name in sizes
     ]
 
 

@@ -150,12 +150,14 @@ def _check_tensors(folder: Path, manifest: Manifest, backbone: Backbone, tensors
         if alias in weights or key in aliases or not fits:
             raise ArtifactError(path, f"ties {alias} to {key}, which does not fit")
     dense = skeleton.keys() - weights.keys() - aliases.keys()
-    payloads = [name for weight in weights.values() for name in weight["payload"].values()]
-    for name in payloads:
+    parts = [part for weight in weights.values() for part in weight["payload"].items()]
+    codebooks = {name for payload, name in parts if payload == "codebook"}  # may be shared
+    payloads = [name for payload, name in parts if payload != "codebook"]
+    for name in [*payloads, *codebooks]:
         if not re.fullmatch(FILE_NAME, name):
             raise ArtifactError(path, f"names a payload {name!r} that is no plain name")
-    expected, present = dense | set(payloads), set(tensors.keys())
-    if len(expected) != len(dense) + len(payloads):
+    expected, present = dense | set(payloads) | codebooks, set(tensors.keys())
+    if len(expected) != len(dense) + len(payloads) + len(codebooks):
         raise ArtifactError(path, "uses one tensor for two weights")
     for name in sorted(expected - present):
         raise ArtifactError(stored_in, f"misses the tensor {name}")

@@ -116,11 +116,15 @@ def _encode_all(
     targets = {target.name: target for target in backbone.targets()}
     tensors: dict[str, Tensor] = {}
     weights: dict[str, Any] = {}
+    codebooks: dict[int, str] = {}
     for index, key in enumerate(key for key in stored if key in encodings):
         chain, payloads = encode(stored[key], encodings[key])
         decoded = decode(chain, payloads, stored[key].shape)
         assert torch.equal(decoded, stored[key]), f"{key} does not decode to its baked value"
         names = {name: f"t{index}.{name}" for name in payloads}
+        if "codebook" in payloads:  # one object in several encodings is stored once
+            shared = id(encodings[key].tensors["codebook"])
+            names["codebook"] = codebooks.setdefault(shared, names["codebook"])
         tensors |= {names[name]: payload for name, payload in payloads.items()}
         target = targets.get(key)
         weights[key] = {

@@ -1,7 +1,10 @@
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+from mmcompress.artifact.artifact import Artifact
 from mmcompress.backbones.base import Backbone, Target
 from mmcompress.compression.base import LEFT_DENSE
 from mmcompress.compression.recipe import Recipe
@@ -217,6 +220,31 @@ def test_shared_codebook_is_one_tensor_in_training_and_in_the_file(
     assert recipe.coverage["vq"] == pytest.approx(4 * (32 * 32 + 64 * 32) / total)
     encodings = recipe.finalize(tiny_backbone)
     assert len({id(e.tensors["codebook"]) for e in encodings.values()}) == 4
+
+
+def test_shared_codebook_is_stored_once_and_reloaded(
+    tiny_backbone: Backbone, tiny_data: PairData, tmp_path: Path
+) -> None:
+    recipe = Recipe({"vq": VectorQuantizer(clusters=16, codebook_scope="role")})
+    recipe.apply(tiny_backbone, tiny_data.calibration_dataloader())
+    artifact = Artifact.save(
+        tmp_path / "artifact",
+        tiny_backbone,
+        encodings=recipe.finalize(tiny_backbone),
+        structure=[],
+        reasons={},
+        dense_bytes=1,
+        dense_parameters=1,
+        dense_dtype="float32",
+        run={"config_hash": "", "recipe": "test"},
+    )
+    rows = artifact.ledger()
+    assert sum(row.bytes for row in rows) == artifact.bytes
+    roles = {(t.modality, t.role) for t in tiny_backbone.targets() if t.role != "position"}
+    assert sorted((r.modality, r.role) for r in rows if r.payload == "codebook") == sorted(roles)
+    loaded = Artifact.load(tmp_path / "artifact").backbone.model.state_dict()
+    for key, tensor in tiny_backbone.model.state_dict().items():
+        assert torch.equal(loaded[key], tensor), key
 
 
 def test_restored_layers_share_again(make_tiny_backbone, tiny_data: PairData) -> None:
