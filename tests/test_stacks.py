@@ -1,0 +1,181 @@
+"""Which methods go together, proved on a tiny backbone: legal stacks work, others say why not."""
+
+import copy
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from torch import Tensor
+from torch.nn.utils import parametrize
+
+from mmcompress.artifact.artifact import Artifact
+from mmcompress.artifact.dense import dense_file_bytes
+from mmcompress.backbones.hf_clip import HFClip
+from mmcompress.compression.base import STAGES, Compressor
+from mmcompress.compression.recipe import Recipe
+from mmcompress.data.base import PairData
+from mmcompress.locations import shipped
+from mmcompress.objectives.contrastive import contrastive_loss
+
+CONF = shipped("conf").resolve()
+
+# The layers are 32 wide and get narrower: settings that fit whatever earlier steps leave.
+TINY = {
+    "group_size": None,
+    "clusters": 16,
+    "block_size": 1,
+    "pruning_ratio": 0.5,
+}
+
+
+def load_steps() -> dict[str, Compressor]:
+    """The methods: recipes of one step."""
+    found = {}
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for path in sorted((CONF / "compression").glob("*.yaml")):
+            recipe = instantiate(compose("train", [f"compression={path.stem}"]).compression)
+            if list(recipe.steps) == [path.stem]:
+                found[path.stem] = recipe.steps[path.stem]
+    return found
+
+
+STEPS = load_steps()
+LEARNED_MASKS = ("movement", "upop")
+FIRST = ("blocks", "heads", "neurons", "upop")
+"""What removes structures comes before what rewrites or masks the layers that are left."""
+
+LAST = ("activations", "qwt")
+ADDING = ("activations", "qwt")
+"""Methods that make nothing smaller by themselves."""
+
+ILLEGAL = {
+    frozenset({"blocks", "cross_layer"}): "no group of its 1 blocks",  # the tiny towers have two
+    frozenset({"blocks", "qwt"}): "needs a block of its own for each dense block",
+    frozenset({"cross_layer", "qwt"}): "needs a block of its own for each dense block",
+    frozenset({"cross_tower", "upop"}): "shares a layer",
+    frozenset({"activations", "upop"}): "cannot be made smaller",
+}
+"""Reasons of their own; what follows from the stages is in `reason_against`."""
+
+LARGER = (
+    ("neurons", "heads", "lowrank", "int8"),
+    ("lowrank", "magnitude", "int4"),
+    ("neurons", "wanda", "gptq"),
+    ("heads", "activations", "int8"),
+    ("cross_layer", "sparsegpt", "int4"),
+    ("qwt", "magnitude", "int4"),
+    ("lowrank", "activations", "gptq"),
+    ("blocks", "lowrank", "binary"),
+    ("hashed_embedding", "lowrank", "entropy"),
+    ("lowrank", "movement", "lsq"),
+    ("heads", "neurons", "magnitude", "cluster"),
+    ("cross_tower", "lowrank", "float8"),
+)
+
+
+def reason_against(names: Sequence[str]) -> str | None:
+    """What the error of an illegal stack says; None for a legal one."""
+    steps = list(stacked(names).steps.values())
+    if [step.stage for step in steps].count("values") > 1:
+        return "both store the values of"
+    values = [step for step in steps if step.stage == "values"]
+    if "mask" in [step.stage for step in steps] and any(not step.keeps_zeros for step in values):
+        return "cannot keep the zeros|no gradient reaches the mask"
+    if any(not step.trains_weight for step in values) and set(names) & set(LEARNED_MASKS):
+        return "no gradient reaches the mask"
+    return ILLEGAL.get(frozenset(names))
+
+
+def stacked(names: Sequence[str]) -> Recipe:
+    """Fresh steps in their order, with settings for tiny layers."""
+
+    def place(name: str) -> tuple[int, int]:
+        return STAGES.index(STEPS[name].stage), (name in LAST) - (name in FIRST)
+
+    steps = {}
+    for name in sorted(names, key=place):
+        step = STEPS[name]
+        fitting = {key: value for key, value in TINY.items() if hasattr(step, key)}
+        steps[name] = step.varied(**fitting)
+    return Recipe(steps)
+
+
+def embed(backbone: HFClip, batch: dict[str, Tensor]) -> Tensor:
+    with torch.no_grad(), parametrize.cached():
+        return torch.cat([backbone.encode(m, batch[m]) for m in backbone.modalities])
+
+
+def train_one_step(backbone: HFClip, recipe: Recipe, batch: dict[str, Tensor]) -> None:
+    trained = [p for p in backbone.parameters() if p.requires_grad]
+    recipe.on_step(0.0)
+    with parametrize.cached():
+        first, second = (backbone.encode(m, batch[m]) for m in backbone.modalities)
+        loss = contrastive_loss(first, second, backbone.logit_scale) + recipe.penalty()
+    gradients = torch.autograd.grad(loss, trained, allow_unused=True)
+    with torch.no_grad():
+        for parameter, gradient in zip(trained, gradients, strict=True):
+            if gradient is not None:
+                assert gradient.isfinite().all()
+                parameter -= 1e-3 * gradient
+    recipe.on_step(1.0)
+
+
+def prove(names: Sequence[str], backbone: HFClip, data: PairData, folder: Path) -> None:
+    """Apply, train a step, bake, save, load: the stored model is the trained one, and smaller."""
+    dense, batches = copy.deepcopy(backbone), list(data.calibration_dataloader())
+    recipe = stacked(names)
+    recipe.apply(backbone, batches)
+    train_one_step(backbone, recipe, batches[0])
+    trained = embed(backbone, batches[0])
+    encodings = recipe.finalize(backbone)
+    artifact = Artifact.save(
+        folder / "artifact",
+        backbone,
+        structure=recipe.structure(),
+        encodings=encodings,
+        reasons=recipe.reasons(),
+        dense_bytes=dense_file_bytes(dense.model),
+        dense_parameters=sum(p.numel() for p in dense.parameters()),
+        run={"config_hash": "", "recipe": "+".join(names)},
+    )
+    loaded = Artifact.load(folder / "artifact").backbone
+    # Removing what training has emptied adds up in another order.
+    torch.testing.assert_close(embed(backbone, batches[0]), trained, rtol=1e-4, atol=1e-5)
+    assert torch.equal(embed(loaded, batches[0]), embed(backbone, batches[0]))
+    rows = artifact.ledger()
+    assert sum(row.bytes for row in rows) == artifact.bytes
+    weights = sum(row.bytes for row in rows if row.payload not in ("header", "manifest"))
+    if not set(names) & set(ADDING):
+        assert weights < sum(p.nbytes for p in dense.parameters())
+
+
+@pytest.mark.parametrize("names", list(itertools.combinations(STEPS, 2)), ids="+".join)
+def test_every_pair_works_or_says_why_not(
+    names: tuple[str, str], tiny_backbone: HFClip, tiny_data: PairData, tmp_path: Path
+) -> None:
+    reason = reason_against(names)
+    if reason is None:
+        prove(names, tiny_backbone, tiny_data, tmp_path)
+        return
+    with pytest.raises(ValueError, match=reason) as caught:
+        stacked(names).apply(tiny_backbone, tiny_data.calibration_dataloader())
+    assert any(name in str(caught.value) for name in names)
+
+
+@pytest.mark.parametrize("names", LARGER, ids="+".join)
+def test_larger_stacks(
+    names: tuple[str, ...], tiny_backbone: HFClip, tiny_data: PairData, tmp_path: Path
+) -> None:
+    prove(names, tiny_backbone, tiny_data, tmp_path)
+
+
+def test_most_pairs_are_legal() -> None:
+    """A table of exceptions that grows is a design that shrinks."""
+    pairs = list(itertools.combinations(STEPS, 2))
+    stored = [p for p in pairs if all(STEPS[name].stage == "values" for name in p)]
+    refused = [p for p in pairs if reason_against(p) is not None and p not in stored]
+    assert len(refused) < 0.1 * len(pairs)
