@@ -39,6 +39,7 @@ class RunRecord:
         size: `dense_bytes`, `artifact_bytes`, `compression_ratio`, `bits_per_weight`,
             `dense_dtype`, `by_modality`, `coverage`.
         latency: what `measure_latency` returns.
+        budget: what each layer could have had and got, `Budget.report()`; None without a budget.
         timings: seconds; `total_s` is added at the end.
     """
 
@@ -54,6 +55,7 @@ class RunRecord:
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     size: dict[str, Any] = field(default_factory=dict)
     latency: dict[str, Any] = field(default_factory=dict)
+    budget: dict[str, Any] | None = None
     timings: dict[str, float] = field(default_factory=dict)
     peak_memory_bytes: int | None = None
     error: str | None = None

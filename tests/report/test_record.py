@@ -21,6 +21,7 @@ KEYS = [
     "metrics",
     "size",
     "latency",
+    "budget",
     "timings",
     "peak_memory_bytes",
     "error",
