@@ -51,6 +51,7 @@ def main(cfg: DictConfig) -> None:
             if plan is None:
                 batches = list(data.calibration_dataloader())
                 recipe.apply(backbone, batches)
+                record.budget = recipe.budget and recipe.budget.report()
                 if reconstruction:
                     reconstruction(backbone, teacher, recipe, batches)
             else:
@@ -86,7 +87,9 @@ def main(cfg: DictConfig) -> None:
 
         artifact = Artifact.load(run.folder / "artifact")
         with record.time("evaluate_s"):
-            record.metrics["compressed"] = evaluate(artifact.backbone, data, evaluators, split)
+            record.metrics["compressed"] = evaluate(
+                artifact.backbone, data, evaluators, split, dense=teacher
+            )
             record.size = artifact.size_summary() | {"coverage": recipe.coverage}
             record.latency = measure_latency(
                 teacher.cpu(),

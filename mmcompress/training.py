@@ -91,6 +91,11 @@ class CompressionModule(pl.LightningModule):
 
     def _embed(self, backbone: Backbone, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Both modalities (B, D), gathered from all processes with their gradients."""
+        if len(backbone.modalities) != 2:
+            raise ValueError(
+                f"fine-tuning needs pairs of two modalities and {type(backbone).__name__} has "
+                f"{', '.join(backbone.modalities)} alone: set trainer=post_training"
+            )
         first, second = backbone.modalities
         pair = backbone.encode(first, batch[first]), backbone.encode(second, batch[second])
         if self.trainer.world_size == 1:

@@ -158,15 +158,18 @@ class PairData(pl.LightningDataModule, ABC):
             self.splits = self.build_splits()
 
     def collate(self, items: list[dict[str, Any]]) -> Batch:
-        images = [item["image"] for item in items]
+        """Inputs of the modalities that the backbone has."""
+        batch = {}
+        if "image" in self.backbone.modalities:
+            batch["image"] = self._pixels([item["image"] for item in items])
+        if "text" in self.backbone.modalities:
+            batch["text"] = self.backbone.tokenize([item["text"] for item in items])
+        return batch
+
+    def _pixels(self, images: list[Any]) -> Tensor:
         if all(torch.is_tensor(image) and image.shape == images[0].shape for image in images):
-            pixels = self.backbone.preprocess(torch.stack(images))  # one call is much cheaper
-        else:
-            pixels = torch.stack([self.backbone.preprocess(image) for image in images])
-        return {
-            "image": pixels,
-            "text": self.backbone.tokenize([item["text"] for item in items]),
-        }
+            return self.backbone.preprocess(torch.stack(images))  # one call is much cheaper
+        return torch.stack([self.backbone.preprocess(image) for image in images])
 
     def _loader(self, dataset: Dataset, **options: Any) -> DataLoader:
         return DataLoader(dataset, collate_fn=self.collate, num_workers=self.num_workers, **options)

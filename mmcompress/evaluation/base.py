@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from rich import get_console
@@ -28,8 +28,21 @@ class Evaluator(Protocol):
     ) -> Iterable[tuple[str, float]]: ...
 
 
+@runtime_checkable
+class Comparison(Protocol):
+    """An evaluator that looks at the dense model beside the one it scores."""
+
+    def compare(
+        self, encode: Encode, dense: Encode, data: PairData, split: str
+    ) -> Iterable[tuple[str, float]]: ...
+
+
 def embed(encode: Encode, batches: DataLoader, *modalities: str) -> dict[str, Tensor]:
-    """Embeddings (N, D) of a whole data set, by modality, in the order of the data set."""
+    """Embeddings (N, D) of a whole data set, by modality, in the order of the data set.
+
+    Raises:
+        ValueError: the backbone that makes the batches lacks a modality.
+    """
     parts: dict[str, list[Tensor]] = {modality: [] for modality in modalities}
     bar = track(
         batches,
@@ -39,6 +52,11 @@ def embed(encode: Encode, batches: DataLoader, *modalities: str) -> dict[str, Te
     )
     for batch in bar:
         for modality in modalities:
+            if modality not in batch:
+                raise ValueError(
+                    f"this evaluation needs {modality} inputs and the backbone takes "
+                    f"{', '.join(batch)} alone: set evaluation=agreement"
+                )
             parts[modality].append(encode(modality, batch[modality]))
     return {modality: torch.cat(embedded) for modality, embedded in parts.items()}
 

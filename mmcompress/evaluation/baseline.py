@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mmcompress.backbones.base import Backbone
 from mmcompress.data.base import PairData
-from mmcompress.evaluation.base import Evaluator, batches_of, check_split
+from mmcompress.evaluation.base import Comparison, Evaluator, batches_of, check_split
 from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.files import write_json
 
@@ -27,7 +27,7 @@ CACHE_VERSION = 1
 def dense_baseline(
     backbone: Backbone,
     data: PairData,
-    evaluators: Mapping[str, Evaluator],
+    evaluators: Mapping[str, Evaluator | Comparison],
     split: str,
     *,
     cache_dir: Path | None = None,
@@ -49,7 +49,7 @@ def dense_baseline(
     if cached is not None:
         log.info("dense baseline: read from %s", path)
         return cached
-    metrics = evaluate(backbone, data, evaluators, split)
+    metrics = evaluate(backbone, data, evaluators, split, dense=backbone)
     log.info("dense baseline: measured")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,10 @@ def dense_baseline(
 
 
 def content_key(
-    backbone: Backbone, data: PairData, evaluators: Mapping[str, Evaluator], split: str
+    backbone: Backbone,
+    data: PairData,
+    evaluators: Mapping[str, Evaluator | Comparison],
+    split: str,
 ) -> str:
     """SHA-256 over all that the scores depend on, hexadecimal.
 
@@ -89,7 +92,7 @@ def content_key(
     if labelled is not None:
         _add(digest, list(labelled.class_names), list(labelled.templates), labelled.labels)
         for batch in batches_of(data, labelled.dataset):
-            _add(digest, batch["image"])
+            _add(digest, *(batch[modality] for modality in sorted(batch)))
     return digest.hexdigest()
 
 

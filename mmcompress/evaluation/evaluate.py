@@ -1,17 +1,25 @@
 """Score a backbone: the one driver of all evaluators."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 
 from mmcompress.backbones.base import Backbone
 from mmcompress.data.base import PairData
-from mmcompress.evaluation.base import Evaluator, check_split, inference
+from mmcompress.evaluation.base import Comparison, Encode, Evaluator, check_split, inference
+
+log = logging.getLogger(__name__)
 
 
 def evaluate(
-    backbone: Backbone, data: PairData, evaluators: Mapping[str, Evaluator], split: str
+    backbone: Backbone,
+    data: PairData,
+    evaluators: Mapping[str, Evaluator | Comparison],
+    split: str,
+    *,
+    dense: Backbone | None = None,
 ) -> dict[str, float]:
     """Run every evaluator on one split.
 
@@ -20,23 +28,29 @@ def evaluate(
 
     Args:
         evaluators: by name, in the order in which they run.
+        dense: what a `Comparison` compares with; without it none runs.
     Returns:
         Metric name → value, those of all evaluators together.
     Raises:
         ValueError: an unknown split, or two evaluators that yield one name.
     """
     check_split(data, split)
-    device = next(backbone.parameters()).device
+    encode = _encoder(backbone)
 
-    def encode(modality: str, inputs: Tensor) -> Tensor:
-        return backbone.encode(modality, inputs.to(device)).float().cpu()
+    def run(name: str, evaluator: Evaluator | Comparison) -> Iterable[tuple[str, float]]:
+        if not isinstance(evaluator, Comparison):
+            return evaluator(encode, data, split)
+        if dense is None:
+            log.warning("%s left out: there is no dense model to compare with", name)
+            return []
+        return evaluator.compare(encode, _encoder(dense), data, split)
 
     metrics: dict[str, float] = {}
     # Loaders draw random numbers: without the fork, training after a baseline that was measured
     # would differ from training after one that was read from the cache.
-    with torch.random.fork_rng(devices=[]), inference(backbone):
+    with torch.random.fork_rng(devices=[]), inference(backbone), inference(dense or backbone):
         for name, evaluator in evaluators.items():
-            for metric, value in evaluator(encode, data, split):
+            for metric, value in run(name, evaluator):
                 if metric in metrics:
                     raise ValueError(
                         f"evaluation.evaluators.{name} yields {metric}, which another evaluator "
@@ -44,3 +58,12 @@ def evaluate(
                     )
                 metrics[metric] = value
     return metrics
+
+
+def _encoder(backbone: Backbone) -> Encode:
+    device = next(backbone.parameters()).device
+
+    def encode(modality: str, inputs: Tensor) -> Tensor:
+        return backbone.encode(modality, inputs.to(device)).float().cpu()
+
+    return encode

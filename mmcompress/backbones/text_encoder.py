@@ -1,0 +1,164 @@
+"""BERT-like encoders with the parts of a block under the names that CLIP towers use.
+
+transformers spreads the layers of a BERT block over modules that share their owners (`query` in
+`attention.self`, `dense` in `attention.output`, the MLP in the block itself), so that no one module
+is the attention or the MLP. `TextEncoder` takes the layers out and puts them together again; the
+outputs are the same up to rounding.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from mmcompress.backbones.attention import ExplicitAttention
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a library's model keeps its blocks, and where the parts lie inside a block.
+
+    Attributes:
+        blocks: dotted path, in the model, of the list of blocks; all others are in a block.
+        q, k, v, out, up, activation, down: the layers.
+        attention_norm, mlp_norm: after the attention and after the MLP, residuals added.
+    """
+
+    blocks: str
+    q: str
+    k: str
+    v: str
+    out: str
+    attention_norm: str
+    up: str
+    activation: str
+    down: str
+    mlp_norm: str
+
+
+BERT = Layout(
+    blocks="encoder.layer",
+    q="attention.self.query",
+    k="attention.self.key",
+    v="attention.self.value",
+    out="attention.output.dense",
+    attention_norm="attention.output.LayerNorm",
+    up="intermediate.dense",
+    activation="intermediate.intermediate_act_fn",
+    down="output.dense",
+    mlp_norm="output.LayerNorm",
+)
+DISTILBERT = Layout(
+    blocks="transformer.layer",
+    q="attention.q_lin",
+    k="attention.k_lin",
+    v="attention.v_lin",
+    out="attention.out_lin",
+    attention_norm="sa_layer_norm",
+    up="ffn.lin1",
+    activation="ffn.activation",
+    down="ffn.lin2",
+    mlp_norm="output_layer_norm",
+)
+LAYOUTS = {
+    "bert": BERT,
+    "roberta": BERT,
+    "xlm-roberta": BERT,
+    "camembert": BERT,
+    "distilbert": DISTILBERT,
+}
+"""By `model_type`. Others name their layers alike and compute something else."""
+
+
+class Mlp(nn.Module):
+    """Two layers with an activation between them."""
+
+    def __init__(self, up: nn.Module, activation: nn.Module, down: nn.Module) -> None:
+        super().__init__()
+        self.fc1, self.activation, self.fc2 = up, activation, down
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.activation(self.fc1(x)))
+
+
+class PostNormBlock(nn.Module):
+    """Attention and MLP, each followed by its residual and then a norm (arXiv:1706.03762).
+
+    Args:
+        source: the library's block, whose layers are taken over.
+        layout: where they lie in it.
+        heads: of the attention.
+    """
+
+    def __init__(self, source: nn.Module, layout: Layout, *, heads: int) -> None:
+        super().__init__()
+        part = source.get_submodule
+        self.self_attn = ExplicitAttention(
+            q=part(layout.q),  # type: ignore[arg-type]
+            k=part(layout.k),  # type: ignore[arg-type]
+            v=part(layout.v),  # type: ignore[arg-type]
+            out=part(layout.out),  # type: ignore[arg-type]
+            heads=heads,
+        )
+        self.attention_norm = part(layout.attention_norm)
+        self.mlp = Mlp(part(layout.up), part(layout.activation), part(layout.down))
+        self.mlp_norm = part(layout.mlp_norm)
+
+    def forward(self, hidden: Tensor, padding: Tensor) -> Tensor:
+        """(B, T, D) → (B, T, D).
+
+        Args:
+            padding: (B, 1, 1, T) bool, True where a token must not be seen.
+        """
+        mixed, _ = self.self_attn(hidden, hidden, hidden, attn_mask=padding)
+        hidden = self.attention_norm(hidden + mixed)
+        return self.mlp_norm(hidden + self.mlp(hidden))
+
+
+class TextEncoder(nn.Module):
+    """Token ids → hidden states, without pooler and without dropout.
+
+    What is fine-tuned here is to stay close to a dense model, which dropout only blurs.
+
+    Args:
+        source: a library's encoder, whose modules are taken over.
+    Attributes:
+        max_tokens: how many it has positions for.
+    Raises:
+        ValueError: its architecture is not one of `LAYOUTS`, or it is a decoder.
+    """
+
+    def __init__(self, source: PreTrainedModel) -> None:
+        super().__init__()
+        self.config = source.config
+        kind = self.config.model_type
+        if kind not in LAYOUTS or getattr(self.config, "is_decoder", False):
+            raise ValueError(
+                f"{type(source).__name__} (model_type={kind!r}) is not supported: give an encoder "
+                f"of one of the types {', '.join(LAYOUTS)}"
+            )
+        layout, heads = LAYOUTS[kind], self.config.num_attention_heads
+        self.embeddings = source.get_submodule("embeddings")
+        blocks = source.get_submodule(layout.blocks).children()
+        self.layers = nn.ModuleList(PostNormBlock(b, layout, heads=heads) for b in blocks)
+        for module in self.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        positions = self.embeddings.position_embeddings
+        assert isinstance(positions, nn.Embedding)
+        # RoBERTa and its kin count from behind the padding index.
+        first = 0 if positions.padding_idx is None else positions.padding_idx + 1
+        self.max_tokens: int = positions.num_embeddings - first
+
+    def forward(self, ids: Tensor, valid: Tensor) -> Tensor:
+        """Hidden states (B, T, D) after the last block.
+
+        Args:
+            ids: (B, T) int64.
+            valid: (B, T) bool, False where padding stands.
+        """
+        hidden = self.embeddings(input_ids=ids)
+        padding = ~valid[:, None, None, :]
+        for layer in self.layers:
+            hidden = layer(hidden, padding)
+        return hidden
