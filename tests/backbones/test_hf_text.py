@@ -253,9 +253,7 @@ def test_data_without_pictures(backbone: HFText, tiny_data: PairData) -> None:
     found = evaluate(backbone, tiny_data, {"a": Agreement()}, "test", dense=backbone)
     assert list(found) == ["agreement/text_cosine", "agreement/text_neighbour_r@1"]
     for evaluator in (Retrieval(), ZeroShot()):
-        with pytest.raises(
-            ValueError, match="needs image inputs and the backbone takes text"
-        ):
+        with pytest.raises(ValueError, match="needs image inputs and the backbone takes text"):
             evaluate(backbone, tiny_data, {"other": evaluator}, "test")
     module = CompressionModule(backbone, Recipe(), Objective(), optimizer=torch.optim.SGD)
     with pytest.raises(ValueError, match="HFText has text alone: set trainer=post_training"):
