@@ -1,13 +1,19 @@
-"""Small integers ↔ bytes close to their entropy: asymmetric numeral systems with a fixed table.
+"""Small integers ↔ bytes close to their entropy: asymmetric numeral systems with fixed tables.
 
 Coder: `constriction` ("Understanding Entropy Coding With Asymmetric Numeral Systems (ANS): a
 Statistician's Perspective", Bamler 2022, arXiv:2201.01741). It comes within a few bytes of what an
-ideal coder with the same table would need, also below one bit per code, where a code per bit
-pattern (Huffman's, in Zstandard) cannot go.
+ideal coder with the same tables would need, also below one bit per symbol, where a code per bit
+pattern (Huffman's, in Zstandard) cannot go. Which table a symbol is coded with follows from its row
+and its column; `classes.py` says why.
 
-A frame is the number of symbols k (uint16, at least 2), the table (k uint16: counts, scaled to at
-most 65535, never 0), and the compressed words (uint32), all little-endian. Probabilities are ratios
-of stored integers, so that every machine computes the same.
+A frame, little-endian:
+
+    R, C      uint8 each: how many classes of rows and of columns
+    k         uint16: symbols, at least 2
+    tables    of the row classes if R > 1, of the column classes if C > 1, and R · C of the symbols;
+              `tables.py` has their form
+    words     uint32: class of each row, class of each column, then all symbols of the first pair
+              of classes, of the second, …
 """
 
 import constriction
@@ -15,18 +21,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmcompress.artifact.codecs.classes import choose_classes, count_by_class, pair_classes
+from mmcompress.artifact.codecs.tables import pack_tables, unpack_tables
+
 LARGEST_ALPHABET = 4096
-"""Symbols; a larger table would cost more than it saves."""
+"""Symbols; larger tables would cost more than they save."""
 
 MAX_EXPANSION = 2**19
-"""No byte can hold more symbols: the likeliest has at most 65535 of 65536 parts, 2e-5 bits."""
+"""No byte can hold more symbols: a table has two at least, of which one has a weight of 16 or more
+in 31 · 2^15, so that the other takes 2.2e-5 bits."""
 
 
-def encode_symbols(symbols: Tensor) -> Tensor:
+def encode_symbols(symbols: Tensor, columns: int | None = None) -> Tensor:
     """Symbols → one frame.
 
     Args:
         symbols: (n,) integers from 0; the largest is below `LARGEST_ALPHABET`.
+        columns: length of a row of the matrix that they are; the last row may be cut off. All of
+            them when None.
     Returns:
         (length,) uint8.
     Raises:
@@ -35,14 +47,27 @@ def encode_symbols(symbols: Tensor) -> Tensor:
     values = symbols.numpy().astype(np.int32)
     if len(values) and not 0 <= values.min() <= values.max() < LARGEST_ALPHABET:
         raise ValueError(f"symbols must lie in 0…{LARGEST_ALPHABET - 1}")
-    counts = np.bincount(values, minlength=2).astype(np.float64)
-    table = np.maximum(counts * (65535 / max(counts.max(), 1)), 1).astype("<u2")
+    alphabet = max(int(values.max(initial=0)) + 1, 2)
+    maps = choose_classes(values, columns or max(len(values), 1), alphabet)
+    numbers = [int(classes.max(initial=0)) + 1 for classes in maps]
+    pairs = pair_classes(*maps, numbers[1])[: len(values)]
+    counts = count_by_class(values, *maps, alphabet)
+
+    # What is coded, in the order of decoding: symbols, all with one table.
+    runs = [classes.astype(np.int32) for classes in maps if classes.any()]
+    tables = [pack_tables(np.bincount(run)[None]) for run in runs]
+    weights = [unpack_tables(t, 1, max(r) + 1)[0][0] for r, t in zip(runs, tables, strict=True)]
+    runs += [values[pairs == pair] for pair in range(len(counts))]
+    tables.append(pack_tables(_at_least_two(counts)))
+    weights += list(unpack_tables(tables[-1], *counts.shape)[0])
+
     coder = constriction.stream.stack.AnsCoder()
-    coder.encode_reverse(values, _model(table))
-    words = coder.get_compressed().astype("<u4")
-    head = np.array([len(table)], dtype="<u2")
-    frame = b"".join(part.tobytes() for part in (head, table, words))
-    return torch.frombuffer(bytearray(frame), dtype=torch.uint8)
+    for run, table in reversed(list(zip(runs, weights, strict=True))):  # last in, first out
+        if len(run):
+            coder.encode_reverse(run, _model(table))
+    head = np.array([*numbers, alphabet % 256, alphabet // 256], np.uint8)
+    words = coder.get_compressed().astype("<u4").view(np.uint8)
+    return torch.from_numpy(np.concatenate([head, *tables, words]))
 
 
 def check_length(length: int, count: int) -> None:
@@ -55,37 +80,73 @@ def check_length(length: int, count: int) -> None:
         raise ValueError(f"an entropy coded frame of {length} bytes cannot hold {count} symbols")
 
 
-def decode_symbols(frame: Tensor, count: int, alphabet: int) -> Tensor:
+def decode_symbols(frame: Tensor, count: int, alphabet: int, columns: int | None = None) -> Tensor:
     """The inverse: (count,) int32.
 
     Args:
         frame: (length,) uint8.
         count: how many symbols it must hold.
         alphabet: how many different symbols make sense.
+        columns: as in `encode_symbols`.
     Raises:
         ValueError: the frame is damaged, or holds many more or fewer symbols. (A few too many or
             too few the code itself cannot tell.)
     """
     check_length(len(frame), count)
-    data = frame.numpy().tobytes()
-    size = int.from_bytes(data[:2], "little")
-    begin = 2 + 2 * size
-    if not 2 <= size <= alphabet or len(data) < begin or (len(data) - begin) % 4:
-        raise ValueError(f"its frame of {len(data)} bytes holds no table of {size} symbols")
-    table = np.frombuffer(data, dtype="<u2", count=size, offset=2)
-    words = np.frombuffer(data, dtype="<u4", offset=begin).astype(np.uint32)
-    if not table.all():
-        raise ValueError("its table gives a symbol no probability")
-    try:
-        coder = constriction.stream.stack.AnsCoder(words)
-    except ValueError as error:
-        raise ValueError(f"its words are no code ({error})") from error
-    values = np.asarray(coder.decode(_model(table), count), dtype=np.int32)
+    data = frame.numpy()
+    columns = columns or max(count, 1)
+    lengths = -(-count // columns), columns
+    numbers, size = data[:2].tolist(), int.from_bytes(data[2:4].tobytes(), "little")
+    if len(data) < 4 or not 2 <= size <= alphabet or not 1 <= min(numbers) <= max(numbers) <= 8:
+        raise ValueError(f"its frame of {len(data)} bytes holds no tables of {alphabet} symbols")
+    used, map_tables = 4, []
+    for number in numbers:
+        table, more = unpack_tables(data[used:], int(number > 1), number)
+        map_tables.append(table)
+        used += more
+    tables, more = unpack_tables(data[used:], numbers[0] * numbers[1], size)
+    coder = _open(data[used + more :])
+    maps = [
+        _pop(coder, length, table[0]) if len(table) else np.zeros(length, np.int32)
+        for length, table in zip(lengths, map_tables, strict=True)
+    ]
+    row_classes, column_classes = (classes.astype(np.uint8) for classes in maps)
+    pairs = pair_classes(row_classes, column_classes, numbers[1])[:count]
+    values = np.empty(count, np.int32)
+    for pair, table in enumerate(tables):
+        chosen = pairs == pair
+        values[chosen] = _pop(coder, int(chosen.sum()), table)
     if not coder.is_empty():
         raise ValueError(f"its frame does not hold the {count} symbols expected")
     return torch.from_numpy(values)
 
 
-def _model(table: np.ndarray) -> constriction.stream.model.Categorical:
-    probabilities = table.astype(np.float64) / table.sum(dtype=np.float64)
-    return constriction.stream.model.Categorical(probabilities.astype(np.float32), perfect=False)
+def _at_least_two(counts: np.ndarray) -> np.ndarray:
+    """A second symbol for each table that is used for one only."""
+    counts = counts.copy()
+    sole = np.flatnonzero((counts > 0).sum(axis=1) == 1)
+    counts[sole, (counts[sole].argmax(axis=1) + 1) % counts.shape[1]] = 1
+    return counts
+
+
+def _open(data: np.ndarray) -> constriction.stream.stack.AnsCoder:
+    if len(data) % 4:
+        raise ValueError(f"its {len(data)} bytes of code end within a word")
+    words = np.frombuffer(data.tobytes(), dtype="<u4").astype(np.uint32)
+    try:
+        return constriction.stream.stack.AnsCoder(words)
+    except ValueError as error:
+        raise ValueError(f"its words are no code ({error})") from error
+
+
+def _pop(coder: constriction.stream.stack.AnsCoder, count: int, table: np.ndarray) -> np.ndarray:
+    if not count:
+        return np.zeros(0, np.int32)
+    if not table.any():
+        raise ValueError("its table gives no symbol a probability")
+    return np.asarray(coder.decode(_model(table), count), dtype=np.int32)
+
+
+def _model(weights: np.ndarray) -> constriction.stream.model.Categorical:
+    probabilities = (weights / weights.sum()).astype(np.float32)
+    return constriction.stream.model.Categorical(probabilities, perfect=False)

@@ -1,0 +1,74 @@
+"""Rows and columns in classes, found again where they were planted."""
+
+import numpy as np
+import pytest
+
+from mmcompress.artifact.codecs.classes import (
+    choose_classes,
+    cluster,
+    count_by_class,
+    pair_classes,
+)
+
+
+def planted(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Codes around 7 whose spread is the product of a row's and a column's."""
+    noise = np.random.default_rng(0).standard_normal((len(rows), len(columns)))
+    return np.clip(np.rint(noise * np.outer(rows, columns)) + 7, 0, 14).astype(np.int32)
+
+
+def test_count_by_class_by_hand() -> None:
+    symbols = np.array([0, 1, 2, 2, 1, 0, 1])  # rows of three, the last one cut off
+    counts = count_by_class(symbols, np.array([0, 1, 0]), np.array([0, 1, 1]), 3)
+    # Row 0: 0 | 1 2; row 1: 2 | 1 0; row 2: 1.
+    assert counts.tolist() == [[1, 1, 0], [0, 1, 1], [0, 0, 1], [1, 1, 0]]
+
+
+def test_pairs_by_hand() -> None:
+    rows, columns = np.array([1, 0], np.uint8), np.array([0, 2], np.uint8)
+    assert pair_classes(rows, columns, 3).tolist() == [3, 5, 0, 2]
+
+
+def test_counting_in_chunks_is_counting(monkeypatch: pytest.MonkeyPatch) -> None:
+    symbols = planted(np.ones(40), np.ones(25)).ravel()[:-7]
+    rows, columns = np.arange(40) % 3, np.arange(25) % 2
+    whole = count_by_class(symbols, rows, columns, 15)
+    reference = np.zeros_like(whole)
+    for place, symbol in enumerate(symbols):
+        reference[rows[place // 25] * 2 + columns[place % 25], symbol] += 1
+    assert (whole == reference).all()
+    monkeypatch.setattr("mmcompress.artifact.codecs.classes.CHUNK", 60)
+    assert (count_by_class(symbols, rows, columns, 15) == whole).all()
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_clusters_of_one_distribution_each(number: int) -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, number, 60)
+    tables = [[0.9, 0.05, 0.05], [0.4, 0.3, 0.3], [0.05, 0.05, 0.9]]
+    found = cluster(np.array([rng.multinomial(500, tables[t]) for t in truth]), number)
+    pairs = set(zip(truth.tolist(), found.tolist(), strict=True))
+    assert len(pairs) == len({t for t, _ in pairs}) == number
+
+
+def test_columns_of_two_spreads() -> None:
+    spread = np.where(np.arange(96) % 3 == 0, 0.3, 1.5)
+    rows, columns = choose_classes(planted(np.ones(200), spread).ravel(), 96, 15)
+    assert not rows.any()
+    assert len({(bool(s > 1), int(c)) for s, c in zip(spread, columns, strict=True)}) == 2
+
+
+def test_rows_and_columns() -> None:
+    spread = np.where(np.arange(120) % 2, 0.3, 1.5)
+    rows, columns = choose_classes(planted(spread, spread).ravel(), 120, 15)
+    assert set(rows) == set(columns) == {0, 1}
+    assert set(rows[::2]) != set(rows[1::2])
+
+
+@pytest.mark.parametrize(("count", "columns"), [(0, 1), (1, 1), (5, 8), (4000, 50), (64, 1)])
+def test_noise_has_no_classes(count: int, columns: int) -> None:
+    symbols = np.random.default_rng(0).integers(0, 15, count)
+    rows, columns_found = choose_classes(symbols, columns, 15)
+    assert (len(rows), len(columns_found)) == (-(-count // columns), columns)
+    assert not rows.any()
+    assert not columns_found.any()
