@@ -89,7 +89,7 @@ def test_masks_on_weights_are_masks_on_activations(
     # float32, sums of products of size 10 to 100
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-2)
     (found * target).sum().backward()
-    total = torch.stack([mask.gradient for mask in masks.values()]).sum(dim=0)
+    total = torch.stack([mask.gathered for mask in masks.values()]).sum(dim=0)
     torch.testing.assert_close(total, gradient, rtol=1e-3, atol=gradient.abs().max().item() * 1e-4)
 
 
@@ -333,6 +333,7 @@ def test_resumed_masks_go_on_where_they_were(
         ({"pruning_ratio": 1.0}, "pruning_ratio=1.0"),
         ({"pruning_ratio": 0.5, "search": 0.0}, "search=0.0"),
         ({"pruning_ratio": 0.5, "updates": 0}, "updates=0"),
+        ({"pruning_ratio": 0.5, "importance": "luck"}, "gradient or taylor"),
     ],
 )
 def test_bad_settings(settings: dict, message: str):

@@ -15,8 +15,12 @@ Where we differ:
   which adds the same to all scores of a query, has no say; v's α stands on the columns of the
   output projection, a neuron's on those of the second layer. The function is the same.
 * The cost of a mask is the number of weights that go with it; the paper's code takes a constant.
-* Gradients are summed between two updates, where the paper's code reads those of one step. Before
-  the first, and in a model that is never trained, those of calibration batches stand in.
+* Gradients are summed over the whole search, those of calibration batches being the first: rankings
+  by the gradients of a few steps keep changing, and what was to vanish comes back. A model that is
+  never trained is pruned by calibration alone.
+* `importance: taylor` ranks by the least Σ g² instead, for a high gradient, of either sign, also
+  marks a structure that the loss depends on (Molchanov et al. 2019, arXiv:1906.10771, equation 8,
+  of a gate).
 * The L1 penalty on α is left out: it adds a constant to the gradients, which standardising removes.
 * A module always keeps one structure.
 """
@@ -25,7 +29,7 @@ import dataclasses
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -108,49 +112,52 @@ class StructureMask(Parametrization):
         unit: path of the attention or MLP.
         heads: how often α is repeated along the masked dimension.
         rows: α² is on the rows; α is on the columns otherwise.
+        squared: gather squares of gradients.
         gradient: of the loss at `weight`, from calibration; zero when None.
     """
 
     alpha: Tensor
-    gradient: Tensor
-    stale: Tensor
+    gathered: Tensor
     update: Tensor
 
     def __init__(
-        self, weight: Tensor, *, unit: str, heads: int, rows: bool, gradient: Tensor | None
+        self,
+        weight: Tensor,
+        *,
+        unit: str,
+        heads: int,
+        rows: bool,
+        squared: bool,
+        gradient: Tensor | None,
     ) -> None:
         super().__init__()
-        self.unit, self.heads, self.rows = unit, heads, rows
+        self.unit, self.heads, self.rows, self.squared = unit, heads, rows, squared
         structures = weight.shape[0 if rows else 1] // heads
         self.register_buffer("alpha", weight.new_ones(structures))
-        self.register_buffer("gradient", weight.new_zeros(structures))
-        self.register_buffer("stale", torch.tensor(True))
+        self.register_buffer("gathered", weight.new_zeros(structures))
         self.register_buffer("update", torch.tensor(0))
         if gradient is not None:
             with torch.enable_grad():
                 alpha = self.alpha.clone().requires_grad_()
                 masked = weight * self._factor(alpha)
-            (self.gradient,) = torch.autograd.grad(masked, alpha, gradient)
+            self._gather(*torch.autograd.grad(masked, alpha, gradient))
 
     def _factor(self, alpha: Tensor) -> Tensor:
         return alpha.square().repeat(self.heads)[:, None] if self.rows else alpha.repeat(self.heads)
 
-    def _add(self, gradient: Tensor) -> None:
-        """The first gradient after an update takes the place of those before it."""
-        self.gradient = torch.where(self.stale, gradient, self.gradient + gradient)
-        self.stale = torch.zeros_like(self.stale)
+    def _gather(self, gradient: Tensor) -> None:
+        self.gathered = self.gathered + (gradient.square() if self.squared else gradient)
 
     def set_alpha(self, alpha: Tensor, update: int) -> None:
-        """New masks; gradients are then gathered anew."""
+        """The masks after update number `update`."""
         self.alpha = alpha
-        self.stale = torch.ones_like(self.stale)
         self.update = torch.full_like(self.update, update)
 
     def forward(self, weight: Tensor) -> Tensor:
         alpha = self.alpha
         if torch.is_grad_enabled():
             alpha = alpha.clone().requires_grad_()
-            alpha.register_hook(self._add)
+            alpha.register_hook(self._gather)
         return weight * self._factor(alpha)
 
 
@@ -161,6 +168,7 @@ class UPop(Compressor):
         pruning_ratio: share of the weights of attentions and MLPs that goes, in (0, 1).
         search: share of training in which masks shrink; with the rest the model recovers.
         updates: how often the search chooses anew.
+        importance: `gradient`, the paper's, or `taylor`.
         **selectors: `modality`, `role` (`attn.*`, `mlp.*`), `granularity`.
     """
 
@@ -173,7 +181,13 @@ class UPop(Compressor):
     no_speedup = None
 
     def __init__(
-        self, *, pruning_ratio: float, search: float = 0.5, updates: int = 50, **selectors: Any
+        self,
+        *,
+        pruning_ratio: float,
+        search: float = 0.5,
+        updates: int = 50,
+        importance: Literal["gradient", "taylor"] = "gradient",
+        **selectors: Any,
     ) -> None:
         super().__init__(**selectors)
         if not 0 < pruning_ratio < 1:
@@ -187,7 +201,10 @@ class UPop(Compressor):
             raise ValueError(f"updates={updates} must be at least 1")
         self.pruning_ratio = pruning_ratio
         self.search = search
+        if importance not in ("gradient", "taylor"):
+            raise ValueError(f"importance={importance!r} must be gradient or taylor")
         self.updates = updates
+        self.importance = importance
         self._kept: dict[str, list[int]] = {}
         """What is left of each module, between `finalize` and `cut`."""
 
@@ -220,7 +237,12 @@ class UPop(Compressor):
         statistics: Mapping[str, Statistic],
     ) -> dict[str, Decision]:
         return {
-            t.name: {"unit": unit_of(t), "heads": t.heads, "rows": t.role == "attn.k"}
+            t.name: {
+                "unit": unit_of(t),
+                "heads": t.heads,
+                "rows": t.role == "attn.k",
+                "squared": self.importance == "taylor",
+            }
             for t in targets
         }
 
@@ -246,8 +268,9 @@ class UPop(Compressor):
         if update == 0 or not units or int(units[0][0].update) == update:
             return
         share = due_share(update / self.updates)
+        sign = -1 if self.importance == "taylor" else 1  # the highest go
         goes = choose(
-            [torch.stack([mask.gradient for mask in masks]).sum(dim=0) for masks in units],
+            [sign * torch.stack([mask.gathered for mask in masks]).sum(dim=0) for masks in units],
             ["attention" if len(masks) > 1 else "mlp" for masks in units],
             [self._cost(masks) for masks in units],
             share * self.pruning_ratio,
