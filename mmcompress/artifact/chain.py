@@ -142,37 +142,51 @@ def layout(chain: Chain, shape: Sequence[int]) -> dict[str, Layout]:
     return found
 
 
-def check_payload(chain: Chain, name: str, expected: Layout, stored: Any) -> None:
+def check_payload(
+    chain: Chain, name: str, expected: Layout, dtype: str, length: int, head: Tensor
+) -> None:
     """Refuse a payload before anything is allocated for it.
 
     Args:
         chain: its stages.
         name: of the payload.
         expected: from `layout`.
-        stored: a safetensors slice of it: dtype and shape cost nothing.
+        dtype: that it is stored in.
+        length: of what is stored, in bytes.
+        head: how it begins, (at least 18 or all,) uint8.
     Raises:
-        ValueError: it has another dtype or shape, or its frame claims another size.
+        ValueError: it has another dtype or length, or its frame claims another size.
     """
-    names = {"U8": "uint8", "F16": "float16", "F32": "float32"}
-    dtype, shape = names.get(stored.get_dtype()), tuple(stored.get_shape())
     shrunk = stages_of(chain).get("zstd", {}).get("of", {})
+    if (expected.symbols or name in shrunk) and dtype != "uint8":
+        raise ValueError(f"payload {name} is a frame of {dtype}, and frames are uint8")
     if expected.symbols:
-        if name in shrunk or dtype != "uint8" or len(shape) != 1:
-            raise ValueError(f"payload {name} is no row of bytes but {dtype} {shape}")
-        ans.check_length(shape[0], expected.shape[0])
+        if name in shrunk:
+            raise ValueError(f"payload {name} is entropy coded twice")
+        ans.check_length(length, expected.shape[0])
         return
-    if name in shrunk:
-        if dtype != "uint8" or len(shape) != 1:
-            raise ValueError(f"payload {name} is no row of bytes for zstd but {dtype} {shape}")
-        dtype = shrunk[name]
-        if dtype in expected.dtypes:
-            size = prod(expected.shape) * DTYPES[dtype].itemsize
-            zstd.check_frame(stored[: zstd.HEADER_BYTES], shape[0], size)
-            return
-    elif shape != expected.shape:
-        raise ValueError(f"payload {name} has shape {shape} where {expected.shape} is expected")
+    dtype = shrunk.get(name, dtype)
     if dtype not in expected.dtypes:
         raise ValueError(f"payload {name} is {dtype} and may be {', '.join(expected.dtypes)}")
+    size = prod(expected.shape) * DTYPES[dtype].itemsize
+    if name in shrunk:
+        zstd.check_frame(head, length, size)
+    elif length != size:
+        raise ValueError(
+            f"payload {name} has {length} bytes where {size} are expected, for {expected.shape}"
+        )
+
+
+def view_payload(chain: Chain, name: str, expected: Layout, dtype: str, data: Tensor) -> Tensor:
+    """A payload as `decode` takes it, no longer mere bytes.
+
+    Args:
+        chain, name, expected, dtype: those that passed `check_payload`.
+        data: all its bytes, (length,) uint8, aligned for any dtype.
+    """
+    if expected.symbols or name in stages_of(chain).get("zstd", {}).get("of", {}):
+        return data
+    return data.view(DTYPES[dtype]).view(expected.shape)
 
 
 def decode(chain: Chain, payloads: Mapping[str, Tensor], shape: Sequence[int]) -> Tensor:

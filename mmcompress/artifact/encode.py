@@ -16,8 +16,8 @@ from mmcompress.artifact.codecs.pack import pack
 from mmcompress.artifact.codecs.quantise import quantise
 from mmcompress.artifact.encoding import Encoding
 
-HEADER_BYTES = 80
-"""About what a payload's name, dtype, shape and offsets take in the safetensors header."""
+LENGTH_BYTES = 6
+"""About what a payload's length takes in the manifest."""
 
 
 def encode(weight: Tensor, encoding: Encoding) -> tuple[Chain, dict[str, Tensor]]:
@@ -27,8 +27,8 @@ def encode(weight: Tensor, encoding: Encoding) -> tuple[Chain, dict[str, Tensor]
         weight: baked, float32, at least one dimension.
         encoding: what the recipe left behind for it.
     Returns:
-        The chain and its payloads, as they are stored. What their names take in the manifest and
-        in the header counts as size too.
+        The chain and its payloads, as they are stored. What they take in the manifest counts as
+        size too.
     Raises:
         AssertionError: the encoding does not describe this weight, bit for bit.
     """
@@ -187,7 +187,7 @@ def _entropy_code(chain: Chain, payloads: dict[str, Tensor]) -> tuple[Chain, dic
 
 def _cost(chain: Chain, payloads: dict[str, Tensor]) -> int:
     stored = sum(payload.nbytes for payload in payloads.values())
-    return stored + len(_compact(chain)) + HEADER_BYTES * len(payloads)
+    return stored + len(_compact(chain)) + LENGTH_BYTES * len(payloads)
 
 
 def _compact(value: Any) -> str:

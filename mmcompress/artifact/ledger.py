@@ -1,29 +1,18 @@
 """Where the bytes of an artifact went: every one of both files, by tensor."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from mmcompress.artifact.load import open_tensors
+from mmcompress.artifact.bundles import Place, bundle_names, bundle_sizes
+from mmcompress.artifact.chain import INTEGERS, Chain
+from mmcompress.artifact.load import dense_places, open_tensors
 from mmcompress.artifact.manifest import MANIFEST_FILE, TENSORS_FILE, Manifest
+from mmcompress.artifact.table import Weight, read_table
 from mmcompress.backbones.base import Backbone
-
-SIZES = {
-    "F64": 8,
-    "I64": 8,
-    "F32": 4,
-    "I32": 4,
-    "F16": 2,
-    "BF16": 2,
-    "I16": 2,
-    "I8": 1,
-    "U8": 1,
-    "BOOL": 1,
-}
-"""Bytes per element of the dtypes that artifacts store."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +26,11 @@ class LedgerRow:
         payload: `codes`, `scale`, `zero_point`, `codebook`, `indices`, `mask`, `dense`, `header`
             or `manifest`.
         bytes: as stored.
-        note: how it is encoded, or why it was left dense.
+        note: how it is encoded, or why it was left dense; `zstd share` where the bytes are the
+            tensor's share of one Zstandard frame for all of its dtype, in proportion to its values.
+        how: the part of the note that weights of one treatment share: steps and bits; `dense`;
+            empty for `header` and `manifest`.
+        parameters: values of the tensor, on the first of its rows; 0 on the others.
     """
 
     tensor: str
@@ -46,6 +39,23 @@ class LedgerRow:
     payload: str
     bytes: int
     note: str
+    how: str = ""
+    parameters: int = 0
+
+
+@dataclass(frozen=True)
+class Share:
+    """What tensors of one treatment add up to.
+
+    Attributes:
+        tensors: how many.
+        parameters: values in them.
+        bytes: as stored.
+    """
+
+    tensors: int
+    parameters: int
+    bytes: int
 
 
 def list_rows(folder: Path, manifest: Manifest, backbone: Backbone) -> list[LedgerRow]:
@@ -56,23 +66,30 @@ def list_rows(folder: Path, manifest: Manifest, backbone: Backbone) -> list[Ledg
         manifest: its manifest.
         backbone: the model in it, on any device.
     """
-    with open_tensors(folder) as tensors:
-        slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118
-        sizes = {n: prod(s.get_shape()) * SIZES[s.get_dtype()] for n, s in slices.items()}
-    roles = {target.name: target.role for target in backbone.targets()}
+    state = backbone.model.state_dict()
+    weights = read_table(manifest["kinds"], manifest["weights"])
+    places = dense_places(manifest, state)
+    dense_bytes = _dense_bytes(folder, places)
+    targets = {target.name: target for target in backbone.targets()}
+    reasons = {key: reason for reason, keys in manifest["reasons"].items() for key in keys}
     rows = []
-    for key in backbone.model.state_dict():
-        if key in manifest["weights"]:
-            weight = manifest["weights"][key]
-            rows += _weight_rows(key, weight, sizes)
-            for name in weight["payload"].values():
-                sizes.pop(name, None)  # a shared codebook counts for the first that reads it
-        elif key not in manifest["aliases"]:
-            note = _dense_note(key, manifest, is_target=key in roles)
-            modality, role = backbone.modality_of(key), roles.get(key, "other")
-            rows.append(LedgerRow(key, modality, role, "dense", sizes[key], note))
+    for key, tensor in state.items():
+        target = targets.get(key)
+        modality = target.modality if target else backbone.modality_of(key)
+        role = target.role if target else "other"
+        if key in weights:
+            rows += _weight_rows(key, modality, role, weights[key], tensor.shape)
+        elif key in places:
+            note = reasons.get(key) or _dense_note(key, manifest, is_target=target is not None)
+            size, compressed = dense_bytes[key]
+            if compressed:
+                note += "; zstd share"
+            rows.append(
+                LedgerRow(key, modality, role, "dense", size, note, "dense", tensor.numel())
+            )
     file = folder / TENSORS_FILE
-    header = int.from_bytes(file.read_bytes()[:8], "little") + 8
+    with file.open("rb") as opened:
+        header = 8 + int.from_bytes(opened.read(8), "little")
     rows.append(LedgerRow(TENSORS_FILE, "shared", "other", "header", header, "names and shapes"))
     size = (folder / MANIFEST_FILE).stat().st_size
     rows.append(LedgerRow(MANIFEST_FILE, "shared", "other", "manifest", size, "how to read it"))
@@ -87,6 +104,21 @@ def summarise(rows: Iterable[LedgerRow]) -> dict[tuple[str, str, str], int]:
     for row in rows:
         total[row.modality, row.role, row.payload] += row.bytes
     return dict(total)
+
+
+def summarise_treatments(rows: Iterable[LedgerRow]) -> dict[tuple[str, str, str], Share]:
+    """Who paid what, by (modality, role, how), in order of first appearance."""
+    groups: dict[tuple[str, str, str], list[LedgerRow]] = {}
+    for row in rows:
+        groups.setdefault((row.modality, row.role, row.how), []).append(row)
+    return {
+        place: Share(
+            len({row.tensor for row in group}),
+            sum(row.parameters for row in group),
+            sum(row.bytes for row in group),
+        )
+        for place, group in groups.items()
+    }
 
 
 def summarise_size(rows: Iterable[LedgerRow], manifest: Manifest) -> dict[str, Any]:
@@ -111,19 +143,84 @@ def summarise_size(rows: Iterable[LedgerRow], manifest: Manifest) -> dict[str, A
     }
 
 
-def _weight_rows(key: str, weight: Mapping[str, Any], sizes: Mapping[str, int]) -> list[LedgerRow]:
-    codecs = " → ".join(stage["codec"] for stage in weight["chain"])
-    note = f"{', '.join(weight['steps'])}: {codecs or 'floats'}"
+def split_bytes(total: int, sizes: Sequence[int]) -> list[int]:
+    """Whole shares of `total` in proportion to `sizes`, by the largest-remainder method.
+
+    Example:
+        >>> split_bytes(10, [1, 1, 2, 0])
+        [3, 2, 5, 0]
+    """
+    whole = sum(sizes)
+    shares = [total * size // whole for size in sizes]
+    order = sorted(range(len(sizes)), key=lambda i: -(total * sizes[i] % whole))
+    for i in order[: total - sum(shares)]:
+        shares[i] += 1
+    return shares
+
+
+def describe(chain: Chain, shape: Sequence[int]) -> str:
+    """What a chain makes of a weight, in the words of its settings.
+
+    Example:
+        >>> describe([{"codec": "quantise", "bits": 4, "group_size": 32}], (8, 64))
+        '4 bits, groups of 32'
+    """
+    words = []
+    for stage in chain:
+        match stage["codec"]:
+            case "quantise":
+                words.append(f"{stage['bits']} bit{'s' if stage['bits'] > 1 else ''}")
+            case "float8":
+                words.append("8-bit floats")
+            case "codebook":
+                block = stage["block_size"]
+                words.append(f"{stage['entries']} entries")
+                words += [f"blocks of {block}"] if block > 1 else []
+            case "bitmask":
+                words.append("masked")
+        if "group_size" in stage:
+            size = stage["group_size"]
+            words.append("per row" if size == prod(shape[1:]) else f"groups of {size}")
+    floats = not any(stage["codec"] in INTEGERS for stage in chain)
+    return ", ".join([*["floats"] * floats, *words])
+
+
+def _dense_bytes(folder: Path, places: Mapping[str, Place]) -> dict[str, tuple[int, bool]]:
+    """Key of a dense tensor → its bytes, and whether they are a share of a frame."""
+    found: dict[str, tuple[int, bool]] = {}
+    with open_tensors(folder) as tensors:
+        present = set(tensors.keys())
+        for dtype in bundle_sizes(places.values()):
+            compressed = bundle_names(dtype)[1]
+            keys = [key for key, place in places.items() if place.dtype == dtype]
+            sizes = [places[key].shape.numel() * dtype.itemsize for key in keys]
+            if compressed in present:
+                sizes = split_bytes(tensors.get_slice(compressed).get_shape()[0], sizes)
+            found |= {k: (s, compressed in present) for k, s in zip(keys, sizes, strict=True)}
+    # Bundles without values are not stored.
+    return {key: found.get(key, (0, False)) for key in places}
+
+
+def _weight_rows(
+    key: str, modality: str, role: str, weight: Weight, shape: Sequence[int]
+) -> list[LedgerRow]:
+    how = f"{', '.join(weight.steps)}: {describe(weight.chain, shape)}"
+    codecs = [stage["codec"] for stage in weight.chain]
+    note = f"{how}; {' → '.join(codecs) or 'as they are'}"
+    kept = [stage["kept"] for stage in weight.chain if stage["codec"] == "bitmask"]
+    note += "".join(f", {count:,} kept" for count in kept)
+    note += "".join(
+        f", {name} of {part.owner}" for name, part in weight.parts.items() if part.owner != key
+    )
+    # A shared codebook counts for the weight that has it.
+    own = {name: part.length for name, part in weight.parts.items() if part.owner == key}
     return [
-        LedgerRow(key, weight["modality"], weight["role"], payload, sizes[name], note)
-        for payload, name in weight["payload"].items()
-        if name in sizes
+        LedgerRow(key, modality, role, name, size, note, how, 0 if i else prod(shape))
+        for i, (name, size) in enumerate(own.items())
     ]
 
 
 def _dense_note(key: str, manifest: Manifest, *, is_target: bool) -> str:
-    if key in manifest["reasons"]:
-        return manifest["reasons"][key]
     if not is_target:
         return "not a compressible weight"
     for edit in reversed(manifest["structure"]):

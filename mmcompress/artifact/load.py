@@ -15,24 +15,33 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from mmcompress.artifact.chain import check_payload, decode, layout, stages_of
+from mmcompress.artifact.bundles import (
+    Place,
+    bundle_names,
+    bundle_sizes,
+    check_bundle,
+    fingerprint,
+    open_bundles,
+    place_dense,
+)
+from mmcompress.artifact.chain import (
+    Chain,
+    check_payload,
+    decode,
+    layout,
+    stages_of,
+    view_payload,
+)
+from mmcompress.artifact.codecs import zstd
 from mmcompress.artifact.errors import ArtifactError
 from mmcompress.artifact.manifest import MANIFEST_FILE, TENSORS_FILE, Manifest, parse
 from mmcompress.artifact.skeleton import build_skeleton
+from mmcompress.artifact.table import Weight, payload_bytes, read_table
 from mmcompress.backbones.base import Backbone
 
-STORED_DTYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
+PAYLOADS = "payloads"
+"""The tensor that holds all payloads of encoded weights."""
+
 FILE_NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
 
 
@@ -86,22 +95,26 @@ def read_backbone(folder: Path, manifest: Manifest) -> Backbone:
     skeleton = backbone.model.state_dict(keep_vars=True)
     state: dict[str, Tensor] = {}
     with open_tensors(folder) as tensors:
-        for key, empty in skeleton.items():
-            if key in manifest["aliases"]:
-                continue
-            if key in manifest["weights"]:
-                value = _decode(folder, key, manifest["weights"][key], tensors)
-            else:
-                # The library maps the file into memory; the model must not depend on the file.
-                value = tensors.get_tensor(key).clone()
-            value = value.to(empty.dtype)
+        for key, value in _read_values(folder, manifest, skeleton, tensors):
+            value = value.to(skeleton[key].dtype)
             # A Parameter is taken as it is, so that two names can share one.
-            state[key] = nn.Parameter(value) if isinstance(empty, nn.Parameter) else value
+            state[key] = nn.Parameter(value) if isinstance(skeleton[key], nn.Parameter) else value
     state |= {alias: state[key] for alias, key in manifest["aliases"].items()}
     backbone.model.load_state_dict(state, assign=True)
     left = [name for name, buffer in backbone.model.named_buffers() if buffer.is_meta]
     assert not left, f"structural methods must leave no buffer that is not saved: {left}"
     return backbone.eval()
+
+
+def dense_places(manifest: Manifest, state: Mapping[str, Tensor]) -> dict[str, Place]:
+    """Where the tensors lie that are neither encoded nor stored under another name.
+
+    Args:
+        manifest: of the artifact.
+        state: of the model, on any device.
+    """
+    elsewhere = {*manifest["weights"], *manifest["aliases"]}
+    return place_dense(state, elsewhere, halved=manifest["dense_dtype"] == "float16")
 
 
 @contextmanager
@@ -139,70 +152,120 @@ def _inside(folder: Path, name: str) -> Path:
 
 
 def _check_tensors(folder: Path, manifest: Manifest, backbone: Backbone, tensors: Any) -> None:
-    path, stored_in = folder / MANIFEST_FILE, folder / TENSORS_FILE
+    path = folder / MANIFEST_FILE
     skeleton = backbone.model.state_dict()
-    weights, aliases = manifest["weights"], manifest["aliases"]
-    for key in [*weights, *aliases]:
+    rows, aliases = manifest["weights"], manifest["aliases"]
+    for key in [*rows, *aliases]:
         if key not in skeleton:
             raise ArtifactError(path, f"lists {key}, which the model does not have")
     for alias, key in aliases.items():
         fits = key in skeleton and skeleton[key].shape == skeleton[alias].shape
-        if alias in weights or key in aliases or not fits:
+        if alias in rows or key in aliases or not fits:
             raise ArtifactError(path, f"ties {alias} to {key}, which does not fit")
-    dense = skeleton.keys() - weights.keys() - aliases.keys()
-    parts = [part for weight in weights.values() for part in weight["payload"].items()]
-    codebooks = {name for payload, name in parts if payload == "codebook"}  # may be shared
-    payloads = [name for payload, name in parts if payload != "codebook"]
-    for name in [*payloads, *codebooks]:
-        if not re.fullmatch(FILE_NAME, name):
-            raise ArtifactError(path, f"names a payload {name!r} that is no plain name")
-    expected, present = dense | set(payloads) | codebooks, set(tensors.keys())
-    if len(expected) != len(dense) + len(payloads) + len(codebooks):
-        raise ArtifactError(path, "uses one tensor for two weights")
-    for name in sorted(expected - present):
-        raise ArtifactError(stored_in, f"misses the tensor {name}")
-    for name in sorted(present - expected):
-        raise ArtifactError(stored_in, f"holds a tensor {name} that the model does not have")
-    halved = manifest["dense_dtype"] == "float16"
-    for key in sorted(dense):
-        _check_dense(stored_in, key, skeleton[key], tensors.get_slice(key), halved=halved)
-    for key, weight in weights.items():
-        shape = tuple(skeleton[key].shape)
-        if tuple(weight["shape"]) != shape or skeleton[key].dtype != torch.float32:
-            raise ArtifactError(
-                path, f"gives {key} the shape {tuple(weight['shape'])}, the model has {shape}"
-            )
+    if fingerprint(skeleton) != manifest["skeleton"]:
+        problem = "describes a model whose tensors are not those that were stored"
+        raise ArtifactError(path, problem, "install the library versions that it names")
+    bundles = _find_bundles(folder, manifest, skeleton, set(tensors.keys()))
+    for name, (dtype, size) in bundles.items():
         try:
-            _check_weight(weight, tensors)
+            check_bundle(name, dtype, size, tensors.get_slice(name))
+        except ValueError as error:
+            raise ArtifactError(folder / TENSORS_FILE, f"{name} does not fit: {error}") from error
+    if rows:
+        _check_payloads(folder, manifest, skeleton, tensors.get_slice(PAYLOADS))
+
+
+def _find_bundles(
+    folder: Path, manifest: Manifest, skeleton: Mapping[str, Tensor], present: set[str]
+) -> dict[str, tuple[torch.dtype, int]]:
+    """Name of each bundle → its dtype and how many values it must hold.
+
+    Raises:
+        ArtifactError: the file holds other tensors than these and the payloads.
+    """
+    bundles = {}
+    for dtype, size in bundle_sizes(dense_places(manifest, skeleton).values()).items():
+        plain, compressed = bundle_names(dtype)
+        bundles[compressed if compressed in present else plain] = (dtype, size)
+    expected = {*bundles, *([PAYLOADS] if manifest["weights"] else [])}
+    for name in sorted(expected - present):
+        raise ArtifactError(folder / TENSORS_FILE, f"misses the tensor {name}")
+    for name in sorted(present - expected):
+        problem = f"holds a tensor {name} that the model does not have"
+        raise ArtifactError(folder / TENSORS_FILE, problem)
+    return bundles
+
+
+def _check_payloads(
+    folder: Path, manifest: Manifest, skeleton: Mapping[str, Tensor], stored: Any
+) -> None:
+    path = folder / MANIFEST_FILE
+    weights = read_table(manifest["kinds"], manifest["weights"])
+    dtype, shape, size = stored.get_dtype(), tuple(stored.get_shape()), payload_bytes(weights)
+    if dtype != "U8" or shape != (size,):
+        problem = f"{PAYLOADS} is {dtype} {shape}, the manifest's lengths add up to U8 {(size,)}"
+        raise ArtifactError(folder / TENSORS_FILE, problem)
+    for key in weights:
+        if skeleton[key].dtype != torch.float32:
+            raise ArtifactError(path, f"encodes {key}, which is no float32 in the model")
+        try:
+            _check_weight(key, weights, skeleton, stored)
         except ValueError as error:
             raise ArtifactError(path, f"{key} does not fit its bytes: {error}") from error
 
 
-def _check_dense(path: Path, key: str, empty: Tensor, stored: Any, *, halved: bool) -> None:
-    shape, dtype = tuple(stored.get_shape()), stored.get_dtype()
-    if shape != tuple(empty.shape):
-        raise ArtifactError(path, f"{key} has shape {shape}, the model has {tuple(empty.shape)}")
-    expected = "F16" if halved and empty.dtype == torch.float32 else STORED_DTYPES[empty.dtype]
-    if dtype != expected:
-        raise ArtifactError(path, f"{key} is {dtype} where {expected} is expected")
-
-
-def _check_weight(weight: Mapping[str, Any], tensors: Any) -> None:
-    chain, payload = weight["chain"], weight["payload"]
-    expected = layout(chain, weight["shape"])
+def _check_weight(
+    key: str, weights: Mapping[str, Weight], skeleton: Mapping[str, Tensor], stored: Any
+) -> None:
+    chain, parts = weights[key].chain, weights[key].parts
+    expected = layout(chain, skeleton[key].shape)
     needed = {name for name, item in expected.items() if not item.optional}
-    if not needed <= payload.keys() <= expected.keys():
-        raise ValueError(f"payloads are {sorted(payload)}, expected {sorted(needed)}")
-    foreign = stages_of(chain).get("zstd", {"of": {}})["of"].keys() - payload.keys()
+    if not needed <= parts.keys() <= expected.keys():
+        raise ValueError(f"payloads are {sorted(parts)}, expected {sorted(needed)}")
+    foreign = _frames(chain).keys() - parts.keys()
     if foreign:
         raise ValueError(f"zstd names payloads that it does not have: {sorted(foreign)}")
-    for name, tensor in payload.items():
-        check_payload(chain, name, expected[name], tensors.get_slice(tensor))
+    for name, part in parts.items():
+        if part.owner != key:
+            theirs = weights[part.owner].chain
+            same = layout(theirs, skeleton[part.owner].shape)[name] == expected[name]
+            if not same or _frames(theirs).get(name) != _frames(chain).get(name):
+                raise ValueError(f"it shares the {name} of {part.owner}, which is of another form")
+        head = stored[part.start : part.start + min(part.length, zstd.HEADER_BYTES)]
+        check_payload(chain, name, expected[name], part.dtype, part.length, head)
 
 
-def _decode(folder: Path, key: str, weight: Mapping[str, Any], tensors: Any) -> Tensor:
-    payloads = {name: tensors.get_tensor(tensor) for name, tensor in weight["payload"].items()}
+def _frames(chain: Chain) -> dict[str, str]:
+    """Payloads that are Zstandard frames → dtype of what is in them."""
+    return stages_of(chain).get("zstd", {"of": {}})["of"]
+
+
+def _read_values(
+    folder: Path, manifest: Manifest, skeleton: Mapping[str, Tensor], tensors: Any
+) -> Iterator[tuple[str, Tensor]]:
+    """Key and value of each tensor that is stored.
+
+    The library maps the file into memory: each value is a copy, for the model must not depend on
+    the file, and bytes in it need not be aligned.
+    """
+    path = folder / TENSORS_FILE
+    places = dense_places(manifest, skeleton)
     try:
-        return decode(weight["chain"], payloads, weight["shape"])
+        bundles = open_bundles(tensors, places)
     except ValueError as error:
-        raise ArtifactError(folder / TENSORS_FILE, f"{key} does not decode: {error}") from error
+        raise ArtifactError(path, f"dense tensors do not decode: {error}") from error
+    for key, place in places.items():
+        yield key, bundles[place.dtype][place.start : place.end].clone().view(place.shape)
+    del bundles
+    for key, weight in read_table(manifest["kinds"], manifest["weights"]).items():
+        stored, shape = tensors.get_slice(PAYLOADS), skeleton[key].shape
+        expected = layout(weight.chain, shape)
+        payloads = {}
+        for name, part in weight.parts.items():
+            data = stored[part.start : part.start + part.length].clone()
+            payloads[name] = view_payload(weight.chain, name, expected[name], part.dtype, data)
+        try:
+            value = decode(weight.chain, payloads, shape)
+        except ValueError as error:
+            raise ArtifactError(path, f"{key} does not decode: {error}") from error
+        yield key, value

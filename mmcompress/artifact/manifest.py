@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from mmcompress.artifact.errors import ArtifactError
+from mmcompress.artifact.table import read_table
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 TENSORS_FILE = "model.safetensors"
 MANIFEST_FILE = "manifest.json"
 
@@ -18,6 +19,8 @@ FIELDS: dict[str, type] = {
     "adapter": str,
     "spec": dict,
     "structure": list,
+    "skeleton": str,
+    "kinds": list,
     "weights": dict,
     "aliases": dict,
     "dense_dtype": str,
@@ -28,15 +31,6 @@ FIELDS: dict[str, type] = {
     "tensors": dict,
     "assets": dict,
     "checksum": str,
-}
-WEIGHT_FIELDS: dict[str, type] = {
-    "shape": list,
-    "dtype": str,
-    "modality": str,
-    "role": str,
-    "steps": list,
-    "chain": list,
-    "payload": dict,
 }
 STRUCTURE_FIELDS: dict[str, type] = {"method": str, "step": str, "modules": dict}
 DENSE_FIELDS: dict[str, type] = {"bytes": int, "parameters": int, "dtype": str}
@@ -69,12 +63,15 @@ def parse(data: bytes, path: Path) -> Manifest:
     except (ValueError, RecursionError) as error:
         raise ArtifactError(path, f"is no JSON ({error})") from error
     version = manifest.get("format_version") if isinstance(manifest, dict) else None
-    if isinstance(version, int) and version > FORMAT_VERSION:
+    if type(version) is not int or version < 1:
+        raise ArtifactError(path, "is no manifest of mmcompress")
+    if version > FORMAT_VERSION:
         raise ArtifactError(
             path, f"has format version {version}, newer than {FORMAT_VERSION}", "upgrade mmcompress"
         )
-    if version != FORMAT_VERSION:
-        raise ArtifactError(path, "is no manifest of mmcompress")
+    if version < FORMAT_VERSION:
+        old = f"has format version {version}, which is no longer read"
+        raise ArtifactError(path, old, "save it again with this version")
     try:
         signed = sign(manifest)
     except (ValueError, RecursionError) as error:
@@ -96,8 +93,12 @@ def _find_problem(manifest: Manifest) -> str | None:
     found = _check_fields("the manifest", manifest, FIELDS)
     found = found or _check_fields("dense", manifest["dense"], DENSE_FIELDS)
     found = found or _check_fields("tensors", manifest["tensors"], TENSORS_FIELDS)
-    for field in ("aliases", "reasons", "assets"):
-        found = found or _check_values(field, manifest[field].values(), str)
+    for field, kind in (("aliases", str), ("reasons", list), ("assets", str)):
+        found = found or _check_values(field, manifest[field].values(), kind)
+    if found:  # what follows looks inside these fields
+        return found
+    for reason, keys in manifest["reasons"].items():
+        found = found or _check_values(f"reasons[{reason!r}]", keys, str)
     if found:
         return found
     if min(manifest["dense"]["bytes"], manifest["dense"]["parameters"]) < 1:
@@ -110,16 +111,10 @@ def _find_problem(manifest: Manifest) -> str | None:
         found = found or _check_values(name, edit["modules"].values(), dict)
         if found:
             return found
-    for key, weight in manifest["weights"].items():
-        found = _check_fields(key, weight, WEIGHT_FIELDS)
-        found = found or _check_values(f"{key}.shape", weight["shape"], int)
-        found = found or _check_values(f"{key}.steps", weight["steps"], str)
-        found = found or _check_values(f"{key}.chain", weight["chain"], dict)
-        found = found or _check_values(f"{key}.payload", weight["payload"].values(), str)
-        if found:
-            return found
-        if weight["dtype"] != "float32":
-            return f"{key} has dtype {weight['dtype']!r}, encoded weights are float32"
+    try:
+        read_table(manifest["kinds"], manifest["weights"])
+    except ValueError as error:
+        return str(error)
     return None
 
 

@@ -13,10 +13,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.utils import parametrize
 
+from mmcompress.artifact.bundles import fingerprint, make_bundles, place_dense
 from mmcompress.artifact.chain import decode
 from mmcompress.artifact.encode import encode
 from mmcompress.artifact.encoding import Encoding
-from mmcompress.artifact.load import STORED_DTYPES, file_checksum
+from mmcompress.artifact.load import PAYLOADS, file_checksum
 from mmcompress.artifact.manifest import (
     FORMAT_VERSION,
     MANIFEST_FILE,
@@ -25,6 +26,7 @@ from mmcompress.artifact.manifest import (
     parse,
     sign,
 )
+from mmcompress.artifact.table import Rows, add_row
 from mmcompress.backbones.base import Backbone
 
 LIBRARIES = ("mmcompress", "torch", "safetensors", "zstandard", "transformers", "open_clip_torch")
@@ -55,22 +57,25 @@ def write_artifact(
     aliases = _find_aliases(state, encodings)
     stored = {k: t.detach().cpu().contiguous() for k, t in state.items() if k not in aliases}
 
-    tensors, weights = _encode_all(backbone, stored, encodings)
-    dense = [key for key in stored if key not in encodings]
-    for key in dense:
-        assert key not in tensors, f"{key} is the name of a payload too"
-        tensors[key] = _to_dense(key, stored[key], dense_dtype)
+    kinds, weights, payloads = _encode_all(stored, encodings)
+    halved = dense_dtype == "float16"
+    dense = place_dense(state, {*encodings, *aliases}, halved=halved)
+    tensors = make_bundles(stored, dense)
+    if payloads:
+        tensors[PAYLOADS] = torch.cat([_as_bytes(payload) for payload in payloads])
 
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     temporary.mkdir(parents=True)
     try:
-        save_file(_unshared(tensors), temporary / TENSORS_FILE)
+        save_file(tensors, temporary / TENSORS_FILE)
         names = sorted(backbone.save_assets(temporary))
         manifest = {
             "format_version": FORMAT_VERSION,
             "adapter": backbone.adapter,
             "spec": backbone.spec,
             "structure": list(structure),
+            "skeleton": fingerprint(state),
+            "kinds": kinds,
             "weights": weights,
             "aliases": aliases,
             "dense_dtype": dense_dtype,
@@ -79,7 +84,7 @@ def write_artifact(
                 "parameters": dense_parameters,
                 "dtype": _parameter_dtype(backbone),
             },
-            "reasons": {key: reasons[key] for key in sorted(reasons) if key in dense},
+            "reasons": _by_reason({key: reasons[key] for key in dense if key in reasons}),
             "versions": _versions(),
             "run": dict(run),
             "tensors": {
@@ -111,32 +116,31 @@ def check_target(folder: Path) -> None:
 
 
 def _encode_all(
-    backbone: Backbone, stored: Mapping[str, Tensor], encodings: Mapping[str, Encoding]
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    targets = {target.name: target for target in backbone.targets()}
-    tensors: dict[str, Tensor] = {}
-    weights: dict[str, Any] = {}
-    codebooks: dict[int, str] = {}
-    for index, key in enumerate(key for key in stored if key in encodings):
+    stored: Mapping[str, Tensor], encodings: Mapping[str, Encoding]
+) -> tuple[list[dict[str, Any]], Rows, list[Tensor]]:
+    """The manifest's kinds and weights, and all payloads in the order in which they are stored."""
+    kinds: list[dict[str, Any]] = []
+    rows: Rows = {}
+    stored_payloads: list[Tensor] = []
+    codebooks: dict[int, tuple[str, Tensor]] = {}
+    for key in sorted(encodings):
         chain, payloads = encode(stored[key], encodings[key])
         decoded = decode(chain, payloads, stored[key].shape)
         assert torch.equal(decoded, stored[key]), f"{key} does not decode to its baked value"
-        names = {name: f"t{index}.{name}" for name in payloads}
+        owner = key
         if "codebook" in payloads:  # one object in several encodings is stored once
             shared = id(encodings[key].tensors["codebook"])
-            names["codebook"] = codebooks.setdefault(shared, names["codebook"])
-        tensors |= {names[name]: payload for name, payload in payloads.items()}
-        target = targets.get(key)
-        weights[key] = {
-            "shape": list(stored[key].shape),
-            "dtype": "float32",
-            "modality": target.modality if target else backbone.modality_of(key),
-            "role": target.role if target else "other",
-            "steps": list(encodings[key].steps),
-            "chain": chain,
-            "payload": names,
-        }
-    return tensors, weights
+            owner, codebook = codebooks.setdefault(shared, (key, payloads["codebook"]))
+            assert torch.equal(codebook, payloads["codebook"]), f"{key} and {owner} share no more"
+        rows[key] = add_row(
+            kinds, encodings[key].steps, chain, payloads, None if owner == key else owner
+        )
+        stored_payloads += [
+            payload
+            for name, payload in sorted(payloads.items())
+            if name != "codebook" or owner == key
+        ]
+    return kinds, rows, stored_payloads
 
 
 def _find_aliases(state: Mapping[str, Tensor], encodings: Mapping[str, Encoding]) -> dict[str, str]:
@@ -155,21 +159,16 @@ def _find_aliases(state: Mapping[str, Tensor], encodings: Mapping[str, Encoding]
     return aliases
 
 
-def _to_dense(key: str, tensor: Tensor, dense_dtype: str) -> Tensor:
-    assert tensor.dtype in STORED_DTYPES, f"{key} is {tensor.dtype}, which has no place in the file"
-    if dense_dtype != "float16" or tensor.dtype != torch.float32:
-        return tensor
-    half = tensor.half()
-    assert torch.equal(half.float(), tensor), f"{key} is not rounded to float16"
-    return half
+def _by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:
+    """Reason → the keys that it holds for."""
+    found: dict[str, list[str]] = {}
+    for key, reason in reasons.items():
+        found.setdefault(reason, []).append(key)
+    return found
 
 
-def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Views into larger memory copied: safetensors refuses what shares memory."""
-    return {
-        name: tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
-        for name, tensor in tensors.items()
-    }
+def _as_bytes(payload: Tensor) -> Tensor:
+    return payload.contiguous().flatten().view(torch.uint8)
 
 
 def _parameter_dtype(backbone: Backbone) -> str:

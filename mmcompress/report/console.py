@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mmcompress.artifact.ledger import LedgerRow, summarise
+from mmcompress.artifact.ledger import LedgerRow, Share, summarise, summarise_treatments
 
 MIN_WIDTH = 120
 """Columns that a pipe or a log gets, where there is no terminal to ask."""
@@ -122,7 +122,10 @@ def _minus(text: str) -> str:
 
 
 def print_ledger(rows: Sequence[LedgerRow], *, console: Console | None = None) -> None:
-    """Bytes by tower × role × payload, their total, and why each dense tensor was left dense.
+    """Where the bytes went.
+
+    By tower × role × payload; by tower × role × how they are stored, with bits per parameter; and
+    why each dense tensor was left dense.
 
     Args:
         rows: `Artifact.ledger()`; all together they are the bytes of the artifact's files.
@@ -144,7 +147,39 @@ def print_ledger(rows: Sequence[LedgerRow], *, console: Console | None = None) -
     table.add_section()
     table.add_row("total", "", "bytes of both files", f"{total:,}", "100.0%")
     console.print(table)
+    _print_treatments(rows, console)
     _print_left_dense([row for row in rows if row.payload == "dense"], console)
+
+
+def _print_treatments(rows: Sequence[LedgerRow], console: Console) -> None:
+    """Header and manifest have no parameters and count in the total only."""
+    groups = {place: share for place, share in summarise_treatments(rows).items() if place[2]}
+    if not groups:
+        return
+    table = Table(title="who paid what; bits are per parameter", title_justify="left")
+    for column in ("modality", "role", "how"):
+        table.add_column(column, overflow="fold")
+    for column in ("tensors", "parameters", "bytes", "bits"):
+        table.add_column(column, justify="right", no_wrap=True)
+    previous = None
+    for (modality, role, how), share in sorted(groups.items()):
+        if previous not in (None, modality):
+            table.add_section()
+        previous = modality
+        table.add_row(modality, role, how, *_share_cells(share))
+    table.add_section()
+    total = Share(
+        sum(share.tensors for share in groups.values()),
+        sum(share.parameters for share in groups.values()),
+        sum(row.bytes for row in rows),
+    )
+    table.add_row("total", "", "with header and manifest", *_share_cells(total))
+    console.print(table)
+
+
+def _share_cells(share: Share) -> tuple[str, ...]:
+    bits = f"{8 * share.bytes / share.parameters:.2f}" if share.parameters else NO_VALUE
+    return f"{share.tensors:,}", f"{share.parameters:,}", f"{share.bytes:,}", bits
 
 
 def _print_left_dense(rows: Sequence[LedgerRow], console: Console) -> None:

@@ -1,5 +1,6 @@
 """A saved artifact to read, and the means to forge one."""
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,12 +17,15 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 
 from mmcompress.artifact.artifact import Artifact
+from mmcompress.artifact.bundles import fingerprint
 from mmcompress.artifact.codecs.codebook import lookup
 from mmcompress.artifact.codecs.float8 import from_float8, to_float8
 from mmcompress.artifact.codecs.quantise import dequantise, quantise
 from mmcompress.artifact.encoding import Encoding
 from mmcompress.artifact.load import file_checksum
 from mmcompress.artifact.manifest import sign
+from mmcompress.artifact.skeleton import build_skeleton
+from mmcompress.artifact.table import read_table
 from mmcompress.backbones.hf_clip import HFClip
 
 
@@ -218,6 +222,29 @@ class Forger:
                 name: tensors.get_tensor(name).clone()
                 for name in tensors.keys()  # noqa: SIM118
             }
+
+    def own_kind(self, key: str) -> dict[str, Any]:
+        """The kind of one weight, to edit, no other weight's any more."""
+        row, kinds = self.manifest["weights"][key], self.manifest["kinds"]
+        kinds.append(copy.deepcopy(kinds[row[0]]))
+        row[0] = len(kinds) - 1
+        return kinds[-1]
+
+    def replace(self, key: str, name: str, payload: Tensor) -> None:
+        """Another payload in place of a weight's, its length and dtype stated truly."""
+        part = read_table(self.manifest["kinds"], self.manifest["weights"])[key].parts[name]
+        before, after = part.start, part.start + part.length
+        stored, new = self.tensors["payloads"], payload.contiguous().view(-1).view(torch.uint8)
+        self.tensors["payloads"] = torch.cat([stored[:before], new, stored[after:]])
+        kind = self.own_kind(key)
+        kind["payloads"][name] = str(payload.dtype).removeprefix("torch.")
+        self.manifest["weights"][key][1 + sorted(kind["payloads"]).index(name)] = len(new)
+
+    def fit(self) -> None:
+        """State the tensors of the model that the manifest describes now."""
+        path = self.folder / "manifest.json"
+        skeleton = build_skeleton(self.manifest, self.folder, path=path, on_meta=True)
+        self.manifest["skeleton"] = fingerprint(skeleton.model.state_dict())
 
     def write(self) -> Path:
         """Both files; returns the folder."""

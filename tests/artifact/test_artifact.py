@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from mmcompress.artifact import bundles
 from mmcompress.artifact.artifact import Artifact
+from mmcompress.artifact.codecs.codebook import lookup
 from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.compression.base import Compressor
@@ -80,8 +83,12 @@ def test_same_input_gives_the_same_bytes(
 
 
 def test_half_precision_remainder(
-    backbone: HFClip, encode_as: EncodeAs, save_artifact: Save
+    backbone: HFClip,
+    encode_as: EncodeAs,
+    save_artifact: Save,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(bundles, "LARGEST_FRAME", 0)  # so that sizes are exact
     encodings = encode_all(backbone, "int8", encode_as)
     with pytest.raises(AssertionError, match="is not rounded to float16"):
         save_artifact(backbone, encodings=encodings, dense_dtype="float16")
@@ -193,29 +200,82 @@ def test_manifest_is_compact_and_complete(
     backbone: HFClip, encode_as: EncodeAs, save_artifact: Save
 ) -> None:
     encodings = {FC1: encode_as("int4", backbone.model.state_dict()[FC1])}
-    reasons = {EMBEDDING: "int4: too small", FC1: "lowrank: would not shrink"}
+    reasons = dict.fromkeys((EMBEDDING, PATCH), "int4: too small")
+    reasons[FC1] = "lowrank: would not shrink"
     folder = save_artifact(backbone, encodings=encodings, reasons=reasons).folder
     text = (folder / "manifest.json").read_text()
     assert ": " not in text.replace("int4: too", "")
     manifest = json.loads(text)
     assert manifest["adapter"] == "hf_clip"
-    assert manifest["reasons"] == {EMBEDDING: "int4: too small"}
+    assert manifest["reasons"] == {"int4: too small": [EMBEDDING, PATCH]}
     assert manifest["dense"] == {"bytes": 100_000, "parameters": 25_000, "dtype": "float32"}
     assert manifest["run"] == {"config_hash": "0", "recipe": "test"}
-    weight = manifest["weights"][FC1]
-    assert weight["chain"][:2] == [
+    codes, scale = manifest["weights"][FC1][1:]
+    assert manifest["weights"] == {FC1: [0, codes, scale]}
+    (kind,) = manifest["kinds"]
+    assert kind["steps"] == ["integer"]
+    assert kind["payloads"] == {"codes": "uint8", "scale": "float16"}
+    assert kind["chain"] == [
         {"codec": "quantise", "bits": 4, "group_size": 16},
         {"codec": "ans", "of": ["codes"]},
     ]
-    del weight["chain"]
-    assert weight == {
-        "shape": [64, 32],
-        "dtype": "float32",
-        "modality": "image",
-        "role": "mlp.up",
-        "steps": ["integer"],
-        "payload": {"codes": "t0.codes", "scale": "t0.scale"},
-    }
+    assert scale == 64 * 2 * 2  # two groups in each of 64 rows, float16
+    with safe_open(folder / "model.safetensors", "pt") as tensors:
+        assert set(tensors.keys()) == {"payloads", "dense.float32.zstd"}
+        assert len(tensors.get_tensor("payloads")) == codes + scale
+
+
+def test_manifest_and_header_stay_small(
+    backbone: HFClip, encode_as: EncodeAs, save_artifact: Save
+) -> None:
+    """A weight costs its key and a few numbers; a dense tensor costs nothing."""
+    state = backbone.model.state_dict()
+    keys = [t.name for t in backbone.targets() if t.granularity == "linear"]
+    few, many = (
+        save_artifact(
+            backbone, str(n), encodings={k: encode_as("pruned+int4", state[k]) for k in keys[:n]}
+        )
+        for n in (1, len(keys))
+    )
+    sizes = [
+        {r.payload: r.bytes for r in a.ledger() if r.payload in ("header", "manifest")}
+        for a in (few, many)
+    ]
+    assert sizes[1]["header"] < 200
+    added = sum(len(key) for key in keys[1:])
+    kinds = len(json.dumps(many.manifest["kinds"])) - len(json.dumps(few.manifest["kinds"]))
+    assert sizes[1]["manifest"] - sizes[0]["manifest"] < added + kinds + 30 * len(keys)
+    assert len(many.manifest["kinds"]) <= 4
+
+
+def test_order_in_the_state_dict_does_not_matter(backbone: HFClip, save_artifact: Save) -> None:
+    """Removing a parametrisation moves a weight behind its bias; a skeleton has it before."""
+    layer = backbone.model.vision_model.encoder.layers[0].mlp.fc1
+    parametrize.register_parametrization(layer, "weight", nn.Identity())
+    parametrize.remove_parametrizations(layer, "weight")
+    assert list(layer.state_dict()) == ["bias", "weight"]
+    loaded = Artifact.load(save_artifact(backbone).folder).backbone.model.state_dict()
+    assert list(loaded) != list(backbone.model.state_dict())
+    for key, tensor in backbone.model.state_dict().items():
+        assert torch.equal(loaded[key], tensor), key
+
+
+def test_shared_codebook_is_stored_once(
+    backbone: HFClip, encode_as: EncodeAs, save_artifact: Save
+) -> None:
+    state, second = backbone.model.state_dict(), FC1.replace("layers.0", "layers.1")
+    encodings = {key: encode_as("blocks", state[key]) for key in (FC1, second)}
+    codebook = encodings[FC1].tensors["codebook"]
+    encodings[second].tensors["codebook"] = codebook
+    state[second].copy_(lookup(encodings[second].tensors["indices"], codebook, state[FC1].shape))
+    saved = save_artifact(backbone, encodings=encodings)
+    own, other = (saved.manifest["weights"][key] for key in (FC1, second))
+    assert (own[1], other[1]) == (codebook.nbytes, FC1)
+    assert_same_model(Artifact.load(saved.folder).backbone, backbone)
+    rows = [row for row in saved.ledger() if row.payload == "codebook"]
+    assert [(row.tensor, row.bytes) for row in rows] == [(FC1, codebook.nbytes)]
+    assert [r.note.endswith(f", codebook of {FC1}") for r in saved.ledger() if r.tensor == second]
+    assert sum(row.bytes for row in saved.ledger()) == saved.bytes
 
 
 def test_folder_has_ordinary_permissions(backbone: HFClip, save_artifact: Save) -> None:

@@ -8,18 +8,28 @@ from typing import Any
 
 import pytest
 import torch
+import zstandard
 from safetensors.torch import save_file
+from torch import Tensor
 
 from mmcompress.artifact import load as load_module
 from mmcompress.artifact.artifact import Artifact
+from mmcompress.artifact.bundles import fingerprint
 from mmcompress.artifact.codecs import zstd
 from mmcompress.artifact.errors import ArtifactError
+from mmcompress.artifact.skeleton import build_skeleton
 
 Forge = Callable[..., Any]
 
 FC1 = "vision_model.encoder.layers.0.mlp.fc1.weight"
 BIAS = "vision_model.encoder.layers.0.mlp.fc1.bias"
 EMBEDDING = "text_model.embeddings.token_embedding.weight"
+FC2 = "vision_model.encoder.layers.0.mlp.fc2.weight"
+OTHER = "vision_model.encoder.layers.1.mlp.fc1.weight"
+BLOCKS = "vision_model.encoder.layers.0.self_attn.q_proj.weight"
+DENSE = "dense.float32.zstd"
+CLUSTERED = {FC1: "cluster", FC2: "cluster", OTHER: "cluster"}
+KIND = {"steps": ["int4"], "chain": [], "payloads": {"codes": "float32"}}
 PRUNED = {FC1: "pruned+int8", EMBEDDING: "pruned+cluster"}
 
 
@@ -73,21 +83,28 @@ def test_one_flipped_byte_anywhere(name: str, forge: Forge) -> None:
 
 def test_newer_format(forge: Forge) -> None:
     forger = forge()
-    forger.manifest["format_version"] = 2
-    refuse(forger.sign(), "format version 2, newer than 1; upgrade mmcompress")
+    forger.manifest["format_version"] = 3
+    refuse(forger.sign(), "format version 3, newer than 2; upgrade mmcompress")
 
 
-@pytest.mark.parametrize("key", [BIAS, "t0.codes"])
+def test_older_format(forge: Forge) -> None:
+    folder = forge().folder
+    (folder / "manifest.json").write_text('{"format_version":1,"weights":{}}')
+    refuse(folder, "format version 1, which is no longer read; save it again with this version")
+
+
+@pytest.mark.parametrize("key", [DENSE, "payloads"])
 def test_missing_tensor(key: str, forge: Forge) -> None:
     forger = forge({FC1: "int4"})
     del forger.tensors[key]
-    refuse(forger.write(), f"misses the tensor {key}")
+    refuse(forger.write(), f"misses the tensor {key.removesuffix('.zstd')}")
 
 
-def test_extra_tensor(forge: Forge) -> None:
+@pytest.mark.parametrize("name", ["stowaway", "dense.float32", "dense.int8", "payloads", BIAS])
+def test_extra_tensor(name: str, forge: Forge) -> None:
     forger = forge()
-    forger.tensors["stowaway"] = torch.zeros(3)
-    refuse(forger.write(), "holds a tensor stowaway")
+    forger.tensors[name] = torch.zeros(3)
+    refuse(forger.write(), f"holds a tensor {name} that the model does not have")
 
 
 def test_weight_that_the_model_does_not_have(forge: Forge) -> None:
@@ -96,43 +113,107 @@ def test_weight_that_the_model_does_not_have(forge: Forge) -> None:
     refuse(forger.write(), "lists other.weight, which the model does not have")
 
 
-def test_dense_tensor_of_another_shape_or_dtype(forge: Forge) -> None:
+def test_dense_bundle_of_another_size_or_dtype(forge: Forge) -> None:
     forger = forge()
-    forger.tensors[BIAS] = torch.zeros(65)
-    refuse(forger.write(), r"has shape \(65,\), the model has \(64,\)")
-    forger.tensors[BIAS] = torch.zeros(64, dtype=torch.float16)
-    refuse(forger.write(), "is F16 where F32 is expected")
+    frame = forger.tensors.pop(DENSE)
+    count = zstandard.get_frame_parameters(frame.numpy().tobytes()).content_size // 4
+    values = zstd.decompress(frame, torch.float32, count)
+    for bundle, message in [
+        (values[:-1], rf"it has shape \({count - 1},\), the model has {count} such values"),
+        (torch.cat([values, values[:1]]), rf"it has shape \({count + 1},\)"),
+        (values[None], rf"it has shape \(1, {count}\)"),
+        (values.half(), "it is F16 where F32 is expected"),
+        (torch.tensor(1.0), r"it has shape \(\)"),
+    ]:
+        forger.tensors["dense.float32"] = bundle.contiguous()
+        refuse(forger.write(), f"dense.float32 does not fit: {message}")
+    forger.tensors["dense.float32"] = values
+    Artifact.load(forger.write())
 
 
-def test_shape_that_claims_more_than_its_bytes(forge: Forge) -> None:
-    forger = forge({FC1: "int4"})
-    forger.manifest["weights"][FC1]["shape"] = [10**9, 32]
-    refuse(forger.write(), r"the shape \(1000000000, 32\), the model has \(64, 32\)")
+def test_dense_frame_that_lies(forge: Forge) -> None:
+    forger = forge()
+    frame = forger.tensors[DENSE]
+    for other, message in [
+        (frame.short(), "is I16 where U8 is expected"),
+        (frame[None], "has shape"),
+        (frame[:0], "is no Zstandard frame"),
+        (zstd.compress(torch.zeros(7)), "states 28 bytes where"),
+    ]:
+        forger.tensors[DENSE] = other
+        refuse(forger.write(), f"{DENSE} does not fit: it.* {message}")
+    damaged = frame.clone()
+    damaged[len(frame) // 2 :] ^= 0x55
+    forger.tensors[DENSE] = damaged
+    with pytest.raises(ArtifactError, match="dense tensors do not decode"):
+        Artifact.load(forger.write())
+
+
+def test_dense_frame_that_claims_more_than_it_can_hold(
+    forge: Forge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model agrees with the frame, of 18 bytes; only the bytes are not there."""
+    forger = forge()
+    state = Artifact.read(forger.folder).backbone.model.state_dict()
+    forger.manifest["spec"]["config"]["text_config"]["vocab_size"] = 10**12
+    forger.fit()
+    count = sum(tensor.numel() for tensor in state.values()) + (10**12 - 48) * 32
+    forger.tensors[DENSE] = false_frame(4 * count)
+    forger.write()
+    monkeypatch.delattr(load_module, "open_bundles")
+    refuse(forger.folder, f"a frame of 18 bytes cannot hold {4 * count}")
+
+
+def test_model_with_other_tensors_than_those_stored(forge: Forge) -> None:
+    """As many values under other names: nothing but the fingerprint would tell."""
+    forger = forge()
+    config = forger.manifest["spec"]["config"]
+    config["vision_config"]["intermediate_size"], config["text_config"]["intermediate_size"] = (
+        96,
+        32,
+    )
+    refuse(forger.sign(), "whose tensors are not those that were stored; install the library")
+    forger.manifest["skeleton"] = "0" * 64
+    refuse(forger.sign(), "whose tensors are not those that were stored; install the library")
+    forger.fit()
+    Artifact.load(forger.sign())
 
 
 def test_model_that_claims_more_than_its_bytes(forge: Forge) -> None:
     """The shape agrees with the model, of 128 TB; only the bytes are not there."""
     forger = forge({EMBEDDING: "int4"})
     forger.manifest["spec"]["config"]["text_config"]["vocab_size"] = 10**12
-    forger.manifest["weights"][EMBEDDING]["shape"] = [10**12, 32]
-    refuse(forger.write(), f"{EMBEDDING} does not fit its bytes")
+    forger.fit()
+    refuse(forger.sign(), f"{EMBEDDING} does not fit its bytes")
+
+
+def test_encoded_weight_that_holds_no_floats(forge: Forge, monkeypatch: pytest.MonkeyPatch) -> None:
+    forger = forge({FC1: "int4"})
+    half = build_skeleton(forger.manifest, forger.folder, path=forger.folder, on_meta=True)
+    half.model.vision_model.half()
+    forger.manifest["skeleton"] = fingerprint(half.model.state_dict())
+    monkeypatch.setattr(load_module, "build_skeleton", lambda *_, **__: half)
+    monkeypatch.setattr(load_module, "_find_bundles", lambda *_: {})
+    refuse(forger.sign(), f"encodes {FC1}, which is no float32")
+
+
+def false_frame(size: int) -> Tensor:
+    """18 bytes that say they hold `size`."""
+    frame = b"\x28\xb5\x2f\xfd\xc0\x50" + size.to_bytes(8, "little") + b"\x43\0\0\0"
+    return torch.frombuffer(bytearray(frame), dtype=torch.uint8)
 
 
 def claim_a_bomb(forger: Any, rows: int) -> Path:
     """Codes of `rows` x 32 bytes in a frame of 18 bytes that says so."""
-    size = rows * 32
-    frame = b"\x28\xb5\x2f\xfd\xc0\x50" + size.to_bytes(8, "little") + b"\x43\0\0\0"
     forger.manifest["spec"]["config"]["text_config"]["vocab_size"] = rows
-    weight = forger.manifest["weights"][EMBEDDING]
-    weight["shape"] = [rows, 32]
-    weight["chain"] = [
+    forger.fit()
+    forger.replace(EMBEDDING, "codes", false_frame(rows * 32))
+    forger.replace(EMBEDDING, "scale", zstd.compress(torch.ones(rows, dtype=torch.float16)))
+    forger.own_kind(EMBEDDING)["chain"] = [
         {"codec": "quantise", "bits": 8, "group_size": 32},
         {"codec": "pack", "bits": 8},
         {"codec": "zstd", "of": {"codes": "uint8", "scale": "float16"}},
     ]
-    forger.tensors["t0.codes"] = torch.frombuffer(bytearray(frame), dtype=torch.uint8)
-    scales = zstd.compress(torch.ones(rows, dtype=torch.float16))
-    forger.tensors["t0.scale"] = scales
     return forger.write()
 
 
@@ -150,7 +231,7 @@ def test_payload_that_claims_more_than_it_can_hold(
 def test_payload_that_holds_another_size_than_its_shape(forge: Forge) -> None:
     forger = forge({EMBEDDING: "int8"})
     claim_a_bomb(forger, rows=48)
-    forger.tensors["t0.codes"] = zstd.compress(torch.zeros(48 * 32 + 1, dtype=torch.uint8))
+    forger.replace(EMBEDDING, "codes", zstd.compress(torch.zeros(48 * 32 + 1).to(torch.uint8)))
     refuse(forger.write(), "its frame states 1537 bytes where 1536 are expected")
 
 
@@ -168,34 +249,135 @@ def test_stage_that_does_not_fit(
     name: str, stage: int, fields: dict[str, Any], message: str, forge: Forge
 ) -> None:
     forger = forge({FC1: "int8", EMBEDDING: "cluster"})
-    forger.manifest["weights"][name]["chain"][stage] |= fields
+    forger.own_kind(name)["chain"][stage] |= fields
     refuse(forger.write(), message)
 
 
 def test_stage_without_its_payload(forge: Forge) -> None:
     forger = forge({FC1: "int8"})
-    forger.manifest["weights"][FC1]["chain"].insert(1, {"codec": "bitmask", "kept": 1})
-    refuse(forger.write(), "payloads are .*, expected .*mask")
+    forger.own_kind(FC1)["chain"].insert(1, {"codec": "bitmask"})
+    refuse(forger.sign(), "gives .* 3 entries, its kind wants")
+    forger.manifest["weights"][FC1].append(1)
+    refuse(forger.sign(), "payloads are .*, expected .*mask")
+
+
+@pytest.mark.parametrize("kept", [-1, 10**9, 1.0, True, "1", None])
+def test_mask_that_keeps_no_possible_number(kept: Any, forge: Forge) -> None:
+    forger = forge(PRUNED)
+    forger.manifest["weights"][FC1][-1] = kept
+    refuse(forger.sign(), "bitmask has kept=.*, not in 0…2048")
 
 
 def test_index_past_the_end_of_its_codebook(forge: Forge) -> None:
     forger = forge({EMBEDDING: "cluster"})
-    weight = forger.manifest["weights"][EMBEDDING]
-    weight["chain"] = [
+    forger.replace(EMBEDDING, "codebook", torch.zeros(5, 1))
+    forger.replace(EMBEDDING, "indices", torch.full((48 * 32,), 5, dtype=torch.uint8))
+    forger.own_kind(EMBEDDING)["chain"] = [
         {"codec": "codebook", "block_size": 1, "entries": 5},
         {"codec": "pack", "bits": 8},
     ]
-    forger.tensors["t0.codebook"] = torch.zeros(5, 1)
-    forger.tensors["t0.indices"] = torch.full((48 * 32,), 5, dtype=torch.uint8)
     with pytest.raises(ArtifactError, match="index points past the end of its codebook"):
         Artifact.load(forger.write())
 
 
-def test_one_tensor_for_two_weights(forge: Forge) -> None:
-    forger = forge({FC1: "int4", FC1.replace("layers.0", "layers.1"): "int4"})
-    forger.manifest["weights"][FC1]["payload"]["scale"] = "t1.scale"
-    del forger.tensors["t0.scale"]
-    refuse(forger.write(), "uses one tensor for two weights")
+@pytest.mark.parametrize(
+    ("lengths", "message"),
+    [
+        ([2048, -20], "gives payload scale of .* no number of bytes: -20"),
+        ([-1, 2**40], "gives payload codes of .* no number of bytes: -1"),
+        ([2**70, 1], "no number of bytes"),
+        ([True, 1], "no number of bytes: True"),
+        ([10.0, 1], "no number of bytes: 10.0"),
+        ([None, 1], "no number of bytes: None"),
+        ([[1], 1], "no number of bytes"),
+        ([FC1, 1], "no number of bytes"),
+        ([1, FC2], "no number of bytes"),
+        ([1], "2 entries, its kind wants"),
+        ([1, 2, 3], "4 entries, its kind wants"),
+        ([2**62, 2**62], "payloads is U8 .* the manifest's lengths add up to"),
+        ([0, 0], "payloads is U8 .* the manifest's lengths add up to"),
+    ],
+)
+def test_lengths_that_make_no_sense(lengths: list[Any], message: str, forge: Forge) -> None:
+    forger = forge({FC1: "int8", FC2: "int8"})
+    forger.manifest["weights"][FC1][1:] = lengths
+    refuse(forger.sign(), message)
+
+
+def test_lengths_that_reach_into_the_next_weight(forge: Forge) -> None:
+    """They add up to what is there, and still do not fit the shapes."""
+    forger = forge({FC1: "int8", FC2: "int8"})
+    for key in (FC1, FC2):
+        forger.own_kind(key)["chain"] = [
+            {"codec": "quantise", "bits": 8, "group_size": 64 if key == FC2 else 32},
+            {"codec": "pack", "bits": 8},
+        ]
+        forger.replace(key, "codes", torch.zeros(2048, dtype=torch.uint8))
+        forger.replace(key, "scale", torch.ones(32 if key == FC2 else 64, dtype=torch.float16))
+    Artifact.load(forger.write())
+    first, second = (forger.manifest["weights"][key] for key in (FC1, FC2))
+    for row, position, sign in [(first, 1, 1), (first, 2, -1), (second, 1, -2), (second, 2, 2)]:
+        row[position] += sign * 8
+    refuse(forger.sign(), "payload codes has 2056 bytes where 2048 are expected")
+
+
+@pytest.mark.parametrize("change", [b"\0", b""])
+def test_payloads_that_do_not_add_up(change: bytes, forge: Forge) -> None:
+    forger = forge({FC1: "int4"})
+    stored = forger.tensors["payloads"].numpy().tobytes()
+    other = stored + change if change else stored[:-1]
+    forger.tensors["payloads"] = torch.frombuffer(bytearray(other), dtype=torch.uint8)
+    refuse(forger.write(), rf"payloads is U8 \({len(other)},\), .* add up to U8 \({len(stored)},\)")
+    forger.tensors["payloads"] = torch.frombuffer(bytearray(stored), dtype=torch.int8)
+    refuse(forger.write(), "payloads is I8")
+    forger.tensors["payloads"] = torch.frombuffer(bytearray(stored), dtype=torch.uint8)[None]
+    refuse(forger.write(), r"payloads is U8 \(1, ")
+
+
+def share(forger: Any, owners: dict[str, str]) -> None:
+    """Let weights share others' codebooks, their own dropped."""
+    dtypes = {}
+    for key in owners:
+        kinds, row = forger.manifest["kinds"], forger.manifest["weights"][key]
+        dtypes[key] = kinds[row[0]]["payloads"].get("codebook", "float32")
+        forger.replace(key, "codebook", torch.zeros(0))
+    for key, owner in owners.items():
+        forger.own_kind(key)["payloads"]["codebook"] = dtypes[key]
+        forger.manifest["weights"][key][1] = owner
+
+
+def test_shared_codebook_loads(forge: Forge) -> None:
+    forger = forge(CLUSTERED)
+    share(forger, {FC2: FC1})
+    model = Artifact.load(forger.write()).backbone.model.state_dict()
+    assert set(model[FC2].unique().tolist()) <= set(model[FC1].unique().tolist())
+
+
+@pytest.mark.parametrize(
+    ("owners", "message"),
+    [
+        ({FC1: FC1}, "which has none such of its own"),
+        ({FC1: FC2, FC2: FC1}, "which has none such of its own"),
+        ({FC1: FC2}, "which has none such of its own"),
+        ({FC2: FC1, OTHER: FC2}, f"lets {OTHER} share the codebook of {FC2}, which has none such"),
+        ({FC2: BIAS}, "which has none such of its own"),
+        ({FC2: "nothing"}, "which has none such of its own"),
+        ({FC2: ""}, "which has none such of its own"),
+        ({OTHER: EMBEDDING}, "which has none such of its own"),
+        ({OTHER: BLOCKS}, "which is of another form"),
+    ],
+)
+def test_codebook_that_cannot_be_shared(owners: dict[str, str], message: str, forge: Forge) -> None:
+    forger = forge({**CLUSTERED, EMBEDDING: "int4", BLOCKS: "blocks"})
+    share(forger, owners)
+    refuse(forger.write(), message)
+
+
+def test_shared_codebook_of_another_dtype(forge: Forge) -> None:
+    forger = forge(CLUSTERED)
+    share(forger, {FC2: FC1})
+    forger.own_kind(FC2)["payloads"]["codebook"] = "float16"
+    refuse(forger.write(), "which has none such of its own")
 
 
 @pytest.mark.parametrize("alias", [{BIAS: "nothing"}, {BIAS: FC1}, {BIAS: BIAS}])
@@ -208,10 +390,9 @@ def test_alias_that_does_not_fit(alias: dict[str, str], forge: Forge) -> None:
 @pytest.mark.parametrize("name", ["../x", "a/b", "/etc/passwd", "..", "", "a\\b", "x\n"])
 def test_names_that_leave_the_folder(name: str, forge: Forge) -> None:
     forger = forge({FC1: "int4"})
-    payload = forger.manifest["weights"][FC1]["payload"]
-    forger.tensors[name] = forger.tensors.pop(payload["scale"])
-    payload["scale"] = name
-    refuse(forger.write(), "names a payload .* that is no plain name")
+    kind = forger.own_kind(FC1)
+    kind["payloads"][name] = kind["payloads"].pop("scale")
+    refuse(forger.sign(), "payloads are .*, expected")
     forger.manifest["assets"] = {name: "0" * 64}
     refuse(forger.write(), "names an asset .* that is no plain file name")
 
@@ -244,6 +425,11 @@ def test_safetensors_header_that_lies(forge: Forge) -> None:
     save_file({"x": torch.zeros(4)}, file)
     file.write_bytes(file.read_bytes().replace(b'"shape":[4]', b'"shape":[9]'))
     refuse(forger.sign(), "is no valid safetensors file")
+    for offsets in ("[0,15]", "[0,17]", "[-1,15]", "[4,16]", "[16,0]", f"[0,{2**70}]"):
+        save_file({"x": torch.zeros(4)}, file)
+        header = file.read_bytes()[8:-16].replace(b"[0,16]", offsets.encode()).strip()
+        file.write_bytes(len(header).to_bytes(8, "little") + header + bytes(16))
+        refuse(forger.sign(), "is no valid safetensors file")
     file.write_bytes((2**60).to_bytes(8, "little") + b"{}")
     refuse(forger.sign(), "is no valid safetensors file")
 
@@ -291,12 +477,26 @@ def test_spec_and_assets_that_the_adapter_refuses(forge: Forge) -> None:
     [
         ({"extra": 1}, "does not have exactly the fields"),
         ({"weights": []}, "weights of the wrong type"),
+        ({"weights": {FC1: {}}}, "gives .* no kind that is there"),
+        ({"weights": {FC1: []}}, "gives .* no kind that is there"),
+        ({"weights": {FC1: [0]}}, "gives .* no kind that is there"),
+        ({"weights": {FC1: [-1, 1]}, "kinds": [KIND]}, "gives .* no kind that is there"),
+        ({"weights": {FC1: [True, 1]}, "kinds": [KIND]}, "gives .* no kind that is there"),
+        ({"kinds": [None]}, r"kinds\[0\] is not steps, chain and payloads"),
+        ({"kinds": [KIND, {}]}, r"kinds\[1\] is not steps, chain and payloads"),
+        ({"kinds": [KIND | {"steps": [1]}]}, r"kinds\[0\] is not steps, chain and payloads"),
+        ({"kinds": [KIND | {"chain": ["x"]}]}, r"kinds\[0\] is not steps, chain and payloads"),
+        ({"kinds": [KIND | {"payloads": {"codes": "int64"}}]}, r"kinds\[0\] is not"),
+        ({"kinds": [KIND | {"payloads": {"codes": []}}]}, r"kinds\[0\] is not"),
+        ({"reasons": {"int4: small": "x"}}, "reasons holds values that are not list"),
+        ({"reasons": {"int4: small": [1]}}, "reasons.* holds values that are not str"),
         ({"dense": {"bytes": 1, "parameters": 0, "dtype": "float32"}}, "states no bytes"),
         ({"dense_dtype": "int8"}, "neither float32 nor float16"),
         ({"aliases": {"a": 1}}, "aliases holds values that are not str"),
         ({"structure": [{}]}, r"structure\[0\] does not have exactly"),
         ({"format_version": 0}, "is no manifest of mmcompress"),
-        ({"format_version": True}, "format_version of the wrong type"),
+        ({"format_version": True}, "is no manifest of mmcompress"),
+        ({"format_version": "2"}, "is no manifest of mmcompress"),
     ],
 )
 def test_manifest_of_another_form(change: dict[str, Any], message: str, forge: Forge) -> None:
@@ -313,7 +513,7 @@ def test_json_that_is_no_manifest(forge: Forge) -> None:
         ("[" * 10**5, "is no JSON"),
         ("[1]", "is no manifest"),
         ("{}", "is no manifest"),
-        ('{"format_version":1,"x":NaN}', "holds what no manifest holds"),
+        ('{"format_version":2,"x":NaN}', "holds what no manifest holds"),
         (" " + text, "does not match its checksum"),
         ('{"adapter":"x",' + text[1:], "does not match its checksum"),
     ]:

@@ -1,12 +1,23 @@
 """The ledger accounts for every byte and gives a reason for every dense tensor."""
 
 from collections.abc import Callable
+from typing import Any
 
+import pytest
+import torch
 from torch import Tensor
 
+from mmcompress.artifact import bundles
 from mmcompress.artifact.artifact import Artifact
 from mmcompress.artifact.encoding import Encoding
-from mmcompress.artifact.ledger import LedgerRow, summarise
+from mmcompress.artifact.ledger import (
+    LedgerRow,
+    Share,
+    describe,
+    split_bytes,
+    summarise,
+    summarise_treatments,
+)
 from mmcompress.backbones.hf_clip import HFClip
 
 FC1 = "vision_model.encoder.layers.0.mlp.fc1.weight"
@@ -52,17 +63,81 @@ def test_rows_by_hand(
     ).ledger()
     by_place = {(row.tensor, row.payload): row for row in rows}
     bias = FC1.replace("weight", "bias")
+    note = "not a compressible weight; zstd share"
+    size = by_place[bias, "dense"].bytes
     assert by_place[bias, "dense"] == LedgerRow(
-        bias, "image", "other", "dense", 64 * 4, "not a compressible weight"
+        bias, "image", "other", "dense", size, note, "dense", 64
     )
+    assert 0.8 * 64 * 4 < size < 64 * 4
+    size = by_place[EMBEDDING, "dense"].bytes
+    note = "int4: left out; zstd share"
     assert by_place[EMBEDDING, "dense"] == LedgerRow(
-        EMBEDDING, "text", "embed", "dense", 48 * 32 * 4, "int4: left out"
+        EMBEDDING, "text", "embed", "dense", size, note, "dense", 48 * 32
     )
-    assert by_place[PROJECTION, "dense"].note == "no step selected it"
+    assert 0.8 * 48 * 32 * 4 < size < 48 * 32 * 4
+    assert by_place[PROJECTION, "dense"].note == "no step selected it; zstd share"
     assert by_place["logit_scale", "dense"].modality == "shared"
     zero_point = by_place[FC1, "zero_point"]
     # One 3-bit zero point for each 8 of 64 x 32 weights.
     assert (zero_point.modality, zero_point.role, zero_point.bytes) == ("image", "mlp.up", 96)
-    assert zero_point.note.startswith("integer: quantise → pack")
+    assert zero_point.how == "integer: 3 bits, groups of 8"
+    assert zero_point.note.startswith("integer: 3 bits, groups of 8; quantise → ")
+    shares = summarise_treatments(rows)
+    stored = sum(row.bytes for row in rows if row.tensor == FC1)
+    assert shares["image", "mlp.up", zero_point.how] == Share(1, 64 * 32, stored)
+    assert sum(s.bytes for s in shares.values()) == sum(row.bytes for row in rows)
+    total = sum(p.numel() for p in backbone.parameters())
+    assert sum(s.parameters for s in shares.values()) == total
     assert {row.payload for row in rows if row.tensor == FC1} == {"codes", "scale", "zero_point"}
     assert [row.payload for row in rows[-2:]] == ["header", "manifest"]
+
+
+def test_bundle_that_is_not_compressed_is_stated_as_it_is(
+    backbone: HFClip, save_artifact: Callable[..., Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundles, "LARGEST_FRAME", 0)
+    artifact = save_artifact(backbone)
+    for row in artifact.ledger():
+        if row.payload == "dense":
+            assert row.bytes == 4 * row.parameters
+            assert "zstd" not in row.note
+    loaded = Artifact.load(artifact.folder).backbone.model.state_dict()
+    for key, tensor in backbone.model.state_dict().items():
+        assert torch.equal(loaded[key], tensor), key
+
+
+@pytest.mark.parametrize(
+    ("total", "sizes", "shares"),
+    [
+        (10, [1, 1, 2, 0], [3, 2, 5, 0]),  # 2.5, 2.5, 5, 0: the first of the tie gets the rest
+        (7, [3, 3, 3], [3, 2, 2]),
+        (5, [10**6, 1, 1], [5, 0, 0]),
+        (3, [1, 2, 2], [1, 1, 1]),  # 0.6, 1.2, 1.2: the largest remainder is the smallest share
+        (0, [4, 4], [0, 0]),
+    ],
+)
+def test_split_by_hand(total: int, sizes: list[int], shares: list[int]) -> None:
+    assert split_bytes(total, sizes) == shares
+
+
+@pytest.mark.parametrize(
+    ("chain", "words"),
+    [
+        ([{"codec": "quantise", "bits": 4, "group_size": 32}], "4 bits, groups of 32"),
+        ([{"codec": "quantise", "bits": 1, "group_size": 64, "grid": "midrise"}], "1 bit, per row"),
+        ([{"codec": "float8", "format": "e4m3", "group_size": 8}], "8-bit floats, groups of 8"),
+        ([{"codec": "codebook", "entries": 16, "block_size": 1}], "16 entries"),
+        (
+            [{"codec": "codebook", "entries": 256, "block_size": 4, "group_size": 64}],
+            "256 entries, blocks of 4, per row",
+        ),
+        (
+            [{"codec": "quantise", "bits": 4, "group_size": 64}, {"codec": "bitmask", "kept": 5}],
+            "4 bits, per row, masked",
+        ),
+        ([{"codec": "bitmask", "kept": 5}, {"codec": "zstd", "of": {}}], "floats, masked"),
+        ([], "floats"),
+    ],
+)
+def test_description_by_hand(chain: list[dict[str, Any]], words: str) -> None:
+    assert describe(chain, (8, 16, 2, 2)) == words

@@ -67,11 +67,14 @@ def _make_record() -> MakeRecord:
 @pytest.fixture
 def ledger() -> list[LedgerRow]:
     """15,704 bytes."""
+    how = "int4: 4 bits, groups of 64"
+    q, note = ("image", "attn.q", "codes", 5000), f"{how}; quantise → pack"
+    bias = ("image", "other", "dense", 350, "no weight", "dense", 100)
     return [
-        LedgerRow("vision.layers.0.q.weight", "image", "attn.q", "codes", 5000, "int4: quantise"),
-        LedgerRow("vision.layers.1.q.weight", "image", "attn.q", "codes", 5000, "int4: quantise"),
-        LedgerRow("vision.layers.0.q.bias", "image", "other", "dense", 350, "no weight"),
-        LedgerRow("vision.layers.1.q.bias", "image", "other", "dense", 350, "no weight"),
-        LedgerRow("logit_scale", "shared", "other", "dense", 4, "no weight"),
+        LedgerRow("vision.layers.0.q.weight", *q, note, how, 10_000),
+        LedgerRow("vision.layers.1.q.weight", *q, note, how, 10_000),
+        LedgerRow("vision.layers.0.q.bias", *bias),
+        LedgerRow("vision.layers.1.q.bias", *bias),
+        LedgerRow("logit_scale", "shared", "other", "dense", 4, "no weight", "dense", 1),
         LedgerRow("manifest.json", "shared", "other", "manifest", 5000, "how to read it"),
     ]

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 
 import pytest
@@ -73,6 +74,18 @@ def test_ledger_by_hand(ledger, console):
         ["shared", "other", "dense", "4", "0.0%"],
         ["shared", "other", "manifest", "5,000", "31.8%"],
         ["total", "", "bytes of both files", "15,704", "100.0%"],
+        ["image", "attn.q", "int4: 4 bits, groups of 64", "2", "20,000", "10,000", "4.00"],
+        ["image", "other", "dense", "2", "200", "700", "28.00"],
+        ["shared", "other", "dense", "1", "1", "4", "32.00"],
+        ["total", "", "with header and manifest", "5", "20,201", "15,704", "6.22"],
         ["vision.layers.*.q.bias", "2", "700", "no weight"],
         ["logit_scale", "1", "4", "no weight"],
     ]
+
+
+def test_ledger_fits_a_hundred_columns(ledger, console):
+    long = dataclasses.replace(ledger[0], how="magnitude, reconstruction, int4: 4 bits, masked" * 2)
+    print_ledger([*ledger, long], console=console)
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 100
+    assert not any("…" in line for line in lines)

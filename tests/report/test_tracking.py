@@ -85,7 +85,9 @@ def test_offline_run_holds_everything(
 
     (table,) = (folder / "files" / "media" / "table").glob("ledger_*.json")
     content = json.loads(table.read_text())
-    assert content["columns"] == ["tensor", "modality", "role", "payload", "bytes", "note"]
+    assert content["columns"] == [
+        *["tensor", "modality", "role", "payload", "bytes", "note", "how", "parameters"]
+    ]
     assert sum(row[4] for row in content["data"]) == 15_704
     (points,) = (folder / "files" / "media" / "table").glob("accuracy_vs_size_*.json")
     assert json.loads(points.read_text())["data"] == [
