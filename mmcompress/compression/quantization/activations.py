@@ -45,7 +45,7 @@ def round_tokens(x: Tensor, bits: int) -> Tensor:
         largest = values.abs().amax(dim=-1, keepdim=True)
         step = (largest / (2 ** (bits - 1) - 1)).clamp(min=torch.finfo(torch.float32).tiny)
         rounded = (values / step).round_().mul_(step).to(x.dtype)
-    return StraightThrough.apply(x, rounded, None)
+    return StraightThrough.apply(x, rounded)
 
 
 def smoothing_factors(input_max: Tensor, weight: Tensor, alpha: float) -> Tensor:

@@ -31,6 +31,7 @@ from mmcompress.compression.quantization.grid import (
     check_group_size,
     in_columns,
 )
+from mmcompress.compression.quantization.rows import by_rows
 from mmcompress.compression.quantization.scales import mean_magnitude
 from mmcompress.compression.statistics import Statistic
 
@@ -42,19 +43,27 @@ class ScaledSign(torch.autograd.Function):
     """α sign(w), and 0 where w is 0: straight through for w, exact for α."""
 
     @staticmethod
-    def forward(ctx: Any, matrix: Tensor, alpha: Tensor, group_size: int) -> Tensor:
-        groups = matrix.reshape(*alpha.shape, group_size)  # R G group_size
-        signs = groups.sign()
-        near = groups.abs() <= CLIP * alpha[..., None]
-        ctx.save_for_backward(signs, near)
-        return (signs * alpha[..., None]).view_as(matrix)
+    def forward(ctx: Any, matrix: Tensor, alpha: Tensor) -> Tensor:
+        """Args: matrix (rows, columns), alpha (rows, groups)."""
+        ctx.save_for_backward(matrix, alpha)
+
+        def signed(matrix: Tensor, alpha: Tensor) -> tuple[Tensor]:
+            signs = matrix.reshape(*alpha.shape, -1).sign()
+            return (signs.mul_(alpha[..., None]).view_as(matrix),)
+
+        return by_rows(signed, matrix, alpha)[0]
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
-        signs, near = ctx.saved_tensors
-        (gradient,) = gradients
-        groups = gradient.reshape(signs.shape)
-        return (groups * near).view_as(gradient), (groups * signs).sum(dim=-1), None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        def slopes(gradient: Tensor, matrix: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+            groups = matrix.reshape(*alpha.shape, -1)
+            upstream = gradient.reshape(groups.shape)
+            near = groups.abs().le_(CLIP * alpha[..., None])
+            of_alpha = groups.sign().mul_(upstream).sum(dim=-1)
+            return (upstream * near).view_as(gradient), of_alpha
+
+        of_weight, of_alpha = by_rows(slopes, gradients[0], *ctx.saved_tensors)
+        return of_weight, of_alpha
 
 
 class Binarize(Parametrization):
@@ -87,7 +96,7 @@ class Binarize(Parametrization):
         matrix = as_matrix(weight)
         alpha = to_half(self._alpha(matrix))
         self.scale = 2 * alpha.detach()
-        return ScaledSign.apply(matrix, alpha, self.group_size).view_as(weight)
+        return ScaledSign.apply(matrix, alpha).view_as(weight)
 
     def _alpha(self, matrix: Tensor) -> Tensor:
         if self.alpha is None:

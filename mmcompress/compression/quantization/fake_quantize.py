@@ -10,23 +10,41 @@ import torch
 from torch import Tensor
 
 from mmcompress.artifact.encoding import Encoding
-from mmcompress.compression.base import Parametrization, as_matrix, kept_mask
+from mmcompress.compression.base import Parametrization, as_matrix
 from mmcompress.compression.quantization.grid import Grid, as_scale
+from mmcompress.compression.quantization.rows import by_rows
 
 
 class StraightThrough(torch.autograd.Function):
-    """Take `rounded` forward, and hand its gradient to `weight` where `passes`."""
+    """Take `rounded` forward, and hand its gradient to `weight`."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, rounded: Tensor, passes: Tensor | None) -> Tensor:
-        ctx.save_for_backward(passes)
+    def forward(ctx: Any, weight: Tensor, rounded: Tensor) -> Tensor:
         return rounded.view_as(weight)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        (passes,) = ctx.saved_tensors
-        (gradient,) = gradients
-        return (gradient if passes is None else gradient * passes), None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
+
+
+class NearThrough(torch.autograd.Function):
+    """`StraightThrough` for weights that rounding moved by no more than `step`."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, rounded: Tensor, step: Tensor) -> Tensor:
+        """Args: weight and rounded (rows, columns), step (rows, groups, columns of it or 1)."""
+        ctx.save_for_backward(weight, rounded, step)
+        return rounded.view_as(weight)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        def passed(
+            gradient: Tensor, weight: Tensor, rounded: Tensor, step: Tensor
+        ) -> tuple[Tensor]:
+            near = (rounded - weight).abs_().view(*step.shape[:2], -1).le_(step)
+            return (near.view_as(gradient).mul_(gradient),)
+
+        return *by_rows(passed, gradients[0], *ctx.saved_tensors), None, None
 
 
 def to_half(scale: Tensor) -> Tensor:
@@ -67,19 +85,20 @@ class FakeQuantize(Parametrization):
     def forward(self, weight: Tensor) -> Tensor:
         matrix = as_matrix(weight)
         with torch.no_grad():
-            rounded = self.grid.snap(matrix, self.scale, self.zero_point, self.column_scale)
-            passes = self._near(matrix, rounded) if weight.requires_grad else None
-            if not self.grid.holds_zero(self.zero_point):
-                rounded *= kept_mask(matrix)
-        return StraightThrough.apply(matrix, rounded, passes).view_as(weight)
+            sides = [self.scale] if self.zero_point is None else [self.scale, self.zero_point]
+            (rounded,) = by_rows(self._round, matrix, *sides)
+            step = self.scale.float()[..., None]  # R G 1
+            if self.column_scale is not None:
+                step = step * self.grid.grouped(self.column_scale.float()[None])
+        return NearThrough.apply(matrix, rounded, step).view_as(weight)
 
-    def _near(self, matrix: Tensor, rounded: Tensor) -> Tensor:
-        """Where rounding moved a weight by no more than a step."""
-        distance = self.grid.grouped((rounded - matrix).abs_())
-        step = self.scale.float()[..., None]  # R G 1
-        if self.column_scale is not None:
-            step = step * self.grid.grouped(self.column_scale.float()[None]).abs()
-        return (distance <= step).view_as(matrix)
+    def _round(
+        self, matrix: Tensor, scale: Tensor, zero_point: Tensor | None = None
+    ) -> tuple[Tensor]:
+        rounded = self.grid.snap(matrix, scale, zero_point, self.column_scale)
+        if not self.grid.holds_zero(zero_point):
+            rounded *= matrix.abs().sign_()
+        return (rounded,)
 
     def encoding(self, weight: Tensor) -> Encoding:
         """How the baked weight is stored."""

@@ -22,6 +22,7 @@ from mmcompress.compression.quantization.grid import (
     check_group_size,
     in_columns,
 )
+from mmcompress.compression.quantization.rows import by_rows
 from mmcompress.compression.statistics import Statistic
 
 
@@ -44,9 +45,12 @@ class FakeFloat8(Parametrization):
     def forward(self, weight: Tensor) -> Tensor:
         matrix = as_matrix(weight)
         with torch.no_grad():
-            codes = to_float8(matrix, self.scale, group_size=self.group_size)
-            rounded = from_float8(codes, self.scale, group_size=self.group_size)
-        return StraightThrough.apply(matrix, rounded, None).view_as(weight)
+            (rounded,) = by_rows(self._round, matrix, self.scale)
+        return StraightThrough.apply(matrix, rounded).view_as(weight)
+
+    def _round(self, matrix: Tensor, scale: Tensor) -> tuple[Tensor]:
+        codes = to_float8(matrix, scale, group_size=self.group_size)
+        return (from_float8(codes, scale, group_size=self.group_size),)
 
 
 class Float8(Compressor):

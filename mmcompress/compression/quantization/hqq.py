@@ -29,7 +29,7 @@ from mmcompress.compression.quantization.grid import (
     check_group_size,
     in_columns,
 )
-from mmcompress.compression.quantization.scales import CHUNK
+from mmcompress.compression.quantization.rows import by_rows
 from mmcompress.compression.statistics import Statistic
 
 P = 0.7
@@ -63,9 +63,8 @@ def half_quadratic(weight: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     Returns:
         scale and zero point, both (rows, columns / group_size) float16.
     """
-    rows = max(CHUNK // weight.shape[1], 1)
-    found = [_solve(grid.grouped(part).float(), grid.bits) for part in weight.split(rows)]
-    return torch.cat([scale for scale, _ in found]), torch.cat([zero for _, zero in found])
+    scale, zero_point = by_rows(lambda rows: _solve(grid.grouped(rows).float(), grid.bits), weight)
+    return scale, zero_point
 
 
 def _solve(groups: Tensor, bits: int) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,6 @@ from mmcompress.compression.base import (
     Decision,
     Parametrization,
     as_matrix,
-    kept_mask,
 )
 from mmcompress.compression.quantization.grid import (
     TENSOR,
@@ -34,6 +33,7 @@ from mmcompress.compression.quantization.grid import (
     check_group_size,
     in_columns,
 )
+from mmcompress.compression.quantization.rows import by_rows
 from mmcompress.compression.quantization.scales import choose_scale, mean_magnitude
 from mmcompress.compression.statistics import Statistic
 
@@ -49,22 +49,38 @@ class LearnedRound(torch.autograd.Function):
     def forward(
         ctx: Any, matrix: Tensor, step: Tensor, grid: Grid, gradient_scale: float
     ) -> Tensor:
-        spread = as_scale(step).float()[..., None]  # R G 1
-        levels = grid.grouped(matrix) / spread  # R G group_size
-        inside = levels.abs() <= grid.top
-        rounded = grid.nearest_levels_(levels.clone())
-        if not grid.holds_zero(None):
-            rounded *= kept_mask(levels)
-        ctx.save_for_backward(rounded - levels.mul_(inside), inside.view_as(matrix))
-        ctx.gradient_scale = gradient_scale
-        return rounded.mul_(spread).view_as(matrix)
+        ctx.save_for_backward(matrix, step)
+        ctx.grid, ctx.gradient_scale = grid, gradient_scale
+
+        def rounded(matrix: Tensor, step: Tensor) -> tuple[Tensor]:
+            levels, spread = _levels(matrix, step, grid)
+            return (_nearest(levels, grid).mul_(spread).view_as(matrix),)
+
+        return by_rows(rounded, matrix, step)[0]
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        slope, inside = ctx.saved_tensors
-        (gradient,) = gradients
-        of_step = (gradient.reshape(slope.shape) * slope).sum(dim=-1) * ctx.gradient_scale
-        return gradient * inside, of_step, None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        def slopes(gradient: Tensor, matrix: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+            levels, _ = _levels(matrix, step, ctx.grid)
+            groups = gradient.reshape(levels.shape)
+            inside = levels.abs().le_(ctx.grid.top)
+            slope = _nearest(levels, ctx.grid).sub_(levels.mul_(inside))
+            of_step = slope.mul_(groups).sum(dim=-1).mul_(ctx.gradient_scale)
+            return (groups * inside).view_as(gradient), of_step
+
+        return *by_rows(slopes, gradients[0], *ctx.saved_tensors), None, None
+
+
+def _levels(matrix: Tensor, step: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    """Weights in units of the step that is stored (R, G, group_size), and that step (R, G, 1)."""
+    spread = as_scale(step).float()[..., None]
+    return grid.grouped(matrix) / spread, spread
+
+
+def _nearest(levels: Tensor, grid: Grid) -> Tensor:
+    """The grid's levels; zeros of an earlier mask stay zero."""
+    nearest = grid.nearest_levels_(levels.clone())
+    return nearest if grid.holds_zero(None) else nearest.mul_(levels.abs().sign_())
 
 
 class LearnedStep(Parametrization):

@@ -5,18 +5,17 @@ least squared error (the search of Banner et al. 2019, arXiv:1810.05723, by grid
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mmcompress.compression.base import kept_mask
 from mmcompress.compression.quantization.grid import Grid, as_scale
+from mmcompress.compression.quantization.rows import by_rows
 
 CANDIDATES = 31
 """Fractions of the full range that the search tries."""
-
-CHUNK = 2**17
-"""Weights that are searched at once, so that they stay in the cache."""
 
 
 def smallest_fraction(bits: int) -> float:
@@ -43,15 +42,14 @@ def choose_scale(
         scale (rows, columns / group_size) float16, the precision that is stored; zero point of
         the same shape, uint8, or None when symmetric.
     """
-    rows = max(CHUNK // weight.shape[1], 1)
     counts = None if importance is None else grid.grouped(importance[None].float())
     fractions = torch.linspace(1.0, smallest_fraction(grid.bits), candidates).tolist()
-    found = [
-        _search(grid.grouped(part).float(), grid, counts, fractions) for part in weight.split(rows)
-    ]
-    scale = torch.cat([scale for scale, _ in found])
-    zeros = [zero for _, zero in found if zero is not None]
-    return scale, torch.cat(zeros) if zeros else None
+
+    def search(rows: Tensor) -> tuple[Tensor, ...]:
+        return _search(grid.grouped(rows).float(), grid, counts, fractions)
+
+    scale, *zero_point = by_rows(search, weight)
+    return scale, zero_point[0] if zero_point else None
 
 
 def _range(groups: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
@@ -64,7 +62,7 @@ def _range(groups: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
 
 def _search(
     groups: Tensor, grid: Grid, importance: Tensor | None, fractions: Sequence[float]
-) -> tuple[Tensor, Tensor | None]:
+) -> tuple[Tensor, ...]:
     """`choose_scale` of weights (rows, groups, group_size), importance (1, groups, group_size)."""
     low, full = _range(groups, grid)
     counted = kept_mask(groups) if grid.midrise else None
@@ -89,7 +87,31 @@ def _search(
         best_scale = torch.where(better, scale, best_scale)
         if zero is not None:
             best_zero = torch.where(better, zero.to(torch.uint8), best_zero)
-    return best_scale, None if grid.symmetric else best_zero
+    return (best_scale,) if grid.symmetric else (best_scale, best_zero)
+
+
+class Magnitudes(torch.autograd.Function):
+    """Per group of a matrix, the sum of |w| and how many are not zero."""
+
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(matrix)
+
+        def totals(matrix: Tensor) -> tuple[Tensor, Tensor]:
+            groups = matrix.abs().reshape(len(matrix), -1, group_size)
+            return groups.sum(dim=-1), groups.sign_().sum(dim=-1)  # R G each
+
+        total, count = by_rows(totals, matrix)
+        ctx.mark_non_differentiable(count)
+        return total, count
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        def slopes(matrix: Tensor, of_total: Tensor) -> tuple[Tensor]:
+            signs = matrix.reshape(*of_total.shape, -1).sign()
+            return (signs.mul_(of_total[..., None]).view_as(matrix),)
+
+        return by_rows(slopes, *ctx.saved_tensors, gradients[0])[0], None
 
 
 def mean_magnitude(matrix: Tensor, *, group_size: int, per_tensor: bool = False) -> Tensor:
@@ -102,11 +124,7 @@ def mean_magnitude(matrix: Tensor, *, group_size: int, per_tensor: bool = False)
     Returns:
         (rows, columns / group_size); zero where nothing is left.
     """
-    groups = matrix.abs().reshape(len(matrix), -1, group_size)
-    total = groups.sum(dim=-1)  # R G
-    count = torch.full_like(total, group_size)
-    if torch.count_nonzero(groups) < groups.numel():
-        count = torch.count_nonzero(groups, dim=-1).to(total.dtype)
+    total, count = Magnitudes.apply(matrix, group_size)
     if per_tensor:
         return (total.sum() / count.sum().clamp(min=1)).expand_as(total)
     return total / count.clamp(min=1)

@@ -29,6 +29,7 @@ from mmcompress.compression.quantization.grid import (
     check_group_size,
     in_columns,
 )
+from mmcompress.compression.quantization.rows import by_rows
 from mmcompress.compression.quantization.scales import mean_magnitude
 from mmcompress.compression.statistics import Statistic
 
@@ -58,19 +59,31 @@ def ternarise(
         >>> ternarise(torch.tensor([[0.5, -1.5, 2.5, 0.0]]), "absmean", group_size=4)[0].tolist()
         [[0.0, -1.5, 1.5, 0.0]]
     """
-    grid = Grid(2, group_size)
-    scope: dict[str, Any] = {"group_size": group_size, "per_tensor": per_tensor}
-    mean = mean_magnitude(matrix, **scope)  # R G
+    mean = mean_magnitude(matrix, group_size=group_size, per_tensor=per_tensor)  # R G
     if rule == "absmean":
         scale = as_scale(mean)
-        return grid.snap(matrix, scale), scale
-    groups = grid.grouped(matrix)
-    codes = groups.sign().mul_(groups.abs() > THRESHOLD * mean[..., None])
-    total, count = (groups * codes).sum(dim=-1), codes.square().sum(dim=-1)  # R G
+        return by_rows(lambda rows, of: (Grid(2, group_size).snap(rows, of),), matrix, scale)[
+            0
+        ], scale
+    threshold = THRESHOLD * mean
+
+    def codes(matrix: Tensor, threshold: Tensor) -> Tensor:
+        groups = matrix.reshape(*threshold.shape, -1)
+        return groups.sign().mul_(groups.abs().gt_(threshold[..., None]))  # R G group_size
+
+    def totals(matrix: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
+        large = codes(matrix, threshold)
+        return (matrix.view_as(large) * large).sum(dim=-1), large.square_().sum(dim=-1)
+
+    def values(matrix: Tensor, threshold: Tensor, scale: Tensor) -> tuple[Tensor]:
+        found = codes(matrix, threshold).mul_(scale.float()[..., None])
+        return (found.view_as(matrix),)
+
+    total, count = by_rows(totals, matrix, threshold)
     if per_tensor:
         total, count = total.sum().expand_as(total), count.sum().expand_as(count)
     scale = as_scale(total / count.clamp(min=1))
-    return codes.mul_(scale.float()[..., None]).view_as(matrix), scale
+    return by_rows(values, matrix, threshold, scale)[0], scale
 
 
 class Ternarize(Parametrization):
@@ -97,7 +110,7 @@ class Ternarize(Parametrization):
             rounded, self.scale = ternarise(
                 matrix, self.rule, group_size=self.group_size, per_tensor=self.per_tensor
             )
-        return StraightThrough.apply(matrix, rounded, None).view_as(weight)
+        return StraightThrough.apply(matrix, rounded).view_as(weight)
 
 
 class Ternary(Compressor):
