@@ -272,6 +272,21 @@ def test_the_whole_line(folder: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     assert record["size"]["by_modality"].keys() >= {"text"}
 
 
+def test_the_benchmark_of_twins(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    script = Path(__file__).parents[2] / "scripts" / "benchmark_minilm.py"
+    model = ["--model", "backbone=hf_text", f"backbone.folder={folder}"]
+    out = tmp_path / "out"
+    only = ["--only", "magnitude", "sparsegpt"]
+    monkeypatch.setattr(sys, "argv", [str(script), *model, *only, "--out", str(out)])
+    runpy.run_path(str(script), run_name="__main__")
+    rows = json.loads((out / "minilm.json").read_text())["results"]
+    names = [(row["name"], row["data_aware"]) for row in rows]
+    assert names == [("magnitude", False), ("SparseGPT", True)]
+    for row in rows:
+        assert 0.5 < row["metrics"]["agreement/text_cosine"] < 1
+    assert len((out / "minilm.md").read_text().splitlines()) == 2 + len(rows)
+
+
 def test_the_skeleton_needs_no_weights(backbone: HFText, tmp_path: Path) -> None:
     assert backbone.save_assets(tmp_path) == ["tokenizer.json"]
     spec = json.loads(json.dumps(backbone.spec))
