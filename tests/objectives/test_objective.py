@@ -1,9 +1,15 @@
 """How the terms are weighted."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import Tensor
 
+from mmcompress.locations import shipped
 from mmcompress.objectives.contrastive import contrastive_loss
 from mmcompress.objectives.distillation import (
     affinity_loss,
@@ -50,3 +56,66 @@ def test_a_negative_weight(name: str):
 def test_no_weight_at_all():
     with pytest.raises(ValueError, match="every weight of the objective is 0: set at least one"):
         Objective(contrastive=0.0)
+
+
+def configured(name: str) -> Any:
+    return instantiate(OmegaConf.load(shipped("conf") / "objective" / f"{name}.yaml"))
+
+
+def batch_of(width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    v, s, v_teacher, s_teacher = F.normalize(torch.randn(4, 6, width, generator=generator), dim=-1)
+    return v, s, v_teacher, s_teacher
+
+
+def test_clip_kd_as_published() -> None:
+    """L_CLIP + L_CRD + L_ICL + 2000 L_FD of arXiv:2307.12732, FD a mean over 512 features."""
+    v, s, v_teacher, s_teacher = batch_of(512)
+    tau, tau_teacher = 1 / 3.0, 1 / 4.0
+    size = len(v)
+
+    def distribution(anchor: Tensor, others: Tensor, tau: float) -> Tensor:
+        return torch.stack([(anchor @ other / tau).exp() for other in others]) / sum(
+            (anchor @ other / tau).exp() for other in others
+        )
+
+    def contrast(anchors: Tensor, others: Tensor) -> Tensor:
+        losses = [-distribution(anchors[k], others, tau)[k].log() for k in range(size)]
+        return torch.stack(losses).mean()
+
+    def relation(ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]) -> Tensor:
+        total = torch.zeros(())
+        for k in range(size):
+            q = distribution(ours[0][k], ours[1], tau)
+            p = distribution(theirs[0][k], theirs[1], tau_teacher)
+            total = total + (p * (p / q).log()).sum()
+        return total / size
+
+    clip = (contrast(v, s) + contrast(s, v)) / 2
+    crd = relation((v, s), (v_teacher, s_teacher)) + relation((s, v), (s_teacher, v_teacher))
+    icl = (contrast(v, s_teacher) + contrast(s, v_teacher)) / 2
+    fd = F.mse_loss(v, v_teacher) + F.mse_loss(s, s_teacher)
+    expected = clip + crd + icl + 2000 * fd
+    terms = configured("clip_kd")(
+        (v, s), torch.tensor(1 / tau), (v_teacher, s_teacher), torch.tensor(1 / tau_teacher)
+    )
+    assert float(sum(terms.values())) == pytest.approx(float(expected), rel=1e-5)  # float32
+    assert float(2000 * fd) == pytest.approx(float(terms["feature"]), rel=1e-5)
+
+
+def test_tinyclip_as_published() -> None:
+    """Affinity mimicking of arXiv:2309.12314, eq. 2-4, less the teacher's entropy."""
+    v, s, v_teacher, s_teacher = batch_of(16)
+    scale, total = 50.0, torch.zeros(())
+    for ours, theirs in [
+        (v @ s.T, v_teacher @ s_teacher.T),
+        (s @ v.T, s_teacher @ v_teacher.T),
+    ]:
+        for our_row, their_row in zip(scale * ours, scale * theirs, strict=True):
+            q, p = our_row.exp() / our_row.exp().sum(), their_row.exp() / their_row.exp().sum()
+            total = total - (p * q.log()).sum() + (p * p.log()).sum()
+    terms = configured("tinyclip")(
+        (v, s), torch.tensor(scale), (v_teacher, s_teacher), torch.tensor(scale)
+    )
+    assert list(terms) == ["affinity"]
+    assert float(terms["affinity"]) == pytest.approx(float(total) / (2 * len(v)), rel=1e-4)
