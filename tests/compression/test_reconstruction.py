@@ -28,12 +28,13 @@ def batches(tiny_data: PairData) -> Batches:
     return list(tiny_data.calibration_dataloader())
 
 
+@pytest.mark.parametrize("bits", [2, 4])
 @pytest.mark.parametrize("inputs", ["compressed", "dense"])
 def test_the_error_of_every_block_falls(
-    inputs: Any, tiny_backbone: HFClip, batches: Batches
+    inputs: Any, bits: int, tiny_backbone: HFClip, batches: Batches
 ) -> None:
     dense = copy.deepcopy(tiny_backbone)
-    recipe = quantised(tiny_backbone)
+    recipe = quantised(tiny_backbone, bits=bits)
     errors = Reconstruction(steps=30, lr=1e-3, batch_size=8, inputs=inputs)(
         tiny_backbone, dense, recipe, batches
     )
