@@ -27,7 +27,7 @@ def composed(*overrides: str):
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_composes(choice: str) -> None:
-    cfg = composed(choice if not choice.startswith("experiment") else f"+{choice}")
+    cfg = composed(choice)
     assert cfg.seed == 0
 
 

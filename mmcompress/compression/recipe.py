@@ -107,7 +107,7 @@ class Recipe:
                 if target.name in masked and not step.keeps_zeros:
                     raise ValueError(
                         f"step {name} cannot keep the zeros that pruning leaves in {target.name}: "
-                        "share single weights (compression=cluster), or separate them with selectors"
+                        "share single weights (compression=cluster), or separate them by selectors"
                     )
                 if target.name in masked and masked[target.name].learns_mask:
                     _check_trained(name, step, target)
