@@ -2,7 +2,7 @@
 
 A bundle is the 1-D tensor `dense.<dtype>`, its tensors in the order of their keys (a state dict's
 own order differs between a model that was trained and its skeleton); or, where that is smaller,
-`dense.<dtype>.zstd`, its bytes in a Zstandard frame.
+`dense.<dtype>.planes`: frames of byte planes, one after the other, for `FRAME` values each.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmcompress.artifact.codecs import zstd
+from mmcompress.artifact.codecs import planes
 
 STORED_DTYPES = {
     torch.float64: "F64",
@@ -30,8 +30,8 @@ STORED_DTYPES = {
 }
 """What dense tensors may be, and safetensors' name for it."""
 
-LARGEST_FRAME = 2**26
-"""Bytes; a larger bundle is not compressed, for a frame can only be read as a whole."""
+FRAME = 2**22
+"""Values; a frame can only be read as a whole, and must not take much memory."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def bundle_sizes(places: Iterable[Place]) -> dict[torch.dtype, int]:
 def bundle_names(dtype: torch.dtype) -> tuple[str, str]:
     """Names of a bundle as it is, and compressed."""
     name = f"dense.{str(dtype).removeprefix('torch.')}"
-    return name, f"{name}.zstd"
+    return name, f"{name}.planes"
 
 
 def make_bundles(state: Mapping[str, Tensor], places: Mapping[str, Place]) -> dict[str, Tensor]:
@@ -106,8 +106,9 @@ def make_bundles(state: Mapping[str, Tensor], places: Mapping[str, Place]) -> di
             if place.dtype == dtype:
                 bundle[place.start : place.end] = _exactly(key, state[key].flatten(), dtype)
         plain, compressed = bundle_names(dtype)
-        frame = _compress(bundle)
-        bundles |= {plain: bundle} if frame is None else {compressed: frame}
+        frames = torch.cat([planes.compress(part) for part in bundle.split(FRAME)])
+        smaller = frames.nbytes < bundle.nbytes
+        bundles |= {compressed: frames} if smaller else {plain: bundle}
     return bundles
 
 
@@ -129,18 +130,16 @@ def check_bundle(name: str, dtype: torch.dtype, size: int, stored: Any) -> None:
     shape = tuple(stored.get_shape())
     if len(shape) != 1 or (shape != (size,) and not compressed):
         raise ValueError(f"it has shape {shape}, the model has {size} such values")
-    if compressed:
-        zstd.check_frame(stored[: zstd.HEADER_BYTES], shape[0], size * dtype.itemsize)
+    if compressed and _find_frames(stored, dtype, size)[-1] != shape[0]:
+        raise ValueError(f"its frames do not add up to its {shape[0]} bytes")
 
 
 def open_bundles(tensors: Any, places: Mapping[str, Place]) -> dict[torch.dtype, Any]:
-    """The bundles, to be cut by `[start:end]`: slices of the file, or decompressed tensors.
+    """The bundles, to be cut by `[start:end]`: slices of the file, or `Frames`.
 
     Args:
         tensors: the open file, its bundles checked.
         places: from `place_dense`.
-    Raises:
-        ValueError: a frame is damaged.
     """
     present = set(tensors.keys())
     opened: dict[torch.dtype, Any] = {}
@@ -149,8 +148,60 @@ def open_bundles(tensors: Any, places: Mapping[str, Place]) -> dict[torch.dtype,
         if plain in present:
             opened[dtype] = tensors.get_slice(plain)
         else:
-            opened[dtype] = zstd.decompress(tensors.get_tensor(compressed), dtype, size)
+            opened[dtype] = Frames(tensors.get_slice(compressed), dtype, size)
     return opened
+
+
+class Frames:
+    """A bundle of frames, of which one at a time is decompressed.
+
+    Args:
+        stored: a safetensors slice of it, checked.
+        dtype: of the values.
+        size: how many there are.
+    """
+
+    def __init__(self, stored: Any, dtype: torch.dtype, size: int) -> None:
+        self.stored, self.dtype, self.size = stored, dtype, size
+        self._ends = _find_frames(stored, dtype, size)
+        self._last: tuple[int, Tensor] = (-1, torch.empty(0))
+
+    def __getitem__(self, wanted: slice) -> Tensor:
+        """Values from `start` to `stop`.
+
+        Raises:
+            ValueError: a frame is damaged.
+        """
+        found = torch.empty(wanted.stop - wanted.start, dtype=self.dtype)
+        for index in range(wanted.start // FRAME, -(-wanted.stop // FRAME)):
+            first = index * FRAME
+            start, end = max(wanted.start, first), min(wanted.stop, first + FRAME)
+            part = self._frame(index)[start - first : end - first]
+            found[start - wanted.start : end - wanted.start] = part
+        return found
+
+    def _frame(self, index: int) -> Tensor:
+        if self._last[0] != index:
+            begin = self._ends[index - 1] if index else 0
+            count = min(FRAME, self.size - index * FRAME)
+            data = self.stored[begin : self._ends[index]]
+            self._last = index, planes.decompress(data, self.dtype, count)
+        return self._last[1]
+
+
+def _find_frames(stored: Any, dtype: torch.dtype, size: int) -> list[int]:
+    """Where each frame of a bundle ends.
+
+    Raises:
+        ValueError: a frame is none, or cannot hold what it must.
+    """
+    ends, length = [0], stored.get_shape()[0]
+    for first in range(0, size, FRAME):
+        begin = ends[-1]
+        head = stored[min(begin, length) : min(begin + planes.HEADER_BYTES, length)]
+        count = min(FRAME, size - first)
+        ends.append(begin + planes.frame_length(head, count, dtype.itemsize))
+    return ends[1:]
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:
@@ -170,12 +221,3 @@ def _exactly(key: str, values: Tensor, dtype: torch.dtype) -> Tensor:
     name = str(dtype).removeprefix("torch.")
     assert torch.equal(rounded.to(values.dtype), values), f"{key} is not rounded to {name}"
     return rounded
-
-
-def _compress(bundle: Tensor) -> Tensor | None:
-    """A smaller frame, if there is one that may be read again."""
-    if bundle.nbytes > LARGEST_FRAME:
-        return None
-    frame = zstd.compress(bundle)
-    smaller = frame.nbytes + len(".zstd") < bundle.nbytes <= frame.nbytes * zstd.MAX_EXPANSION
-    return frame if smaller else None

@@ -1,6 +1,6 @@
 """The codec chain of one weight: which stages, in which order, and how it is read back.
 
-    float weight → [quantise | float8 | codebook] → [bitmask] → [pack | ans] → [zstd]
+    float weight → [quantise | float8 | codebook] → [bitmask] → [pack | ans] → [planes]
 
 A chain is a list of stages as the manifest holds them. What it leaves to store are payloads:
 tensors by name (`codes`, or `indices` of a codebook; `scale`, `zero_point`, `column_scale`,
@@ -11,8 +11,10 @@ tensors by name (`codes`, or `indices` of a codebook; `scale`, `zero_point`, `co
     {"codec": "codebook", "block_size": 1, "entries": 16}    also "group_size": of its scale
     {"codec": "bitmask", "kept": 1234}                       codes that the mask keeps
     {"codec": "pack", "bits": 4}
-    {"codec": "ans", "of": ["codes", "mask"]}                entropy coded
-    {"codec": "zstd", "of": {"scale": "float16"}}            dtype once decompressed
+    {"codec": "ans", "of": ["codes", "mask"]}                entropy coded, row by row
+    {"codec": "planes", "of": {"scale": "float16"}}          dtype once decompressed
+
+A mask is entropy coded in symbols of `"width"` bits of the bitmask stage, 1 where it has none.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,8 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmcompress.artifact.codecs import ans, zstd
-from mmcompress.artifact.codecs.bitmask import densify, unpack_mask
+from mmcompress.artifact.codecs import ans, planes
+from mmcompress.artifact.codecs.bitmask import densify, from_symbols, unpack_mask
 from mmcompress.artifact.codecs.codebook import lookup
 from mmcompress.artifact.codecs.float8 import from_float8
 from mmcompress.artifact.codecs.pack import packed_length, unpack
@@ -33,7 +35,7 @@ from mmcompress.artifact.codecs.quantise import dequantise
 Chain = list[dict[str, Any]]
 
 INTEGERS = ("quantise", "float8", "codebook")
-ORDER = (*INTEGERS, "bitmask", "pack", "ans", "zstd")
+ORDER = (*INTEGERS, "bitmask", "pack", "ans", "planes")
 FLOATS = ("float16", "float32")
 DTYPES = {"uint8": torch.uint8, "float16": torch.float16, "float32": torch.float32}
 
@@ -47,12 +49,16 @@ class Layout:
         dtypes: names of the dtypes that may hold it.
         optional: whether the chain works without it.
         symbols: an entropy coded frame, whose length only its content tells.
+        columns: symbols in a row of the matrix that they are; 0 when they are none.
+        bits: width of a symbol.
     """
 
     shape: tuple[int, ...]
     dtypes: tuple[str, ...] = ("uint8",)
     optional: bool = False
     symbols: bool = False
+    columns: int = 0
+    bits: int = 0
 
 
 def stages_of(chain: Chain) -> dict[str, dict[str, Any]]:
@@ -73,9 +79,14 @@ def stages_of(chain: Chain) -> dict[str, dict[str, Any]]:
         raise ValueError(f"its stages {codecs} pack floats, or leave integers unpacked")
     if "pack" in codecs and codes_name(chain) in coded:
         raise ValueError("it packs codes and entropy codes them too")
-    if "zstd" in stages and not isinstance(stages["zstd"].get("of"), dict):
-        raise ValueError("its zstd stage does not say of which payloads")
+    if "planes" in stages and not isinstance(stages["planes"].get("of"), dict):
+        raise ValueError("its planes stage does not say of which payloads")
     return stages
+
+
+def frames_of(chain: Chain) -> dict[str, str]:
+    """Payloads that are frames of byte planes → dtype of what is in them."""
+    return stages_of(chain).get("planes", {"of": {}})["of"]
 
 
 def codes_name(chain: Chain) -> str:
@@ -97,7 +108,7 @@ def layout(chain: Chain, shape: Sequence[int]) -> dict[str, Layout]:
         raise ValueError(f"shape {list(shape)} holds no value")
     rows, columns = shape[0], prod(shape[1:])
     found: dict[str, Layout] = {}
-    count = rows * columns
+    count, length = rows * columns, columns
     if stage := stages.get("quantise"):
         groups = columns // _divisor(stage, "group_size", columns)
         bits = _whole(stage, "bits", 16)
@@ -116,22 +127,24 @@ def layout(chain: Chain, shape: Sequence[int]) -> dict[str, Layout]:
     if stage := stages.get("codebook"):
         block_size = _divisor(stage, "block_size", columns)
         found["codebook"] = Layout((_whole(stage, "entries", 2**16), block_size), FLOATS)
-        count //= block_size
+        count, length = count // block_size, length // block_size
         if "group_size" in stage:
             groups = columns // _divisor(stage, "group_size", columns)
             found["scale"] = Layout((rows, groups), FLOATS)
     coded = stages["ans"]["of"] if "ans" in stages else []
     if stage := stages.get("bitmask"):
+        width = _divisor({"width": 1} | stage, "width", columns, high=8)
         if "mask" in coded:
-            found["mask"] = Layout((rows * columns,), symbols=True)
+            found["mask"] = _symbols(rows * columns // width, columns // width, width)
         else:
             found["mask"] = Layout((packed_length(rows * columns, 1),))
-        count = _whole(stage, "kept", count, low=0)
+        count, length = _whole(stage, "kept", count, low=0), 0
     elif "mask" in coded:
         raise ValueError("it entropy codes a mask that it does not have")
     name = codes_name(chain)
     if name in coded:
-        found[name] = Layout((count,), symbols=True)
+        bits = ans.LARGEST_ALPHABET.bit_length() - 1
+        found[name] = _symbols(count, length, bits)
     elif stage := stages.get("pack"):
         width, bits = _whole(stage, "bits", 16), stages.get("quantise", stage)["bits"]
         if width < bits:
@@ -140,6 +153,10 @@ def layout(chain: Chain, shape: Sequence[int]) -> dict[str, Layout]:
     else:
         found[name] = Layout((count,), FLOATS)
     return found
+
+
+def _symbols(count: int, columns: int, bits: int) -> Layout:
+    return Layout((count,), symbols=True, columns=columns, bits=bits)
 
 
 def check_payload(
@@ -153,11 +170,11 @@ def check_payload(
         expected: from `layout`.
         dtype: that it is stored in.
         length: of what is stored, in bytes.
-        head: how it begins, (at least 18 or all,) uint8.
+        head: how it begins, (at least `planes.HEADER_BYTES` or all,) uint8.
     Raises:
         ValueError: it has another dtype or length, or its frame claims another size.
     """
-    shrunk = stages_of(chain).get("zstd", {}).get("of", {})
+    shrunk = frames_of(chain)
     if (expected.symbols or name in shrunk) and dtype != "uint8":
         raise ValueError(f"payload {name} is a frame of {dtype}, and frames are uint8")
     if expected.symbols:
@@ -168,9 +185,10 @@ def check_payload(
     dtype = shrunk.get(name, dtype)
     if dtype not in expected.dtypes:
         raise ValueError(f"payload {name} is {dtype} and may be {', '.join(expected.dtypes)}")
-    size = prod(expected.shape) * DTYPES[dtype].itemsize
+    count, width = prod(expected.shape), DTYPES[dtype].itemsize
+    size = count * width
     if name in shrunk:
-        zstd.check_frame(head, length, size)
+        planes.check_length(head, length, count, width)
     elif length != size:
         raise ValueError(
             f"payload {name} has {length} bytes where {size} are expected, for {expected.shape}"
@@ -184,7 +202,7 @@ def view_payload(chain: Chain, name: str, expected: Layout, dtype: str, data: Te
         chain, name, expected, dtype: those that passed `check_payload`.
         data: all its bytes, (length,) uint8, aligned for any dtype.
     """
-    if expected.symbols or name in stages_of(chain).get("zstd", {}).get("of", {}):
+    if expected.symbols or name in frames_of(chain):
         return data
     return data.view(DTYPES[dtype]).view(expected.shape)
 
@@ -206,8 +224,8 @@ def decode(chain: Chain, payloads: Mapping[str, Tensor], shape: Sequence[int]) -
     total = prod(shape)
     block_size = stages["codebook"]["block_size"] if "codebook" in stages else 1
     kept = stages["bitmask"]["kept"] if "bitmask" in stages else total // block_size
-    codes = _read_codes(chain, stages, payloads, kept)
-    mask = _read_mask(stages, payloads, total)
+    codes = _read_codes(chain, stages, payloads, expected, kept)
+    mask = _read_mask(stages, payloads, expected, total)
     if mask is not None:
         codes = densify(codes, mask.view(-1, block_size).any(dim=1))
     values = _to_floats(stages, codes, payloads, shape)
@@ -216,14 +234,18 @@ def decode(chain: Chain, payloads: Mapping[str, Tensor], shape: Sequence[int]) -
 
 
 def _read_codes(
-    chain: Chain, stages: Mapping[str, Any], payloads: Mapping[str, Tensor], count: int
+    chain: Chain,
+    stages: Mapping[str, Any],
+    payloads: Mapping[str, Tensor],
+    expected: Mapping[str, Layout],
+    count: int,
 ) -> Tensor:
     """The codes that are stored, (count,): integers, or floats when nothing makes integers."""
     name = codes_name(chain)
     codes = payloads[name]
     signed = is_signed(stages, payloads)
     if "ans" in stages and name in stages["ans"]["of"]:
-        symbols = ans.decode_symbols(codes, count, ans.LARGEST_ALPHABET)
+        symbols = _read_symbols(codes, expected[name])
         low = -(2 ** (stages["quantise"]["bits"] - 1)) if signed else 0
         return symbols + low
     if stage := stages.get("pack"):
@@ -236,13 +258,21 @@ def is_signed(stages: Mapping[str, Any], sides: Mapping[str, Tensor]) -> bool:
     return "quantise" in stages and not {"zero_point", "real_zero_point"} & sides.keys()
 
 
+def _read_symbols(frame: Tensor, expected: Layout) -> Tensor:
+    return ans.decode_symbols(frame, expected.shape[0], 2**expected.bits, expected.columns or None)
+
+
 def _read_mask(
-    stages: Mapping[str, Any], payloads: Mapping[str, Tensor], count: int
+    stages: Mapping[str, Any],
+    payloads: Mapping[str, Tensor],
+    expected: Mapping[str, Layout],
+    count: int,
 ) -> Tensor | None:
     if "bitmask" not in stages:
         return None
     if "mask" in stages.get("ans", {"of": []})["of"]:
-        return ans.decode_symbols(payloads["mask"], count, 2).bool()
+        symbols = _read_symbols(payloads["mask"], expected["mask"])
+        return from_symbols(symbols, expected["mask"].bits)
     return unpack_mask(payloads["mask"], count)
 
 
@@ -283,11 +313,11 @@ def _to_floats(
 def _decompress(
     stages: Mapping[str, Any], expected: Mapping[str, Layout], payloads: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    shrunk = stages["zstd"]["of"] if "zstd" in stages else {}
+    shrunk = stages["planes"]["of"] if "planes" in stages else {}
     found = dict(payloads)
-    for name in shrunk:
+    for name, dtype in shrunk.items():
         shape = expected[name].shape
-        found[name] = zstd.decompress(payloads[name], DTYPES[shrunk[name]], prod(shape)).view(shape)
+        found[name] = planes.decompress(payloads[name], DTYPES[dtype], prod(shape)).view(shape)
     return found
 
 
@@ -298,8 +328,8 @@ def _whole(stage: Mapping[str, Any], key: str, high: int, *, low: int = 1) -> in
     return value
 
 
-def _divisor(stage: Mapping[str, Any], key: str, columns: int) -> int:
-    value = _whole(stage, key, columns)
+def _divisor(stage: Mapping[str, Any], key: str, columns: int, *, high: int | None = None) -> int:
+    value = _whole(stage, key, high or columns)
     if columns % value:
         raise ValueError(f"{stage['codec']} has {key}={value}, no divisor of {columns} columns")
     return value

@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 
 from mmcompress.artifact.chain import FLOATS, Chain, codes_name, decode
-from mmcompress.artifact.codecs import ans, zstd
-from mmcompress.artifact.codecs.bitmask import pack_mask, sparsify
+from mmcompress.artifact.codecs import ans, planes
+from mmcompress.artifact.codecs.bitmask import pack_mask, sparsify, to_symbols
 from mmcompress.artifact.codecs.float8 import to_float8
 from mmcompress.artifact.codecs.pack import pack
 from mmcompress.artifact.codecs.quantise import quantise
 from mmcompress.artifact.encoding import Encoding
+
+MASK_WIDTHS = (1, 4, 8)
+"""Bits of a mask that are tried as one symbol; N:M patterns are symbols of M."""
 
 LENGTH_BYTES = 6
 """About what a payload's length takes in the manifest."""
@@ -63,10 +66,10 @@ class _Codes:
 
 
 def _candidates(weight: Tensor, encoding: Encoding) -> Iterator[tuple[Chain, dict[str, Tensor]]]:
-    """All chains before Zstandard, whether or not they are exact."""
+    """All chains before byte planes, whether or not they are exact."""
     made = _to_codes(weight, encoding)
     head: Chain = [made.stage] if made.stage else []
-    yield from _written(head, made, made.values, made.sides, [])
+    yield from _written(head, made, made.values, made.sides, [], len(made.values) // len(weight))
     if encoding.mask is None:
         return
     mask = encoding.mask.detach().cpu()
@@ -74,16 +77,29 @@ def _candidates(weight: Tensor, encoding: Encoding) -> Iterator[tuple[Chain, dic
     assert not weight[~mask].any(), "a weight outside its mask is not zero"
     mask = mask.flatten()
     kept, _ = sparsify(made.values, mask.view(len(made.values), -1).any(dim=1))
-    masked: Chain = [*head, {"codec": "bitmask", "kept": len(kept)}]
-    packed, coded = pack_mask(mask), ans.encode_symbols(mask)
-    if len(coded) < len(packed):
-        yield from _written(masked, made, kept, made.sides | {"mask": coded}, ["mask"])
-    else:
-        yield from _written(masked, made, kept, made.sides | {"mask": packed}, [])
+    stage, stored, coded = _write_mask(mask, weight[0].numel())
+    masked: Chain = [*head, stage | {"kept": len(kept)}]
+    yield from _written(masked, made, kept, made.sides | {"mask": stored}, coded, None)
+
+
+def _write_mask(mask: Tensor, columns: int) -> tuple[dict[str, Any], Tensor, list[str]]:
+    """The smallest of bits as they are and symbols of some width: stage, payload, `of` of ans."""
+    stage: dict[str, Any] = {"codec": "bitmask"}
+    found = [(stage, pack_mask(mask), list[str]())]
+    for width in MASK_WIDTHS:
+        if columns % width == 0:
+            frame = ans.encode_symbols(to_symbols(mask, width), columns // width)
+            found.append((stage | ({"width": width} if width > 1 else {}), frame, ["mask"]))
+    return min(found, key=lambda candidate: len(candidate[1]))
 
 
 def _written(
-    chain: Chain, made: _Codes, values: Tensor, sides: dict[str, Tensor], coded: list[str]
+    chain: Chain,
+    made: _Codes,
+    values: Tensor,
+    sides: dict[str, Tensor],
+    coded: list[str],
+    columns: int | None,
 ) -> Iterator[tuple[Chain, dict[str, Tensor]]]:
     """Every way to write the codes out.
 
@@ -93,18 +109,19 @@ def _written(
         values: those to write: all, or what the mask keeps.
         sides: the other payloads.
         coded: which of them are entropy coded already.
+        columns: how many codes stand for a row; None for those of a mask.
     """
     name = codes_name(chain)
     if made.stage is None:
         yield [*chain, *_ans(coded)], sides | {name: values}
         return
-    # Whole bytes too: a byte per code is what Zstandard likes best.
+    # Whole bytes too: they show what repeats.
     for width in sorted({made.bits, 8 if made.bits <= 8 else 16}):
         packed = pack(values, bits=width, signed=made.signed)
         yield [*chain, {"codec": "pack", "bits": width}, *_ans(coded)], sides | {name: packed}
     if 2**made.bits <= ans.LARGEST_ALPHABET:
         symbols = values + 2 ** (made.bits - 1) if made.signed else values
-        yield [*chain, *_ans([name, *coded])], sides | {name: ans.encode_symbols(symbols)}
+        yield [*chain, *_ans([name, *coded])], sides | {name: ans.encode_symbols(symbols, columns)}
 
 
 def _ans(names: list[str]) -> Chain:
@@ -174,15 +191,13 @@ def _entropy_code(chain: Chain, payloads: dict[str, Tensor]) -> tuple[Chain, dic
         if name in coded:
             continue
         dtype = str(payload.dtype).removeprefix("torch.")
-        frame = zstd.compress(payload)
+        frame = planes.compress(payload)
         mention = len(_compact({name: dtype}))
-        if frame.nbytes + mention < payload.nbytes and payload.nbytes <= (
-            frame.nbytes * zstd.MAX_EXPANSION
-        ):
+        if frame.nbytes + mention < payload.nbytes:
             stored[name], shrunk[name] = frame, dtype
     if not shrunk:
         return chain, stored
-    return [*chain, {"codec": "zstd", "of": shrunk}], stored
+    return [*chain, {"codec": "planes", "of": shrunk}], stored
 
 
 def _cost(chain: Chain, payloads: dict[str, Tensor]) -> int:

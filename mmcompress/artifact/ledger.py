@@ -26,8 +26,8 @@ class LedgerRow:
         payload: `codes`, `scale`, `zero_point`, `codebook`, `indices`, `mask`, `dense`, `header`
             or `manifest`.
         bytes: as stored.
-        note: how it is encoded, or why it was left dense; `zstd share` where the bytes are the
-            tensor's share of one Zstandard frame for all of its dtype, in proportion to its values.
+        note: how it is encoded, or why it was left dense; `frame share` where the bytes are the
+            tensor's share of frames for all of its dtype, in proportion to its values.
         how: the part of the note that weights of one treatment share: steps and bits; `dense`;
             empty for `header` and `manifest`.
         parameters: values of the tensor, on the first of its rows; 0 on the others.
@@ -83,7 +83,7 @@ def list_rows(folder: Path, manifest: Manifest, backbone: Backbone) -> list[Ledg
             note = reasons.get(key) or _dense_note(key, manifest, is_target=target is not None)
             size, compressed = dense_bytes[key]
             if compressed:
-                note += "; zstd share"
+                note += "; frame share"
             rows.append(
                 LedgerRow(key, modality, role, "dense", size, note, "dense", tensor.numel())
             )

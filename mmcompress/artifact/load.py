@@ -25,14 +25,13 @@ from mmcompress.artifact.bundles import (
     place_dense,
 )
 from mmcompress.artifact.chain import (
-    Chain,
     check_payload,
     decode,
+    frames_of,
     layout,
-    stages_of,
     view_payload,
 )
-from mmcompress.artifact.codecs import zstd
+from mmcompress.artifact.codecs import planes
 from mmcompress.artifact.errors import ArtifactError
 from mmcompress.artifact.manifest import MANIFEST_FILE, TENSORS_FILE, Manifest, parse
 from mmcompress.artifact.skeleton import build_skeleton
@@ -222,22 +221,17 @@ def _check_weight(
     needed = {name for name, item in expected.items() if not item.optional}
     if not needed <= parts.keys() <= expected.keys():
         raise ValueError(f"payloads are {sorted(parts)}, expected {sorted(needed)}")
-    foreign = _frames(chain).keys() - parts.keys()
+    foreign = frames_of(chain).keys() - parts.keys()
     if foreign:
-        raise ValueError(f"zstd names payloads that it does not have: {sorted(foreign)}")
+        raise ValueError(f"planes names payloads that it does not have: {sorted(foreign)}")
     for name, part in parts.items():
         if part.owner != key:
             theirs = weights[part.owner].chain
             same = layout(theirs, skeleton[part.owner].shape)[name] == expected[name]
-            if not same or _frames(theirs).get(name) != _frames(chain).get(name):
+            if not same or frames_of(theirs).get(name) != frames_of(chain).get(name):
                 raise ValueError(f"it shares the {name} of {part.owner}, which is of another form")
-        head = stored[part.start : part.start + min(part.length, zstd.HEADER_BYTES)]
+        head = stored[part.start : part.start + min(part.length, planes.HEADER_BYTES)]
         check_payload(chain, name, expected[name], part.dtype, part.length, head)
-
-
-def _frames(chain: Chain) -> dict[str, str]:
-    """Payloads that are Zstandard frames → dtype of what is in them."""
-    return stages_of(chain).get("zstd", {"of": {}})["of"]
 
 
 def _read_values(
@@ -250,12 +244,13 @@ def _read_values(
     """
     path = folder / TENSORS_FILE
     places = dense_places(manifest, skeleton)
-    try:
-        bundles = open_bundles(tensors, places)
-    except ValueError as error:
-        raise ArtifactError(path, f"dense tensors do not decode: {error}") from error
+    bundles = open_bundles(tensors, places)
     for key, place in places.items():
-        yield key, bundles[place.dtype][place.start : place.end].clone().view(place.shape)
+        try:
+            values = bundles[place.dtype][place.start : place.end]
+        except ValueError as error:
+            raise ArtifactError(path, f"{key} does not decode: {error}") from error
+        yield key, values.clone().view(place.shape)
     del bundles
     for key, weight in read_table(manifest["kinds"], manifest["weights"]).items():
         stored, shape = tensors.get_slice(PAYLOADS), skeleton[key].shape

@@ -29,7 +29,10 @@ from mmcompress.artifact.manifest import (
 from mmcompress.artifact.table import Rows, add_row
 from mmcompress.backbones.base import Backbone
 
-LIBRARIES = ("mmcompress", "torch", "safetensors", "zstandard", "transformers", "open_clip_torch")
+LIBRARIES = (
+    *["mmcompress", "torch", "safetensors", "zstandard", "constriction"],
+    *["transformers", "open_clip_torch"],
+)
 
 
 def write_artifact(

@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-import zstandard
 from safetensors.torch import save_file
 from torch import Tensor
 
 from mmcompress.artifact import load as load_module
 from mmcompress.artifact.artifact import Artifact
 from mmcompress.artifact.bundles import fingerprint
-from mmcompress.artifact.codecs import zstd
+from mmcompress.artifact.codecs import planes
 from mmcompress.artifact.errors import ArtifactError
 from mmcompress.artifact.skeleton import build_skeleton
 
@@ -27,7 +26,7 @@ EMBEDDING = "text_model.embeddings.token_embedding.weight"
 FC2 = "vision_model.encoder.layers.0.mlp.fc2.weight"
 OTHER = "vision_model.encoder.layers.1.mlp.fc1.weight"
 BLOCKS = "vision_model.encoder.layers.0.self_attn.q_proj.weight"
-DENSE = "dense.float32.zstd"
+DENSE = "dense.float32.planes"
 CLUSTERED = {FC1: "cluster", FC2: "cluster", OTHER: "cluster"}
 KIND = {"steps": ["int4"], "chain": [], "payloads": {"codes": "float32"}}
 PRUNED = {FC1: "pruned+int8", EMBEDDING: "pruned+cluster"}
@@ -97,7 +96,7 @@ def test_older_format(forge: Forge) -> None:
 def test_missing_tensor(key: str, forge: Forge) -> None:
     forger = forge({FC1: "int4"})
     del forger.tensors[key]
-    refuse(forger.write(), f"misses the tensor {key.removesuffix('.zstd')}")
+    refuse(forger.write(), f"misses the tensor {key.removesuffix('.planes')}")
 
 
 @pytest.mark.parametrize("name", ["stowaway", "dense.float32", "dense.int8", "payloads", BIAS])
@@ -116,8 +115,8 @@ def test_weight_that_the_model_does_not_have(forge: Forge) -> None:
 def test_dense_bundle_of_another_size_or_dtype(forge: Forge) -> None:
     forger = forge()
     frame = forger.tensors.pop(DENSE)
-    count = zstandard.get_frame_parameters(frame.numpy().tobytes()).content_size // 4
-    values = zstd.decompress(frame, torch.float32, count)
+    count = sum(t.numel() for t in Artifact.read(forger.folder).backbone.model.parameters())
+    values = planes.decompress(frame, torch.float32, count)
     for bundle, message in [
         (values[:-1], rf"it has shape \({count - 1},\), the model has {count} such values"),
         (torch.cat([values, values[:1]]), rf"it has shape \({count + 1},\)"),
@@ -137,15 +136,17 @@ def test_dense_frame_that_lies(forge: Forge) -> None:
     for other, message in [
         (frame.short(), "is I16 where U8 is expected"),
         (frame[None], "has shape"),
-        (frame[:0], "is no Zstandard frame"),
-        (zstd.compress(torch.zeros(7)), "states 28 bytes where"),
+        (frame[:0], "is no frame of"),
+        (frame[:-1], "frames do not add up to its"),
+        (torch.cat([frame, frame[:1]]), "frames do not add up to its"),
+        (planes.compress(torch.rand(7)), "frames do not add up to its"),
     ]:
         forger.tensors[DENSE] = other
         refuse(forger.write(), f"{DENSE} does not fit: it.* {message}")
     damaged = frame.clone()
-    damaged[len(frame) // 2 :] ^= 0x55
+    damaged[-100:] ^= 0x55  # in the last plane, which holds the exponents
     forger.tensors[DENSE] = damaged
-    with pytest.raises(ArtifactError, match="dense tensors do not decode"):
+    with pytest.raises(ArtifactError, match="logit_scale does not decode"):
         Artifact.load(forger.write())
 
 
@@ -158,10 +159,10 @@ def test_dense_frame_that_claims_more_than_it_can_hold(
     forger.manifest["spec"]["config"]["text_config"]["vocab_size"] = 10**12
     forger.fit()
     count = sum(tensor.numel() for tensor in state.values()) + (10**12 - 48) * 32
-    forger.tensors[DENSE] = false_frame(4 * count)
+    forger.tensors[DENSE] = false_planes(count, width=4)
     forger.write()
     monkeypatch.delattr(load_module, "open_bundles")
-    refuse(forger.folder, f"a frame of 18 bytes cannot hold {4 * count}")
+    refuse(forger.folder, "a plane of 18 bytes cannot hold 4194304")
 
 
 def test_model_with_other_tensors_than_those_stored(forge: Forge) -> None:
@@ -203,16 +204,22 @@ def false_frame(size: int) -> Tensor:
     return torch.frombuffer(bytearray(frame), dtype=torch.uint8)
 
 
+def false_planes(count: int, width: int = 1) -> Tensor:
+    """`width` planes of 18 bytes each that say they hold `count`."""
+    head = torch.tensor([planes.ZSTD, 18, 0, 0, 0], dtype=torch.uint8)
+    return torch.cat([head] * width + [false_frame(count)] * width)
+
+
 def claim_a_bomb(forger: Any, rows: int) -> Path:
-    """Codes of `rows` x 32 bytes in a frame of 18 bytes that says so."""
+    """Codes of `rows` x 32 bytes in a plane of 18 bytes that says so."""
     forger.manifest["spec"]["config"]["text_config"]["vocab_size"] = rows
     forger.fit()
-    forger.replace(EMBEDDING, "codes", false_frame(rows * 32))
-    forger.replace(EMBEDDING, "scale", zstd.compress(torch.ones(rows, dtype=torch.float16)))
+    forger.replace(EMBEDDING, "codes", false_planes(rows * 32))
+    forger.replace(EMBEDDING, "scale", planes.compress(torch.ones(rows, dtype=torch.float16)))
     forger.own_kind(EMBEDDING)["chain"] = [
         {"codec": "quantise", "bits": 8, "group_size": 32},
         {"codec": "pack", "bits": 8},
-        {"codec": "zstd", "of": {"codes": "uint8", "scale": "float16"}},
+        {"codec": "planes", "of": {"codes": "uint8", "scale": "float16"}},
     ]
     return forger.write()
 
@@ -223,7 +230,7 @@ def test_payload_that_claims_more_than_it_can_hold(
     folder = claim_a_bomb(forge({EMBEDDING: "int8"}), rows=10**6)
     monkeypatch.delattr(load_module, "decode")
     tracemalloc.start()
-    refuse(folder, "a frame of 18 bytes cannot hold 32000000")
+    refuse(folder, "a plane of 18 bytes cannot hold 32000000")
     assert tracemalloc.get_traced_memory()[1] < 2**22
     tracemalloc.stop()
 
@@ -231,8 +238,14 @@ def test_payload_that_claims_more_than_it_can_hold(
 def test_payload_that_holds_another_size_than_its_shape(forge: Forge) -> None:
     forger = forge({EMBEDDING: "int8"})
     claim_a_bomb(forger, rows=48)
-    forger.replace(EMBEDDING, "codes", zstd.compress(torch.zeros(48 * 32 + 1).to(torch.uint8)))
-    refuse(forger.write(), "its frame states 1537 bytes where 1536 are expected")
+    codes = torch.arange(256).repeat(6).byte()
+    forger.replace(EMBEDDING, "codes", planes.compress(codes))
+    Artifact.load(forger.write())
+    forger.replace(EMBEDDING, "codes", planes.compress(codes.repeat(2)))
+    with pytest.raises(ArtifactError, match="its frame states 3072 bytes where 1536 are expected"):
+        Artifact.load(forger.write())
+    forger.replace(EMBEDDING, "codes", planes.compress(torch.randint(0, 256, (1537,)).byte()))
+    refuse(forger.write(), "its frame of 1538 bytes states 1537, for 1536 numbers")
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,14 @@
 """Which chain wins, and that every one gives the weight back."""
 
 from collections.abc import Callable
+from unittest.mock import ANY
 
 import pytest
 import torch
 from torch import Tensor
 
 from mmcompress.artifact.chain import decode, layout
+from mmcompress.artifact.codecs import ans
 from mmcompress.artifact.encode import encode
 from mmcompress.artifact.encoding import Encoding
 
@@ -30,12 +32,23 @@ def test_int4_by_hand() -> None:
 
 
 def test_pruned_floats_by_hand() -> None:
-    weight = torch.rand(8, 16, generator=torch.Generator().manual_seed(0))
-    weight[:, ::2] = 0.0
-    chain, payloads = encode(weight, Encoding(mask=weight != 0))
-    assert chain == [{"codec": "bitmask", "kept": 64}]
-    assert payloads["mask"].tolist() == [0b1010_1010] * 16
-    assert torch.equal(payloads["codes"], weight[:, 1::2].flatten())
+    bits = [0b1000_1101, 0b0100_0000, 0b0010_1000, 0b0001_0001, 0b1000_0110, 0b0000_0100]
+    mask = torch.tensor([b >> j & 1 for b in bits for j in range(8)]).bool().view(4, 12)
+    weight = torch.rand(4, 12, generator=torch.Generator().manual_seed(0)) * mask
+    chain, payloads = encode(weight, Encoding(mask=mask))
+    assert chain == [{"codec": "bitmask", "kept": 13}]
+    assert payloads["mask"].tolist() == bits
+    assert torch.equal(payloads["codes"], weight[mask])
+
+
+@pytest.mark.parametrize(("keep", "of", "bits"), [(2, 4, 2.585), (4, 8, 6.129)])
+def test_patterns_cost_what_their_number_says(keep: int, of: int, bits: float) -> None:
+    """2:4 has 6 patterns, 4:8 has 70."""
+    scores = torch.rand(512, 512 // of, of, generator=torch.Generator().manual_seed(0))
+    mask = (scores.argsort(dim=-1).argsort(dim=-1) < keep).view(512, 512)
+    chain, payloads = encode(torch.where(mask, 0.3, 0.0), Encoding(mask=mask))
+    assert chain[0] == {"codec": "bitmask", "width": of, "kept": 512 * 512 * keep // of}
+    assert payloads["mask"].nbytes == pytest.approx(512 * 512 / of * bits / 8, rel=0.01)
 
 
 def test_pruned_clusters_without_a_zero_entry_by_hand() -> None:
@@ -70,20 +83,33 @@ def test_entropy_coding_is_kept_only_where_it_pays(encode_as: EncodeAs) -> None:
     values = {"codec": "quantise", "bits": 4, "group_size": 64, "grid": "midrise"}
     encoding = Encoding(values=values, tensors={"scale": torch.rand(64, 1)})
     chain, payloads = encode(uniform * encoding.tensors["scale"], encoding)
-    assert codecs(chain) == ["quantise", "pack"]
+    assert codecs(chain) == ["quantise", "pack", "planes"]
+    assert chain[-1] == {"codec": "planes", "of": {"scale": "float32"}}
     assert payloads["codes"].nbytes == 64 * 64 // 2
     skewed = torch.where(torch.rand(64, 64) < 0.95, 1.5, uniform)
     chain, payloads = encode(skewed * encoding.tensors["scale"], encoding)
-    assert codecs(chain) == ["quantise", "ans"]
+    assert codecs(chain) == ["quantise", "ans", "planes"]
     assert payloads["codes"].nbytes < 64 * 64 // 14  # zstd: a seventh
 
 
-def test_repeats_go_to_zstd() -> None:
+def test_columns_of_their_own_magnitude_are_coded_apart() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(192, 192, generator=generator) * torch.rand(192, generator=generator) * 2
+    weight = weight.round().clamp(-7, 7)
+    values = {"codec": "quantise", "bits": 4, "group_size": 192}
+    chain, payloads = encode(weight, Encoding(values=values, tensors={"scale": torch.ones(192, 1)}))
+    assert chain[1:] == [{"codec": "ans", "of": ["codes"]}, {"codec": "planes", "of": ANY}]
+    one_table = ans.encode_symbols((weight.flatten() + 8).int())
+    assert payloads["codes"].nbytes < 0.93 * one_table.nbytes
+    assert payloads["scale"].nbytes == 4
+
+
+def test_repeats_go_to_planes() -> None:
     pattern = torch.randint(-8, 8, (1, 64), generator=torch.Generator().manual_seed(0)) + 0.5
     values = {"codec": "quantise", "bits": 4, "group_size": 64, "grid": "midrise"}
     encoding = Encoding(values=values, tensors={"scale": torch.ones(64, 1)})
     chain, _ = encode(pattern.expand(64, 64).contiguous(), encoding)
-    assert codecs(chain) == ["quantise", "pack", "zstd"]
+    assert codecs(chain) == ["quantise", "pack", "planes"]
 
 
 def test_a_sparse_mask_costs_less_than_a_bit_per_weight(encode_as: EncodeAs) -> None:
@@ -127,7 +153,7 @@ def test_a_mask_that_drops_more_than_zeros_is_our_bug() -> None:
         ([{"codec": "bitmask", "kept": 1}, {"codec": "bitmask", "kept": 1}], "are not some of"),
         ([{"codec": "pack", "bits": 4}], "pack floats"),
         ([{"codec": "quantise", "bits": 4, "group_size": 2}], "leave integers unpacked"),
-        ([{"codec": "zstd"}], "does not say of which"),
+        ([{"codec": "planes"}], "does not say of which"),
         ([{"codec": "bitmask", "kept": 9}], "kept=9, not in 0…8"),
         ([{"codec": "bitmask", "kept": True}], "kept=True"),
         (

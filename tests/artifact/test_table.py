@@ -4,13 +4,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from mmcompress.artifact import bundles as bundles_module
 from mmcompress.artifact.bundles import (
+    Frames,
     Place,
     bundle_sizes,
     fingerprint,
     make_bundles,
     place_dense,
 )
+from mmcompress.artifact.codecs import planes
 from mmcompress.artifact.table import Part, Weight, add_row, payload_bytes, read_table
 
 
@@ -80,13 +83,41 @@ def test_bundles_by_hand() -> None:
     }
     assert bundle_sizes(places.values()) == {torch.float32: 5, torch.int64: 1, torch.bool: 2}
     bundles = make_bundles(state, places)
-    assert bundles.keys() == {"dense.float32", "dense.int64", "dense.bool"}
-    assert bundles["dense.float32"].tolist() == [5, 1, 2, 3, 4]
+    assert bundles.keys() == {"dense.float32.planes", "dense.int64", "dense.bool"}
+    frame = bundles["dense.float32.planes"]
+    assert planes.decompress(frame, torch.float32, 5).tolist() == [5, 1, 2, 3, 4]
     halved = make_bundles(state, place_dense(state, {"encoded"}, halved=True))
-    assert halved["dense.float16"].tolist() == [5, 1, 2, 3, 4]
+    frame = halved["dense.float16.planes"]
+    assert planes.decompress(frame, torch.float16, 5).tolist() == [5, 1, 2, 3, 4]
     # Whole columns of one kind compress: the bytes of small integers are mostly zero.
     wide = {"x": torch.arange(1000)}
-    assert make_bundles(wide, place_dense(wide, (), halved=True)).keys() == {"dense.int64.zstd"}
+    assert make_bundles(wide, place_dense(wide, (), halved=True)).keys() == {"dense.int64.planes"}
+
+
+class Stored:
+    """Stands in for a slice of a safetensors file."""
+
+    def __init__(self, data: Tensor) -> None:
+        self.data = data
+
+    def get_shape(self) -> list[int]:
+        return list(self.data.shape)
+
+    def __getitem__(self, wanted: slice) -> Tensor:
+        return self.data[wanted]
+
+
+@pytest.mark.parametrize("size", [4, 5, 11, 12])
+def test_bundles_of_several_frames_are_read_in_parts(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundles_module, "FRAME", 4)
+    state = {"x": torch.arange(size) * 1000}
+    (frames,) = make_bundles(state, place_dense(state, (), halved=False)).values()
+    opened = Frames(Stored(frames), torch.int64, size)
+    for start in range(size + 1):
+        for stop in range(start, size + 1):
+            assert torch.equal(opened[start:stop], state["x"][start:stop])
 
 
 def test_what_is_not_exact_or_not_storable_is_our_bug() -> None:

@@ -56,3 +56,17 @@ def unpack_mask(packed: Tensor, count: int) -> Tensor:
     if bits[count:].any():
         raise ValueError("unused bits of a mask are set")
     return torch.from_numpy(bits[:count].astype(bool))
+
+
+def to_symbols(mask: Tensor, width: int) -> Tensor:
+    """(n,) bool → (n / width,) int32; bit j of symbol i is mask `width` · i + j.
+
+    N of M neighbours that are kept leave few symbols of M bits.
+    """
+    weights = 1 << torch.arange(width, dtype=torch.int32)
+    return (mask.view(-1, width) * weights).sum(dim=1, dtype=torch.int32)
+
+
+def from_symbols(symbols: Tensor, width: int) -> Tensor:
+    """The inverse of `to_symbols`."""
+    return (symbols[:, None] >> torch.arange(width, dtype=torch.int32) & 1).flatten().bool()

@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from mmcompress.artifact.codecs.bitmask import densify, pack_mask, sparsify, unpack_mask
+from mmcompress.artifact.codecs.bitmask import (
+    densify,
+    from_symbols,
+    pack_mask,
+    sparsify,
+    to_symbols,
+    unpack_mask,
+)
 
 
 def test_by_hand() -> None:
@@ -23,6 +30,16 @@ def test_round_trip(count: int, density: float) -> None:
     kept, bits = sparsify(values, mask)
     assert torch.equal(unpack_mask(bits, count), mask)
     assert torch.equal(densify(kept, mask), values * mask)
+
+
+@pytest.mark.parametrize(
+    ("width", "symbols"), [(1, [1, 0, 1, 1, 0, 0, 0, 1]), (4, [13, 8]), (8, [141])]
+)
+def test_symbols_by_hand(width: int, symbols: list[int]) -> None:
+    mask = torch.tensor([1, 0, 1, 1, 0, 0, 0, 1]).bool()
+    found = to_symbols(mask, width)
+    assert found.tolist() == symbols
+    assert torch.equal(from_symbols(found, width), mask)
 
 
 def test_refuses_a_mask_of_something_else() -> None:

@@ -18,26 +18,19 @@ def lying_frame(claimed: int) -> torch.Tensor:
     return frame_of(zstandard.FRAME_HEADER + b"\xc0\x50" + claimed.to_bytes(8, "little") + block)
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float32])
 @pytest.mark.parametrize("count", [0, 1, 1000])
-def test_round_trip(count: int, dtype: torch.dtype) -> None:
-    values = torch.arange(count).to(dtype)
-    assert torch.equal(zstd.decompress(zstd.compress(values), dtype, count), values)
-
-
-def test_planes_stand_together() -> None:
-    values = torch.tensor([0x0102, 0x0304], dtype=torch.int16)
-    data = zstandard.ZstdDecompressor().decompress(zstd.compress(values).numpy().tobytes())
-    assert data == b"\x02\x04\x01\x03"
+def test_round_trip(count: int) -> None:
+    data = torch.arange(count).to(torch.uint8)
+    assert torch.equal(zstd.decompress(zstd.compress(data), count), data)
 
 
 def test_a_frame_that_states_what_it_holds_is_read() -> None:
-    assert zstd.decompress(lying_frame(8), torch.uint8, 8).tolist() == [0] * 8
+    assert zstd.decompress(lying_frame(8), 8).tolist() == [0] * 8
 
 
 def test_refuses_another_size_than_expected() -> None:
     with pytest.raises(ValueError, match="states 8 bytes where 9 are expected"):
-        zstd.decompress(lying_frame(8), torch.uint8, 9)
+        zstd.decompress(lying_frame(8), 9)
 
 
 def test_refuses_more_than_the_bytes_can_hold_before_reading_them(
@@ -45,16 +38,16 @@ def test_refuses_more_than_the_bytes_can_hold_before_reading_them(
 ) -> None:
     monkeypatch.delattr(zstandard, "ZstdDecompressor")
     with pytest.raises(ValueError, match="a frame of 18 bytes cannot hold 1099511627776"):
-        zstd.decompress(lying_frame(2**40), torch.uint8, 2**40)
+        zstd.decompress(lying_frame(2**40), 2**40)
 
 
 def test_refuses_damage() -> None:
     whole = zstd.compress(torch.arange(100, dtype=torch.uint8))
     with pytest.raises(ValueError, match="is damaged"):
-        zstd.decompress(whole[:-3], torch.uint8, 100)
+        zstd.decompress(whole[:-3], 100)
     with pytest.raises(ValueError, match="is damaged"):
-        zstd.decompress(torch.cat([whole, whole]), torch.uint8, 100)
+        zstd.decompress(torch.cat([whole, whole]), 100)
     with pytest.raises(ValueError, match="is no Zstandard frame"):
-        zstd.decompress(torch.zeros(30, dtype=torch.uint8), torch.uint8, 100)
+        zstd.decompress(torch.zeros(30, dtype=torch.uint8), 100)
     with pytest.raises(ValueError, match=r"damaged|holds 8 bytes"):
-        zstd.decompress(lying_frame(9), torch.uint8, 9)
+        zstd.decompress(lying_frame(9), 9)
