@@ -55,7 +55,42 @@ def tuned(family: str, name: str, *overrides: str) -> Row:
     return Row(family, name, overrides, trained=True)
 
 
-ROWS = (tuned("dense", "none", "compression=none"),)
+def set_step(recipe: str, *settings: str) -> tuple[str, ...]:
+    """`compression=recipe`, with arguments of the step of that name."""
+    return (f"compression={recipe}", *(f"compression.steps.{recipe}.{s}" for s in settings))
+
+
+FINE_TUNED = ("objective=strong", "optimizer.lr=5.0e-4", "trainer.max_steps=100")
+GRID = ("compression=entropy", "compression.dense_dtype=float16")
+UNIFORM = "compression.steps.entropy.step"
+PER_TOWER = (*GRID, "+compression.steps.text=${compression.steps.entropy}")
+
+ROWS = (
+    tuned("dense", "fine-tuned, 28x", "experiment=best_28x", "compression.steps.entropy=null"),
+    post("sharing", "cluster 16", *set_step("cluster", "clusters=16")),
+    post("sharing", "cluster 8", *set_step("cluster", "clusters=8")),
+    post("sharing", "vq 256x4", *set_step("vq")),
+    tuned("sharing", "dkm 8", *set_step("dkm", "clusters=8"), *FINE_TUNED),
+    post("low rank", "lowrank 0.5", *set_step("lowrank", "rank_ratio=0.5")),
+    post("low rank", "lowrank 0.34", *set_step("lowrank", "rank_ratio=0.34")),
+    tuned("low rank", "lowrank 0.25", *set_step("lowrank", "rank_ratio=0.25"), *FINE_TUNED),
+    post("pruning", "sparsegpt 0.5", *set_step("sparsegpt", "sparsity=0.5")),
+    post("pruning", "sparsegpt 0.7", *set_step("sparsegpt", "sparsity=0.7")),
+    post("pruning", "neurons 0.5", *set_step("neurons")),
+    tuned("pruning", "magnitude 0.8", *set_step("magnitude", "sparsity=0.8"), *FINE_TUNED),
+    tuned("pruning", "upop 0.5", *set_step("upop"), *FINE_TUNED),
+    post("quantisation", "int8", "compression=int8"),
+    post("quantisation", "gptq 4", *set_step("gptq", "bits=4")),
+    post("quantisation", "gptq 3", *set_step("gptq", "bits=3")),
+    post("quantisation", "gptq 2", *set_step("gptq", "bits=2", "group_size=32", "midrise=true")),
+    tuned("quantisation", "lsq 2", *set_step("lsq", "bits=2", "midrise=true"), *FINE_TUNED),
+    tuned("quantisation", "binary", *set_step("binary"), *FINE_TUNED),
+    tuned("stacks", "magnitude 0.5 + int4", "compression=magnitude_int4", *FINE_TUNED),
+    tuned("stacks", "minivit + int4", "compression=minivit_int4", *FINE_TUNED),
+    post("best", "best_post_training", "experiment=best_post_training"),
+    tuned("best", "best_28x", "experiment=best_28x"),
+    tuned("best", "best_45x", "experiment=best_45x"),
+)
 SEEDS = (0, 1, 2)
 
 

@@ -1,8 +1,13 @@
 """A backbone and data small enough for every test."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+
+# A worker per core and a thread per worker, also in the processes that tests start: threads that
+# outnumber the cores wait for each other. Read when torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import open_clip
 import pytest

@@ -163,6 +163,7 @@ class Recipe:
                     f"step {name} would compress none of its {len(targets)} targets "
                     f"({reasons.most_common(1)[0][0]}): lower its setting or widen its selectors"
                 )
+            del weights  # else every dense weight would live until the last layer is edited
             self.plan[name] = decisions
             self._cover(name, backbone, compressed)
             for turn, part in enumerate(step.in_turns(compressed)):

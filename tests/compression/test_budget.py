@@ -77,10 +77,15 @@ def test_the_files_fit_and_reload(
 ) -> None:
     dense = copy.deepcopy(tiny_backbone)
     limit = dense_file_bytes(dense.model) // 3
-    recipe = Recipe({n: make() for n, make in steps.items()}, budget=Budget(bytes=limit, pairs=16))
+    choices = [
+        {"lowrank": {"rank_ratio": rank_ratio}, "int": {"bits": bits}}
+        for rank_ratio, bits in [(0.25, 4), (0.5, 4), (0.5, 8)]
+    ]
+    budget = Budget(bytes=limit, choices=choices if "lowrank" in steps else None, pairs=16)
+    recipe = Recipe({n: make() for n, make in steps.items()}, budget=budget)
     recipe.apply(tiny_backbone, batches(tiny_data))
     artifact = stored(recipe, tiny_backbone, dense, tmp_path / "a")
-    assert artifact.bytes <= limit
+    assert 0.95 * limit < artifact.bytes <= limit
     chosen = {group.chosen for group in recipe.budget.groups}
     assert len(chosen) > 1, "one choice for all would need no budget"
     loaded = Artifact.load(tmp_path / "a").backbone.model.state_dict()

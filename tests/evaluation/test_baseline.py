@@ -32,6 +32,7 @@ def test_measured_once_then_read(confused, data, evaluators, tmp_path, caplog):
 def test_a_file_that_cannot_be_trusted_is_measured_again(
     content, model, data, evaluators, tmp_path, caplog
 ):
+    caplog.set_level(logging.WARNING)
     expected = dense_baseline(model, data, evaluators, "test", cache_dir=tmp_path)
     (path,) = tmp_path.iterdir()
     path.write_text(content, encoding="latin-1")

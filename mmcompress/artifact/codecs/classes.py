@@ -23,6 +23,9 @@ PAIRS = ((2, 2), (2, 3), (2, 5), (3, 2), (3, 3), (3, 5))
 SHORTEST = 8
 """Symbols in a row or column from which something can be learnt about it."""
 
+FEWEST = 4096
+"""Symbols below which the classes and their tables would take more than they save."""
+
 ITERATIONS = 20
 
 CHUNK = 2**20
@@ -43,6 +46,8 @@ def choose_classes(
         zero where classes do not pay.
     """
     rows = -(-len(symbols) // columns)
+    if len(symbols) < FEWEST:
+        return np.zeros(rows, np.uint8), np.zeros(columns, np.uint8)
     by_row, by_column = _histograms(symbols, rows, columns, alphabet)
     row_classes = {1: np.zeros(rows, np.uint8)}
     column_classes = {1: np.zeros(columns, np.uint8)}
