@@ -1,10 +1,11 @@
-"""Every family at several strengths on the embedded benchmark: the README's table and picture.
+"""Every family at several strengths on the embedded benchmark: the README's tables and picture.
 
     python scripts/benchmark_methods.py --out docs [--peers docs/peers.json]
 
-Each row is one command `python train.py …`, with three seeds where training is involved. A run
-whose exact configuration has finished is not repeated, so an interrupted benchmark goes on where
-it stopped.
+Three tables: all families (`methods`), a byte budget against one strength for all (`budget`), and
+which tower should pay for one total (`towers`). Each row is one command `python train.py …`, with
+three seeds where training is involved. A run whose exact configuration has finished is not
+repeated, so an interrupted benchmark goes on where it stopped.
 """
 
 import argparse
@@ -60,13 +61,49 @@ def set_step(recipe: str, *settings: str) -> tuple[str, ...]:
     return (f"compression={recipe}", *(f"compression.steps.{recipe}.{s}" for s in settings))
 
 
-FINE_TUNED = ("objective=strong", "optimizer.lr=5.0e-4", "trainer.max_steps=100")
-GRID = ("compression=entropy", "compression.dense_dtype=float16")
-UNIFORM = "compression.steps.entropy.step"
-PER_TOWER = (*GRID, "+compression.steps.text=${compression.steps.entropy}")
+def split(name: str, image: float, text: float, embedding: float) -> Row:
+    """A grid of its own for each tower's layers and for the token embedding."""
+    parts = {
+        "image": f"step:{image},modality:image",
+        "text": f"step:{text},modality:text,role:[attn.*,mlp.*,proj]",
+        "embedding": f"step:{embedding},role:embed",
+    }
+    common = f"_target_:{ENTROPY},rounding:0.4,error_feedback:true"
+    steps = [f"+compression.steps.{key}={{{common},{part}}}" for key, part in parts.items()]
+    return post(name, name, *GRID, "compression.steps.entropy=null", *steps, AGREEMENT)
 
-ROWS = (
-    tuned("dense", "fine-tuned, 28x", "experiment=best_28x", "compression.steps.entropy=null"),
+
+def allocated(ratio: int, step: float) -> tuple[Row, Row]:
+    """Without fine-tuning, one step of the grid for all, and each layer's by the budget."""
+    alike = post("uniform", f"{ratio}x, uniform", *GRID, f"{STEP}={step}", AGREEMENT)
+    return alike, post("budget", f"{ratio}x, budget", *GRID, f"{BUDGET}={ratio}", AGREEMENT)
+
+
+def allocated_then_tuned(ratio: int, step: float) -> tuple[Row, Row]:
+    """The same with fine-tuning; what training makes of the bytes is in the table."""
+    common = (*GRID, *SHORT, NO_FEEDBACK, AGREEMENT)
+    alike = tuned("uniform", f"{ratio}x, uniform, tuned", *common, f"{STEP}={step}")
+    return alike, tuned("budget", f"{ratio}x, budget, tuned", *common, f"{BUDGET}={ratio}")
+
+
+FINE_TUNED = ("objective=strong", "optimizer.lr=5.0e-4", "trainer.max_steps=100")
+ENTROPY = "mmcompress.compression.quantization.entropy.Entropy"
+SHORT = ("objective=strong", "optimizer.lr=5.0e-4", "trainer.max_steps=60")
+GRID = (
+    "compression=entropy",
+    "compression.dense_dtype=float16",
+    "compression.steps.entropy.rounding=0.4",
+)
+STEP = "compression.steps.entropy.step"
+BUDGET = "compression.budget.ratio"
+NO_FEEDBACK = "compression.steps.entropy.error_feedback=false"
+"""Error feedback makes codes that cost more, and training makes up for what it would have won."""
+
+AGREEMENT = "+evaluation.evaluators.agreement._target_=mmcompress.evaluation.agreement.Agreement"
+COSINES = ("agreement/image_cosine", "agreement/text_cosine")
+
+METHODS = (
+    tuned("dense", "none, 400 steps", "experiment=best_28x", "compression.steps.entropy=null"),
     post("sharing", "cluster 16", *set_step("cluster", "clusters=16")),
     post("sharing", "cluster 8", *set_step("cluster", "clusters=8")),
     post("sharing", "vq 256x4", *set_step("vq")),
@@ -91,29 +128,56 @@ ROWS = (
     tuned("best", "best_28x", "experiment=best_28x"),
     tuned("best", "best_45x", "experiment=best_45x"),
 )
+
+# The uniform steps give the ratio or a little less, so that the budget has no more bytes.
+ALLOCATION = (
+    *allocated(8, 0.26),
+    *allocated(12, 0.67),
+    *allocated(16, 1.1),
+    *allocated_then_tuned(16, 1.0),
+    *allocated_then_tuned(24, 1.66),
+    *allocated_then_tuned(32, 2.1),
+)
+TOWERS = (
+    split("all alike", 1.1, 1.1, 1.1),
+    split("image pays", 1.8, 0.628, 0.628),
+    split("text pays", 0.861, 1.8, 0.861),
+    split("token embedding pays", 1.067, 1.067, 1.8),
+    split("token embedding spared", 1.171, 1.171, 0.5),
+)
+TABLES = {"methods": METHODS, "budget": ALLOCATION, "towers": TOWERS}
 SEEDS = (0, 1, 2)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--table", choices=TABLES, help="all by default")
     parser.add_argument("--runs", type=Path, default=Path("runs/methods"))
-    parser.add_argument("--out", type=Path, help="folder for methods.md and methods.png")
+    parser.add_argument("--out", type=Path, help="folder for <table>.md and methods.png")
     parser.add_argument("--peers", type=Path, help="result of benchmark_peers.py, for the picture")
     parser.add_argument("--only", nargs="+", help="names of rows; all by default")
     args = parser.parse_args()
     logging.basicConfig(format="%(message)s")
-    rows = [row for row in ROWS if not args.only or row.name in args.only]
+    for table in [args.table] if args.table else TABLES:
+        rows = [row for row in TABLES[table] if not args.only or row.name in args.only]
+        if rows:
+            benchmark(table, rows, args)
+
+
+def benchmark(table: str, rows: list[Row], args: argparse.Namespace) -> None:
+    """Run what has not run, and make the table of these rows."""
     jobs = [(row, seed) for row in rows for seed in (SEEDS if row.trained else SEEDS[:1])]
     for number, (row, seed) in enumerate(jobs, start=1):
         print(f"[{number}/{len(jobs)}] {row.name}, seed {seed}", file=sys.stderr, flush=True)
         run(row, seed, args.runs)
     records = [r for r in finished(read_records(args.runs)) if r["config"]["name"] in names(rows)]
-    table = results_table(records)
-    print(table, end="")
+    text = results_table(records, more=() if table == "methods" else COSINES)
+    print(text, end="")
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
-        write_atomically(args.out / "methods.md", lambda file: file.write(table.encode()))
-        draw(rows, records, args.peers, args.out / "methods.png")
+        write_atomically(args.out / f"{table}.md", lambda file: file.write(text.encode()))
+        if table == "methods":
+            draw(rows, records, args.peers, args.out / "methods.png")
 
 
 def names(rows: list[Row]) -> set[str]:

@@ -12,7 +12,7 @@ SECOND_METRIC = "zeroshot/acc@1"
 ABSENT = "–"
 
 
-def results_table(records: Sequence[Mapping[str, Any]]) -> str:
+def results_table(records: Sequence[Mapping[str, Any]], *, more: Sequence[str] = ()) -> str:
     """One line per configuration; a cell is `mean ± std (n seeds)`, without ± for one seed.
 
     The standard deviation is that of a sample (n − 1). Recalls and accuracies are in percent, Δ in
@@ -20,6 +20,7 @@ def results_table(records: Sequence[Mapping[str, Any]]) -> str:
 
     Args:
         records: finished runs, as `read_records` gives them.
+        more: metrics of the compressed model that get a column of their own, as they are.
     Raises:
         ValueError: there are none.
     """
@@ -35,13 +36,14 @@ def results_table(records: Sequence[Mapping[str, Any]]) -> str:
         "stored (MB)",
         f"ratio to {_dense_dtypes(summaries)}",
         "bits/weight",
+        *(metric.rpartition("/")[2].replace("_", " ") for metric in more),
     )
-    rows = [_row(summary) for summary in summaries]
+    rows = [_row(summary, more) for summary in summaries]
     lines = [header, ("---", *["---:"] * (len(header) - 1)), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
 
 
-def _row(summary: Summary) -> tuple[str, ...]:
+def _row(summary: Summary, more: Sequence[str]) -> tuple[str, ...]:
     seeds = f" ({summary.runs} seeds)" if summary.runs > 1 else ""
 
     def cell(spread: Spread | None, digits: int, scale: float = 1.0, *, sign: bool = False) -> str:
@@ -58,6 +60,7 @@ def _row(summary: Summary) -> tuple[str, ...]:
         cell(summary.size["artifact_bytes"], 2, 1 / MEGABYTE),
         cell(summary.size["compression_ratio"], 2),
         cell(summary.size["bits_per_weight"], 2),
+        *(cell(summary.compressed.get(metric), 4) for metric in more),
     )
 
 

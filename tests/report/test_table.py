@@ -24,6 +24,14 @@ def test_table_by_hand(make_record):
     ]
 
 
+def test_more_metrics_get_columns(make_record):
+    record = make_record("int8")
+    record["metrics"]["compressed"]["agreement/text_cosine"] = 0.98765
+    header, _, row = results_table([record], more=["agreement/text_cosine", "absent"]).splitlines()
+    assert header.endswith("| text cosine | absent |")
+    assert row.endswith("| 0.9877 | – |")
+
+
 def test_a_repeated_seed_is_not_a_second_one(make_record):
     (summary,) = summarise([make_record("int8", recall=0.5), make_record("int8", recall=0.7)])
     assert summary.runs == 1

@@ -1,0 +1,55 @@
+"""Every row of the benchmark is a command that works, and finished runs are known as such."""
+
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from mmcompress.backbones.hf_clip import HFClip
+from mmcompress.files import write_json
+from mmcompress.locations import shipped
+from mmcompress.report.settings import config_hash
+
+SCRIPT = SimpleNamespace(
+    **runpy.run_path(str(Path(__file__).parents[1] / "scripts" / "benchmark_methods.py"))
+)
+ROWS = [row for rows in SCRIPT.TABLES.values() for row in rows]
+
+
+@pytest.fixture(scope="module")
+def mini():
+    return HFClip.mini()
+
+
+def compose_row(overrides):
+    with initialize_config_dir(str(shipped("conf").resolve()), version_base="1.3"):
+        return compose("train", list(overrides))
+
+
+def test_names_are_distinct():
+    assert len({row.name for row in ROWS}) == len(ROWS)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_rows_compose(row, mini):
+    cfg = compose_row(row.overrides)
+    assert (cfg.trainer.max_steps > 0) == row.trained
+    recipe = instantiate(cfg.compression)
+    recipe.check(mini)
+    assert (recipe.budget is not None) == ("budget" in row.name or row.name == "best_post_training")
+
+
+def test_only_the_same_settings_count_as_done(tmp_path):
+    overrides = ["compression=int8", "name=a", "seed=0", "trainer=post_training"]
+    plain = OmegaConf.to_container(compose_row(overrides), resolve=True)
+    assert not SCRIPT.is_done(tmp_path, overrides)
+    record = {"status": "failed", "config_hash": config_hash(plain)}
+    write_json(tmp_path / "run.json", record)
+    assert not SCRIPT.is_done(tmp_path, overrides)
+    write_json(tmp_path / "run.json", record | {"status": "finished"})
+    assert SCRIPT.is_done(tmp_path, overrides)
+    assert not SCRIPT.is_done(tmp_path, [*overrides, "data.batch_size=7"])
