@@ -3,9 +3,9 @@
     python scripts/benchmark_speed.py --out docs
 
 Calibration methods: wall time of `recipe.apply` and peak memory of the process, before it and in
-all, each in a process of its own. Training: one step with the recipe against one dense step, in turn in one
-process, median. The model is open_clip's ViT-B-32 with random weights, which cost the same as
-trained ones; the pairs are OpenMoji's.
+all, each in a process of its own. Training: one step with the recipe against one dense step, in
+turn in one process, median. The model is open_clip's ViT-B-32 with random weights, which cost the
+same as trained ones; the pairs are OpenMoji's.
 """
 
 import argparse
