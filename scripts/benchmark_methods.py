@@ -11,6 +11,7 @@ repeated, so an interrupted benchmark goes on where it stopped.
 import argparse
 import json
 import logging
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -185,10 +186,15 @@ def names(rows: list[Row]) -> set[str]:
     return {row.name for row in rows}
 
 
+def command_line(row: Row, seed: int, runs: Path) -> tuple[Path, list[str]]:
+    """The run folder, and the overrides of `train.py`."""
+    folder = runs / re.sub(r"[^\w.]+", "_", row.name) / str(seed)
+    return folder, [*row.overrides, f"name='{row.name}'", f"seed={seed}", f"run_dir={folder}"]
+
+
 def run(row: Row, seed: int, runs: Path) -> None:
     """One command, unless it has finished before with the same settings."""
-    folder = runs / row.name.replace(" ", "_") / str(seed)
-    overrides = [*row.overrides, f"name='{row.name}'", f"seed={seed}", f"run_dir={folder}"]
+    folder, overrides = command_line(row, seed, runs)
     if is_done(folder, overrides):
         return
     command = [sys.executable, str(shipped("train.py")), *overrides, "logger=none"]

@@ -36,7 +36,9 @@ def test_names_are_distinct():
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_rows_compose(row, mini):
-    cfg = compose_row(row.overrides)
+    folder, overrides = SCRIPT.command_line(row, 1, Path("runs"))
+    cfg = compose_row(overrides)
+    assert (cfg.name, cfg.seed, cfg.run_dir) == (row.name, 1, str(folder))
     assert (cfg.trainer.max_steps > 0) == row.trained
     recipe = instantiate(cfg.compression)
     recipe.check(mini)
