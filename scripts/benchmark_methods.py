@@ -153,10 +153,11 @@ SEEDS = (0, 1, 2)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--table", choices=TABLES, help="all by default")
-    parser.add_argument("--runs", type=Path, default=Path("runs/methods"))
+    parser.add_argument("--runs", type=Path, default=Path("docs/records"), help="run folders")
     parser.add_argument("--out", type=Path, help="folder for <table>.md and methods.png")
     parser.add_argument("--peers", type=Path, help="result of benchmark_peers.py, for the picture")
     parser.add_argument("--only", nargs="+", help="names of rows; all by default")
+    parser.add_argument("--finished", action="store_true", help="run nothing, show what has run")
     args = parser.parse_args()
     logging.basicConfig(format="%(message)s")
     for table in [args.table] if args.table else TABLES:
@@ -168,10 +169,12 @@ def main() -> None:
 def benchmark(table: str, rows: list[Row], args: argparse.Namespace) -> None:
     """Run what has not run, and make the table of these rows."""
     jobs = [(row, seed) for row in rows for seed in (SEEDS if row.trained else SEEDS[:1])]
-    for number, (row, seed) in enumerate(jobs, start=1):
+    for number, (row, seed) in enumerate([] if args.finished else jobs, start=1):
         print(f"[{number}/{len(jobs)}] {row.name}, seed {seed}", file=sys.stderr, flush=True)
         run(row, seed, args.runs)
     records = [r for r in finished(read_records(args.runs)) if r["config"]["name"] in names(rows)]
+    if not records:
+        return
     text = results_table(records, more=() if table == "methods" else COSINES)
     print(text, end="")
     if args.out:
