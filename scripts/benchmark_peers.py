@@ -122,16 +122,24 @@ def benchmark(args: argparse.Namespace) -> None:
     check_installed(peers)
     bench = build(args.split, args.steps)
     ours = our_summaries(args.ours, bench) if args.ours else []
-    known = read_results(args.out)
-    results: list[dict[str, Any]] = []
-    jobs = [(peer, seed) for peer in peers for seed in (args.seeds if peer.trained else [0])]
+    done = read_results(args.out)
+    seeds = sorted({*args.seeds, *(row["seed"] for row in done.values())})
+    order = [row_key(peer, seed, bench) for peer, seed in jobs_of(PEERS, seeds)]
+    jobs = jobs_of(peers, args.seeds)
     for number, (peer, seed) in enumerate(jobs, start=1):
         print(f"[{number}/{len(jobs)}] {title(peer)}, seed {seed}", file=sys.stderr, flush=True)
         key = row_key(peer, seed, bench)
-        results.append(known.get(key) or row(peer, seed, bench) | {"key": key})
+        if not done.get(key, {}).get("metrics"):
+            done[key] = row(peer, seed, bench) | {"key": key}
+        results = [done[key] for key in order if key in done]
         if args.out:
             write(args.out, results, ours, bench)
     print(to_markdown(results, ours, bench), end="")
+
+
+def jobs_of(peers: Sequence[Peer], seeds: Sequence[int]) -> list[tuple[Peer, int]]:
+    """Each setting with each seed, or with one where nothing is trained."""
+    return [(peer, seed) for peer in peers for seed in (seeds if peer.trained else [0])]
 
 
 def chosen(only: Sequence[str] | None, post_training: bool) -> list[Peer]:
@@ -291,11 +299,11 @@ def our_summaries(folder: Path, bench: Bench) -> list[Summary]:
 
 
 def read_results(out: Path | None) -> dict[str, dict[str, Any]]:
-    """Finished rows of an earlier call, by key."""
+    """Rows of an earlier call, by key."""
     if out is None or not (out / "peers.json").is_file():
         return {}
     results = json.loads((out / "peers.json").read_bytes())["results"]
-    return {row["key"]: row for row in results if row["metrics"]}
+    return {row["key"]: row for row in results}
 
 
 def write(out: Path, results: list[dict[str, Any]], ours: list[Summary], bench: Bench) -> None:

@@ -276,8 +276,40 @@ def test_what_is_missing_is_said_in_one_sentence(script: SimpleNamespace) -> Non
     assert not any(peer.trained for peer in script.chosen(None, post_training=True))
 
 
-def test_finished_rows_are_read_back(script: SimpleNamespace, tmp_path: Path) -> None:
-    assert script.read_results(tmp_path) == {}
-    done, failed = ({"key": key, "metrics": m} for key, m in [("a", {"x": 1}), ("b", None)])
-    (tmp_path / "peers.json").write_text(json.dumps({"results": [done, failed]}))
-    assert script.read_results(tmp_path) == {"a": done}
+def test_finished_rows_are_kept_and_not_repeated(
+    script: SimpleNamespace,
+    tiny_backbone: HFClip,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scores = {"retrieval/mean_recall": 0.5, "zeroshot/acc@1": 0.5}
+    bench = script.Bench(script.composed(0, 5), "val", tiny_backbone, scores, None, {})
+    measured: list[tuple[str, int]] = []
+
+    def measure(peer: Any, seed: int, *_: Any) -> dict[str, Any]:
+        measured.append((script.title(peer), seed))
+        if peer.name == "int4" and len(measured) < 4:
+            raise RuntimeError("out of luck")
+        sizes = {"bytes": 50, "graph_bytes": 0, "coverage": 1.0}
+        return sizes | {"metrics": scores}
+
+    names = script.chosen.__globals__
+    monkeypatch.setitem(names, "PEERS", (script.Quanto(2), script.Quanto(4, trained=True)))
+    monkeypatch.setitem(names, "build", lambda *_: bench)
+    monkeypatch.setitem(names, "check_installed", lambda _: None)
+    monkeypatch.setitem(names, "measure", measure)
+
+    def run(*seeds: int) -> list[tuple[str, int, bool]]:
+        options = {"only": None, "post_training": False, "split": "val", "steps": 5}
+        script.benchmark(SimpleNamespace(**options, out=tmp_path, ours=None, seeds=seeds))
+        rows = json.loads((tmp_path / "peers.json").read_bytes())["results"]
+        return [(row["name"], row["seed"], row["metrics"] is not None) for row in rows]
+
+    assert run(0) == [("int2", 0, True), ("int4", 0, False)]
+    assert run(1) == [("int2", 0, True), ("int4", 0, False), ("int4", 1, False)]
+    assert run(0, 1) == [("int2", 0, True), ("int4", 0, True), ("int4", 1, True)]
+    title = "optimum-quanto int4, fine-tuned"
+    expected = [("optimum-quanto int2", 0), (title, 0), (title, 1), (title, 0), (title, 1)]
+    assert measured == expected
+    text = (tmp_path / "peers.md").read_text()
+    assert "| optimum-quanto | int4 | yes | 50.0 ± 0.0 (2 seeds) |" in text
