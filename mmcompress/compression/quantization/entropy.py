@@ -149,7 +149,7 @@ class Entropy(Compressor):
     stage = "values"
     granularities = ("linear", "embedding", "conv", "matrix")
     ladder: ClassVar[dict[str, tuple[Any, ...]]] = {
-        "step": (0.1, 0.3, 0.5, 0.7, 0.9, 1.1, 1.4, 1.8, 2.3)
+        "step": (0.1, 0.3, 0.5, 0.7, 0.9, 1.1, 1.4, 1.8, 2.3, 2.9, 3.6)
     }
     no_speedup = "integer weights are decoded to float32 before they multiply"
 
