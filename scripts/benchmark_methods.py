@@ -230,7 +230,7 @@ def draw(rows: list[Row], records: list[dict[str, Any]], peers: Path | None, pat
             marks.setdefault(family, []).append(mark)
     dense = summaries[0]
     first = Mark(dense.size["dense_bytes"].mean, dense.dense[MAIN_METRIC].mean, label="dense")
-    families_plot(marks, peer_marks(peers), first, path, lowest=first.value - 0.3)
+    families_plot(marks, peer_marks(peers), first, path, lowest=first.value - 0.06)
 
 
 def peer_marks(path: Path | None) -> dict[str, list[Mark]]:
