@@ -22,6 +22,9 @@ MASK_WIDTHS = (1, 4, 8)
 LENGTH_BYTES = 6
 """About what a payload's length takes in the manifest."""
 
+_Frames = dict[int, tuple[Tensor, Tensor]]
+"""Identity of a payload → the payload, kept alive so that it stays its own, and its frame."""
+
 
 def encode(weight: Tensor, encoding: Encoding) -> tuple[Chain, dict[str, Tensor]]:
     """Try every chain that fits, keep the smallest.
@@ -38,10 +41,11 @@ def encode(weight: Tensor, encoding: Encoding) -> tuple[Chain, dict[str, Tensor]
     assert weight.dtype == torch.float32, f"baked weights are float32, not {weight.dtype}"
     weight = weight.detach().cpu().contiguous()
     candidates = []
+    frames: _Frames = {}
     for chain, payloads in _candidates(weight, encoding):
         # Without a bitmask, what masks drop has to be zero by its code.
         if torch.equal(decode(chain, payloads, weight.shape), weight):
-            candidates.append(_entropy_code(chain, payloads))
+            candidates.append(_entropy_code(chain, payloads, frames))
     assert candidates, f"{encoding.values} does not give back the weight"
     return min(candidates, key=lambda candidate: _cost(*candidate))
 
@@ -183,15 +187,24 @@ def _halve(values: Tensor) -> Tensor:
     return half if torch.equal(half.to(values.dtype), values) else values
 
 
-def _entropy_code(chain: Chain, payloads: dict[str, Tensor]) -> tuple[Chain, dict[str, Tensor]]:
-    """Compress each payload that gets smaller by it, its mention in the manifest included."""
+def _entropy_code(
+    chain: Chain, payloads: dict[str, Tensor], frames: _Frames
+) -> tuple[Chain, dict[str, Tensor]]:
+    """Compress each payload that gets smaller by it, its mention in the manifest included.
+
+    Args:
+        chain, payloads: a candidate.
+        frames: what other candidates have compressed already; grows.
+    """
     stored, shrunk = dict(payloads), {}
     coded: list[str] = next((stage["of"] for stage in chain if stage["codec"] == "ans"), [])
     for name, payload in payloads.items():
         if name in coded:
             continue
         dtype = str(payload.dtype).removeprefix("torch.")
-        frame = planes.compress(payload)
+        if id(payload) not in frames:
+            frames[id(payload)] = payload, planes.compress(payload)
+        _, frame = frames[id(payload)]
         mention = len(_compact({name: dtype}))
         if frame.nbytes + mention < payload.nbytes:
             stored[name], shrunk[name] = frame, dtype
