@@ -169,15 +169,17 @@ class Budget:
         """Solve, store on trial, move the goal by what the prediction missed, and again."""
         limit = self.limit(backbone)
         goal = limit - _bytes_outside(backbone, self.groups, recipe.dense_dtype)
-        tried: set[tuple[int, ...]] = set()
+        excesses: dict[tuple[int, ...], int] = {}
         fitting: list[int] | None = None
         for trial in range(TRIALS):
             chosen = solve(self.groups, goal, limit)
-            if tuple(chosen) in tried:
+            key = tuple(chosen)
+            if key in excesses and fitting:
                 break
-            tried.add(tuple(chosen))
-            plan = merge(plans, choices, self.groups, chosen, recipe)
-            excess = self._trial(recipe, backbone, batches, plan) - limit
+            if key not in excesses:
+                plan = merge(plans, choices, self.groups, chosen, recipe)
+                excesses[key] = self._trial(recipe, backbone, batches, plan) - limit
+            excess = excesses[key]
             if excess <= 0 and (fitting is None or self._lost(chosen) < self._lost(fitting)):
                 fitting = chosen
             if -limit // ROOM <= excess <= 0 or (fitting and excess > 0):
@@ -186,8 +188,8 @@ class Budget:
             goal -= excess + trial * limit // 5000
         if fitting is None:
             raise ValueError(
-                f"compression.budget: {len(tried)} plans came out over {limit} bytes, the last by "
-                f"{excess}: lower the ratio a little, or name other choices"
+                f"compression.budget: {len(excesses)} plans came out over {limit} bytes, the last "
+                f"by {excess}: lower the ratio a little, or name other choices"
             )
         for group, index in zip(self.groups, fitting, strict=True):
             group.chosen = index

@@ -165,3 +165,23 @@ def test_bad_settings(arguments: dict[str, Any], message: str) -> None:
 
 def test_no_budget_is_no_budget() -> None:
     assert Recipe({"int": Integer(bits=8)}, budget=Budget()).budget is None
+
+
+def test_a_plan_that_comes_out_too_large_again_is_not_the_last(
+    tiny_backbone: HFClip, tiny_data: PairData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The goal moves on until the assignment changes, and no plan is stored twice."""
+    budget = Budget(bytes=100, pairs=16)
+    budget.groups = [Group("a", "image", [], bytes=[95, 50], losses=[0.0, 1.0])]
+    stored_on_trial = []
+
+    def trial(*arguments: Any) -> int:
+        stored_on_trial.append(arguments[-1])
+        return 101 if len(stored_on_trial) == 1 else 60
+
+    monkeypatch.setattr(budget, "_trial", trial)
+    monkeypatch.setattr("mmcompress.compression.budget._bytes_outside", lambda *_: 0)
+    recipe = Recipe({})
+    budget._fit(recipe, tiny_backbone, [], [{}, {}], [{}, {}])
+    assert budget.groups[0].chosen == 1
+    assert len(stored_on_trial) == 2
