@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from mmcompress.artifact.artifact import Artifact
+from mmcompress.configuration import composed
 from mmcompress.errors import in_one_sentence
 from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.locations import shipped
@@ -64,8 +64,7 @@ def inspect(folder: Path) -> None:
 def score(folder: Path, overrides: list[str], *, as_json: bool = False) -> dict[str, Any]:
     """Print the metrics of an artifact, by the evaluators and data of the configuration."""
     artifact = Artifact.load(folder)
-    with initialize_config_dir(str(shipped("conf").resolve()), version_base="1.3"):
-        cfg = compose("train", overrides=overrides)
+    cfg = composed(*overrides)
     data = instantiate(cfg.data)
     data.attach(artifact.backbone)
     evaluators = instantiate(cfg.evaluation.evaluators)

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from mmcompress.configuration import composed
 from mmcompress.files import write_atomically
 from mmcompress.locations import shipped
 from mmcompress.report.plot import Mark, families_plot
@@ -211,9 +211,7 @@ def is_done(folder: Path, overrides: list[str]) -> bool:
     if not (folder / FILE).is_file():
         return False
     record = json.loads((folder / FILE).read_bytes())
-    with initialize_config_dir(str(shipped("conf").resolve()), version_base="1.3"):
-        cfg = compose("train", overrides=overrides, return_hydra_config=False)
-    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    plain: Any = OmegaConf.to_container(composed(*overrides), resolve=True)
     return record["status"] == "finished" and record["config_hash"] == config_hash(plain)
 
 

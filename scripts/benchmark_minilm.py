@@ -17,9 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import DictConfig
 from torch import Tensor
 
 from mmcompress.artifact.artifact import Artifact
@@ -27,10 +25,10 @@ from mmcompress.artifact.dense import dense_file_bytes
 from mmcompress.backbones.base import Backbone
 from mmcompress.compression.base import Compressor
 from mmcompress.compression.recipe import Recipe
+from mmcompress.configuration import composed
 from mmcompress.errors import in_one_sentence
 from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.files import write_atomically, write_json
-from mmcompress.locations import shipped
 from mmcompress.report.environment import git_commit, versions
 from mmcompress.report.table import MEGABYTE
 
@@ -153,12 +151,6 @@ def write(args: argparse.Namespace, rows: list[dict[str, Any]], dense_bytes: int
     write_json(args.out / "minilm.json", ran | {"dense_bytes": dense_bytes, "results": rows})
     table = to_markdown(rows).encode()
     write_atomically(args.out / "minilm.md", lambda file: file.write(table))
-
-
-def composed(*overrides: str) -> DictConfig:
-    """The configuration of `train.py` with these overrides."""
-    with initialize_config_dir(str(shipped("conf").resolve()), version_base="1.3"):
-        return compose("train", overrides=list(overrides))
 
 
 def build_recipe(method: Method) -> Recipe:

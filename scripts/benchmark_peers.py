@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from peers.base import Peer
@@ -40,11 +39,11 @@ from peers.verdict import points_in, points_of, results_table, verdict_table, ve
 from mmcompress.artifact.dense import dense_file_bytes
 from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.compression.recipe import Recipe
+from mmcompress.configuration import composed
 from mmcompress.errors import in_one_sentence
 from mmcompress.evaluation.baseline import dense_baseline
 from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.files import write_atomically, write_json
-from mmcompress.locations import shipped
 from mmcompress.report.environment import git_commit, hardware, versions
 from mmcompress.report.progress import ProgressBar
 from mmcompress.report.record import finished, read_records
@@ -186,7 +185,7 @@ def peer_versions(peers: Sequence[Peer]) -> dict[str, str | None]:
 
 def build(split: str, steps: int | None) -> Bench:
     """The model of `train.py`, its data, and the dense scores."""
-    cfg = composed(0, steps)
+    cfg = configuration(0, steps)
     dense, data = instantiate(cfg.backbone), instantiate(cfg.data)
     data.attach(dense)
     evaluators = instantiate(cfg.evaluation.evaluators)
@@ -194,12 +193,11 @@ def build(split: str, steps: int | None) -> Bench:
     return Bench(cfg, split, dense, metrics, data, evaluators)
 
 
-def composed(seed: int, steps: int | None) -> DictConfig:
+def configuration(seed: int, steps: int | None) -> DictConfig:
     """The configuration of `train.py` whose fine-tune the peers get."""
     overrides = [f"experiment={FINE_TUNE}", f"seed={seed}"]
     overrides += [f"trainer.max_steps={steps}"] if steps is not None else []
-    with initialize_config_dir(str(shipped("conf").resolve()), version_base="1.3"):
-        return compose("train", overrides=overrides)
+    return composed(*overrides)
 
 
 def title(peer: Peer) -> str:
@@ -261,7 +259,7 @@ def measure(peer: Peer, seed: int, bench: Bench, folder: Path) -> dict[str, Any]
 
 def fine_tune(towers: Towers, seed: int, bench: Bench) -> None:
     """Train the towers in place as `train.py` trains a backbone."""
-    cfg = composed(seed, bench.cfg.trainer.max_steps)
+    cfg = configuration(seed, bench.cfg.trainer.max_steps)
     data = instantiate(cfg.data)
     data.attach(bench.dense)
     module = CompressionModule(

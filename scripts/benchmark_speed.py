@@ -19,17 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import Tensor
 from torch.nn.utils import parametrize
 
 from mmcompress.backbones.base import Backbone
 from mmcompress.compression.recipe import Recipe
+from mmcompress.configuration import composed
 from mmcompress.errors import in_one_sentence
 from mmcompress.evaluation.latency import alternate
 from mmcompress.files import write_atomically, write_json
-from mmcompress.locations import shipped
 from mmcompress.objectives.contrastive import contrastive_loss
 from mmcompress.report.environment import hardware, peak_memory_bytes, versions
 from mmcompress.training import parameter_groups
@@ -115,7 +114,6 @@ def train(name: str, args: argparse.Namespace) -> dict[str, Any]:
     backbone, recipe, batches = build([*args.model, *TRAINED[name]])
     dense = copy.deepcopy(backbone)
     recipe.apply(backbone, batches)
-    recipe.on_step(1.0)
     batch = {key: value[: args.batch] for key, value in batches[0].items()}
     workloads = {
         "dense": training_step(dense, Recipe(), batch),
@@ -133,8 +131,7 @@ def train(name: str, args: argparse.Namespace) -> dict[str, Any]:
 
 def build(overrides: list[str]) -> tuple[Backbone, Recipe, list[dict[str, Tensor]]]:
     """The model, the recipe and the calibration batches of a configuration."""
-    with initialize_config_dir(str(shipped("conf").resolve()), version_base="1.3"):
-        cfg = compose("train", overrides=[*overrides, f"data.calibration_size={PAIRS}"])
+    cfg = composed(*overrides, f"data.calibration_size={PAIRS}")
     backbone, recipe, data = (instantiate(cfg[k]) for k in ("backbone", "compression", "data"))
     data.attach(backbone)
     return backbone, recipe, list(data.calibration_dataloader())
@@ -148,6 +145,7 @@ def training_step(
     optimizer = torch.optim.AdamW(parameter_groups(backbone), lr=1e-5)
 
     def step() -> None:
+        recipe.on_step(1.0)
         with parametrize.cached():
             first, second = (backbone.encode(m, batch[m]) for m in backbone.modalities)
         loss = contrastive_loss(first, second, backbone.logit_scale) + recipe.penalty()

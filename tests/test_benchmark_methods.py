@@ -5,13 +5,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from mmcompress.backbones.hf_clip import HFClip
+from mmcompress.configuration import composed
 from mmcompress.files import write_json
-from mmcompress.locations import shipped
 from mmcompress.report.settings import config_hash
 
 SCRIPT = SimpleNamespace(
@@ -25,11 +24,6 @@ def mini():
     return HFClip.mini()
 
 
-def compose_row(overrides):
-    with initialize_config_dir(str(shipped("conf").resolve()), version_base="1.3"):
-        return compose("train", list(overrides))
-
-
 def test_names_are_distinct():
     assert len({row.name for row in ROWS}) == len(ROWS)
 
@@ -37,7 +31,7 @@ def test_names_are_distinct():
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_rows_compose(row, mini):
     folder, overrides = SCRIPT.command_line(row, 1, Path("runs"))
-    cfg = compose_row(overrides)
+    cfg = composed(*overrides)
     assert (cfg.name, cfg.seed, cfg.run_dir) == (row.name, 1, str(folder))
     assert (cfg.trainer.max_steps > 0) == row.trained
     recipe = instantiate(cfg.compression)
@@ -47,7 +41,7 @@ def test_rows_compose(row, mini):
 
 def test_only_the_same_settings_count_as_done(tmp_path):
     overrides = ["compression=int8", "name=a", "seed=0", "trainer=post_training"]
-    plain = OmegaConf.to_container(compose_row(overrides), resolve=True)
+    plain = OmegaConf.to_container(composed(*overrides), resolve=True)
     assert not SCRIPT.is_done(tmp_path, overrides)
     record = {"status": "failed", "config_hash": config_hash(plain)}
     write_json(tmp_path / "run.json", record)

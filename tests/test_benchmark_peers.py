@@ -5,7 +5,7 @@ import importlib.metadata
 import json
 import runpy
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -70,19 +70,25 @@ def build(module: str, name: str, settings: dict[str, Any], trained: bool) -> An
     return kind(**settings, trained=trained)
 
 
+@pytest.fixture
 def round_trip(
-    peer: Any, backbone: HFClip, batches: list[dict[str, Tensor]], folder: Path
-) -> tuple[Any, dict[str, Tensor], int]:
-    """The reloaded model, embeddings of what was prepared, parameters covered."""
+    scripts: None, tiny_backbone: HFClip, batches: list[dict[str, Tensor]], tmp_path: Path
+) -> Callable[..., tuple[dict[str, Tensor], dict[str, Tensor], int]]:
+    """Of a peer: embeddings as prepared and as reloaded, and how many parameters it covers."""
     from peers.towers import Served, Towers
 
-    torch.manual_seed(0)
-    towers = Towers(backbone).eval()
-    peer.prepare(towers, batches)
-    with torch.no_grad():
-        before = {m: towers.encode(m, batches[0][m]) for m in towers.modalities}
-    covered = peer.save(towers, batches, folder)
-    return Served(peer.load(folder, Towers.blank(backbone))), before, covered
+    def go(module: str, name: str, settings: dict[str, Any], trained: bool):
+        peer = build(module, name, settings, trained)
+        torch.manual_seed(0)
+        towers = Towers(tiny_backbone).eval()
+        peer.prepare(towers, batches)
+        with torch.no_grad():
+            before = {m: towers.encode(m, batches[0][m]) for m in towers.modalities}
+        covered = peer.save(towers, batches, tmp_path)
+        served = Served(peer.load(tmp_path, Towers.blank(tiny_backbone)))
+        return before, {m: served.encode(m, batches[0][m]) for m in before}, covered
+
+    return go
 
 
 @pytest.mark.filterwarnings("ignore")  # of the libraries
@@ -91,17 +97,14 @@ def test_what_is_reloaded_is_the_compressed_model(
     module: str,
     name: str,
     settings: dict[str, Any],
-    scripts: None,
+    round_trip: Callable[..., Any],
     tiny_backbone: HFClip,
     batches: list[dict[str, Tensor]],
-    tmp_path: Path,
 ) -> None:
-    peer = build(module, name, settings, trained=False)
-    served, _, covered = round_trip(peer, tiny_backbone, batches, tmp_path)
+    _, after, covered = round_trip(module, name, settings, trained=False)
     parameters = sum(p.numel() for p in tiny_backbone.parameters())
     assert 0.5 * parameters < covered <= parameters
-    for modality in ("image", "text"):
-        embedded = served.encode(modality, batches[0][modality])
+    for modality, embedded in after.items():
         cosine = (embedded * tiny_backbone.encode(modality, batches[0][modality])).sum(dim=1)
         assert torch.allclose(embedded.norm(dim=1), torch.ones(len(embedded)))
         # Random weights survive 8 and 4 bits; at 2 bits or pruned they need not.
@@ -122,18 +125,11 @@ def test_what_is_reloaded_is_the_compressed_model(
     ],
 )
 def test_what_is_trained_is_what_is_stored(
-    module: str,
-    name: str,
-    settings: dict[str, Any],
-    scripts: None,
-    tiny_backbone: HFClip,
-    batches: list[dict[str, Tensor]],
-    tmp_path: Path,
+    module: str, name: str, settings: dict[str, Any], round_trip: Callable[..., Any]
 ) -> None:
-    peer = build(module, name, settings, trained=True)
-    served, before, _ = round_trip(peer, tiny_backbone, batches, tmp_path)
+    before, after, _ = round_trip(module, name, settings, trained=True)
     for modality, expected in before.items():
-        cosine = (served.encode(modality, batches[0][modality]) * expected).sum(dim=1)
+        cosine = (after[modality] * expected).sum(dim=1)
         # Scales, norms and biases are float16 in the file.
         assert cosine.min() > 0.998
 
@@ -261,10 +257,10 @@ def test_only_equal_settings_have_equal_keys(
 
 
 def test_settings_of_the_fine_tune_follow_ours(script: SimpleNamespace) -> None:
-    cfg = script.composed(seed=3, steps=None)
+    cfg = script.configuration(seed=3, steps=None)
     assert (cfg.name, cfg.data.seed) == ("best_28x", 3)
     assert (cfg.objective.feature, cfg.optimizer.lr, cfg.trainer.max_steps) == (20.0, 5e-4, 400)
-    assert script.composed(seed=0, steps=5).trainer.max_steps == 5
+    assert script.configuration(seed=0, steps=5).trainer.max_steps == 5
 
 
 def test_what_is_missing_is_said_in_one_sentence(script: SimpleNamespace) -> None:
@@ -283,7 +279,7 @@ def test_finished_rows_are_kept_and_not_repeated(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     scores = {"retrieval/mean_recall": 0.5, "zeroshot/acc@1": 0.5}
-    bench = script.Bench(script.composed(0, 5), "val", tiny_backbone, scores, None, {})
+    bench = script.Bench(script.configuration(0, 5), "val", tiny_backbone, scores, None, {})
     measured: list[tuple[str, int]] = []
 
     def measure(peer: Any, seed: int, *_: Any) -> dict[str, Any]:

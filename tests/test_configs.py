@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from mmcompress.compression.recipe import Recipe
+from mmcompress.configuration import composed
 from mmcompress.locations import shipped
 
 CONF = shipped("conf").resolve()
@@ -18,11 +18,6 @@ GROUPS = {
     if group.is_dir()
 }
 CHOICES = [f"{group}={name}" for group, names in GROUPS.items() for name in names]
-
-
-def composed(*overrides: str):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", overrides=list(overrides))
 
 
 @pytest.mark.parametrize("choice", CHOICES)

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from mmcompress.artifact.artifact import Artifact
 from mmcompress.artifact.dense import dense_file_bytes
 from mmcompress.backbones.base import Backbone
 from mmcompress.compression.recipe import Recipe
+from mmcompress.configuration import composed
 from mmcompress.data.base import PairData
 from mmcompress.locations import shipped
 from mmcompress.objectives.objective import Objective
@@ -49,8 +49,7 @@ SAME_SIZE = {"none", "activations", "qwt"}
 
 
 def build(name: str, *overrides: str) -> Recipe:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", overrides=[f"compression={name}", *TINY.get(name, []), *overrides])
+    cfg = composed(f"compression={name}", *TINY.get(name, []), *overrides)
     return instantiate(cfg.compression)
 
 

@@ -17,24 +17,21 @@ import json
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from rich.progress import track
 from scipy.optimize import LinearConstraint, milp
 from torch import Tensor
 
 from mmcompress.artifact.artifact import Artifact
 from mmcompress.artifact.dense import dense_file_bytes
-from mmcompress.artifact.encode import encode
-from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import Backbone, Target
-from mmcompress.compression.base import LEFT_DENSE, Decision, NothingCompressed, put
-from mmcompress.objectives.distillation import affinity_loss, feature_loss
+from mmcompress.compression.base import LEFT_DENSE, Decision, NothingCompressed
+from mmcompress.compression.groups import Group, bytes_outside, find_groups, stored_bytes, swapped
+from mmcompress.compression.yardstick import Yardstick
 
 if TYPE_CHECKING:
     from mmcompress.compression.recipe import Plan, Recipe
@@ -44,38 +41,10 @@ log = logging.getLogger(__name__)
 Choice = dict[str, dict[str, Any]]
 """Steps that run, with the arguments that differ from the recipe's; a step left out is skipped."""
 
-MENTION = 70
-"""Bytes that the manifest spends on one weight, about; the trial corrects it."""
-
 TRIALS = 10
 
 ROOM = 200
 """A plan that leaves less than this fraction of the limit unused is taken as it is."""
-
-
-@dataclass
-class Group:
-    """Weights that share one choice.
-
-    Attributes:
-        name: path of the module, or of a bare parameter.
-        modality: tower.
-        roles: of the weights in it.
-        bytes: that each choice would store.
-        losses: what each choice would cost.
-        chosen: index of the choice.
-    """
-
-    name: str
-    modality: str
-    roles: list[str]
-    bytes: list[int] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
-    chosen: int = -1
-
-    def holds(self, key: str) -> bool:
-        """Whether a tensor or module of that path lies inside."""
-        return key == self.name or key.startswith(f"{self.name}.")
 
 
 class Budget:
@@ -168,7 +137,7 @@ class Budget:
     ) -> "Plan":
         """Solve, store on trial, move the goal by what the prediction missed, and again."""
         limit = self.limit(backbone)
-        goal = limit - _bytes_outside(backbone, self.groups, recipe.dense_dtype)
+        goal = limit - bytes_outside(backbone, self.groups, recipe.dense_dtype)
         excesses: dict[tuple[int, ...], int] = {}
         fitting: list[int] | None = None
         for trial in range(TRIALS):
@@ -245,53 +214,6 @@ class Budget:
             return artifact.bytes
 
 
-class Yardstick:
-    """What a change of one tower does to the embeddings of calibration pairs.
-
-    Args:
-        dense: the model to compare with.
-        batches: calibration data.
-        pairs: how many pairs to use, from the first.
-    """
-
-    def __init__(self, dense: Backbone, batches: Sequence[dict[str, Tensor]], pairs: int) -> None:
-        self.batches, self.pairs = batches, pairs
-        self.dense = {m: self._embed(dense, m) for m in dense.modalities}
-        self.scale = dense.logit_scale.detach()
-
-    def loss(self, backbone: Backbone, modality: str) -> float:
-        """Squared distance of the embeddings plus divergence of the similarities.
-
-        Args:
-            backbone: with some weights changed.
-            modality: the tower they lie in; `shared` for both.
-        """
-        changed = {
-            m: self._embed(backbone, m) if modality in (m, "shared") else self.dense[m]
-            for m in self.dense
-        }
-        # With a single tower the similarities are those among its own embeddings.
-        (first, *_), (*_, last) = changed.values(), changed.values()
-        (dense_first, *_), (*_, dense_last) = self.dense.values(), self.dense.values()
-        ours, theirs = (first, last), (dense_first, dense_last)
-        loss = feature_loss(ours, theirs) + affinity_loss(ours, theirs, self.scale, self.scale)
-        return float(loss)
-
-    @torch.no_grad()
-    def _embed(self, backbone: Backbone, modality: str) -> Tensor:
-        training = backbone.training
-        backbone.eval()
-        # Texts of different batches are padded to different lengths.
-        parts, left = [], self.pairs
-        for batch in self.batches:
-            parts.append(backbone.encode(modality, batch[modality][:left]))
-            left -= len(parts[-1])
-            if left <= 0:
-                break
-        backbone.train(training)
-        return torch.cat(parts).float()
-
-
 def _apply(recipe: "Recipe", backbone: Backbone, batches: Sequence[dict[str, Tensor]]) -> "Plan":
     """The plan of one choice for all layers; a step too weak to change any leaves them dense."""
     if not recipe.steps:
@@ -304,34 +226,6 @@ def _apply(recipe: "Recipe", backbone: Backbone, batches: Sequence[dict[str, Ten
         return {name: {} for name in recipe.steps}
 
 
-def find_groups(recipe: "Recipe", backbone: Backbone) -> list[Group]:
-    """The outermost modules that steps select, and the bare parameters."""
-    selected: dict[str, Target] = {}
-    for label, step in recipe.steps.items():
-        if step.cuts_as is not None:
-            raise ValueError(
-                f"compression.budget cannot vary step {label}, which finds only while training "
-                "what each layer loses: leave the budget out and set the step's pruning_ratio"
-            )
-        for target in step.select(step.candidates(backbone)):
-            name = target.name if target.granularity == "matrix" else target.module
-            selected.setdefault(name, target)
-    if "" in selected:
-        raise ValueError(
-            "compression.budget cannot vary a step that works on the whole model: leave that step "
-            "out, or set the budget's ratio and bytes to null"
-        )
-    outermost = [
-        name
-        for name in selected
-        if not any(name != other and Group(other, "", []).holds(name) for other in selected)
-    ]
-    groups = [Group(name, selected[name].modality, []) for name in outermost]
-    for group in groups:
-        group.roles = sorted({t.role for t in backbone.targets() if group.holds(t.name)})
-    return groups
-
-
 def ladders(recipe: "Recipe") -> Iterator[Choice]:
     """Every combination of the strengths that the steps' classes name."""
     rungs: list[list[tuple[str, dict[str, Any]]]] = []
@@ -340,44 +234,6 @@ def ladders(recipe: "Recipe") -> Iterator[Choice]:
         rungs.append([(name, dict(zip(names, value, strict=True))) for value in values])
     for combination in itertools.product(*rungs):
         yield dict(combination)
-
-
-def stored_bytes(
-    compressed: Backbone, group: Group, encodings: Mapping[str, Encoding], dense_dtype: str
-) -> int:
-    """What the tensors of a group take in the file, each stored once."""
-    total, seen = 0, set()
-    for key, tensor in compressed.model.state_dict().items():
-        if not group.holds(key) or tensor.data_ptr() in seen:
-            continue
-        seen.add(tensor.data_ptr())
-        if key in encodings:
-            _, payloads = encode(tensor, encodings[key])
-            total += sum(payload.nbytes for payload in payloads.values()) + MENTION
-        else:
-            total += _dense_bytes(tensor, dense_dtype)
-    return total
-
-
-@contextmanager
-def swapped(probe: Backbone, source: Backbone, group: Group) -> Iterator[None]:
-    """Let the group in `probe` be that of `source` for a while."""
-    parent, _, name = group.name.rpartition(".")
-    owner = probe.model.get_submodule(parent)
-    if name in owner._parameters:
-        mine = owner._parameters[name]
-        owner._parameters[name] = source.model.get_submodule(parent)._parameters[name]
-        try:
-            yield
-        finally:
-            owner._parameters[name] = mine
-        return
-    module = probe.model.get_submodule(group.name)
-    put(probe.model, group.name, source.model.get_submodule(group.name))
-    try:
-        yield
-    finally:
-        put(probe.model, group.name, module)
 
 
 def solve(groups: Sequence[Group], goal: int, limit: int) -> list[int]:
@@ -435,19 +291,6 @@ def left_out(decisions: Mapping[str, Decision], targets: Sequence[Target]) -> di
     """Decisions for all targets: what the budget gave another choice is left as it is."""
     elsewhere: Decision = {LEFT_DENSE: "the budget chose otherwise"}
     return {target.name: decisions.get(target.name, elsewhere) for target in targets}
-
-
-def _bytes_outside(backbone: Backbone, groups: Sequence[Group], dense_dtype: str) -> int:
-    seen = {}
-    for key, tensor in backbone.model.state_dict().items():
-        if not any(group.holds(key) for group in groups):
-            seen[tensor.data_ptr()] = _dense_bytes(tensor, dense_dtype)
-    return sum(seen.values())
-
-
-def _dense_bytes(tensor: Tensor, dense_dtype: str) -> int:
-    half = dense_dtype == "float16" and tensor.dtype == torch.float32
-    return tensor.nbytes // 2 if half else tensor.nbytes
 
 
 def _label(choice: Choice) -> str:

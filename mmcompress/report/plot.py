@@ -123,11 +123,9 @@ def families_plot(
     axes.axhline(100 * dense.value, color="#555555", linewidth=0.9, linestyle=(0, (5, 3)), zorder=1)
     styles = itertools.cycle(zip(PALETTE, "osD^vP", strict=True))
     for (name, marks), (colour, marker) in zip(families.items(), styles, strict=False):
-        kept = [m for m in marks if m.value >= lowest]
+        kept, label = _above(lowest, name, marks)
         points = [(m.bytes / MEGABYTE, 100 * m.value) for m in kept]
         best = [points[i] for i in front(points)]
-        below = len(marks) - len(kept)
-        label = f"{name} ({below} below {100 * lowest:.0f} %)" if below else name
         axes.plot([], [], color=colour, marker=marker, linewidth=1.2, label=label)
         if best:
             axes.plot(*zip(*best, strict=True), color=colour, linewidth=1.2, alpha=0.7, zorder=2)
@@ -145,9 +143,7 @@ def families_plot(
                 zorder=4,
             )
     for (name, marks), marker in zip(peers.items(), itertools.cycle("x+12"), strict=False):
-        kept = [m for m in marks if m.value >= lowest]
-        below = len(marks) - len(kept)
-        label = f"{name} ({below} below {100 * lowest:.0f} %)" if below else name
+        kept, label = _above(lowest, name, marks)
         axes.plot(
             [m.bytes / MEGABYTE for m in kept],
             [100 * m.value for m in kept],
@@ -167,6 +163,13 @@ def families_plot(
     )
     axes.legend(fontsize=8, frameon=False, loc="lower right")
     write_atomically(path, lambda file: figure.savefig(file, format="png"))
+
+
+def _above(lowest: float, name: str, marks: Sequence[Mark]) -> tuple[list[Mark], str]:
+    """What is drawn, and what the legend says, with how many are not."""
+    kept = [m for m in marks if m.value >= lowest]
+    below = len(marks) - len(kept)
+    return kept, f"{name} ({below} below {100 * lowest:.1f} %)" if below else name
 
 
 def _main_metric(records: Sequence[Mapping[str, Any]]) -> str:

@@ -12,10 +12,12 @@ from mmcompress.artifact.artifact import Artifact
 from mmcompress.artifact.dense import dense_file_bytes
 from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.compression.base import LEFT_DENSE
-from mmcompress.compression.budget import Budget, Group, Yardstick, find_groups, solve, swapped
+from mmcompress.compression.budget import Budget, solve
+from mmcompress.compression.groups import Group, find_groups, swapped
 from mmcompress.compression.lowrank.lowrank import LowRank
 from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.recipe import Recipe
+from mmcompress.compression.yardstick import Yardstick
 from mmcompress.data.base import PairData
 
 
@@ -180,7 +182,7 @@ def test_a_plan_that_comes_out_too_large_again_is_not_the_last(
         return 101 if len(stored_on_trial) == 1 else 60
 
     monkeypatch.setattr(budget, "_trial", trial)
-    monkeypatch.setattr("mmcompress.compression.budget._bytes_outside", lambda *_: 0)
+    monkeypatch.setattr("mmcompress.compression.budget.bytes_outside", lambda *_: 0)
     recipe = Recipe({})
     budget._fit(recipe, tiny_backbone, [], [{}, {}], [{}, {}])
     assert budget.groups[0].chosen == 1

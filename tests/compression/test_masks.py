@@ -31,6 +31,15 @@ def test_groups_against_a_loop(pruned: int, group_size: int):
             assert mask[row, start : start + group_size].tolist() == kept
 
 
+@pytest.mark.parametrize(("pruned", "group_size"), [(0, None), (40, None), (96, None), (9, 16)])
+def test_ties_fall_in_memory_order_as_in_a_stable_sort(pruned: int, group_size: int | None):
+    scores = torch.randint(0, 3, (6, 16), generator=torch.Generator().manual_seed(0)).float()
+    groups = scores.reshape(-1, group_size or 96)
+    dropped = groups.argsort(dim=1, stable=True)[:, :pruned]
+    expected = torch.ones_like(groups, dtype=torch.bool).scatter(1, dropped, False)
+    assert torch.equal(lowest_mask(scores, pruned, group_size=group_size), expected.view(6, 16))
+
+
 def test_cubic_schedule_follows_the_paper():
     """Zhu and Gupta, eq. 1 with s_i = 0: s_f (1 − (1 − t/T)³)."""
     for progress in (0.0, 0.1, 0.35, 0.6):

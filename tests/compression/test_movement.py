@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from mmcompress.backbones.base import Backbone, Target
 from mmcompress.compression.base import Applied
 from mmcompress.compression.pruning.masks import lowest_mask
-from mmcompress.compression.pruning.movement import LEAST, Movement, MovementMask, top_mask
+from mmcompress.compression.pruning.movement import LEAST, Movement, MovementMask
 from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.recipe import Recipe
 from mmcompress.compression.sharing.codebook import Codebook
@@ -84,12 +84,6 @@ def test_untrained_it_is_magnitude_pruning():
     dense = layer.weight.detach().abs()
     movement.on_step(1.0)
     assert torch.equal(mask.mask, lowest_mask(dense, 15))
-
-
-@pytest.mark.parametrize("pruned", [0, 1, 10, 30])
-def test_top_mask_is_that_of_a_sort(pruned: int):
-    scores = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(top_mask(scores, pruned), lowest_mask(scores, pruned))
 
 
 def test_scores_train_where_weights_are_masked():

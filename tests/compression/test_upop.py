@@ -13,7 +13,7 @@ from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.backbones.open_clip import OpenClip
-from mmcompress.compression.budget import find_groups
+from mmcompress.compression.groups import find_groups
 from mmcompress.compression.lowrank.lowrank import LowRank
 from mmcompress.compression.pruning.encodings import keep_in_encoding
 from mmcompress.compression.pruning.upop import StructureMask, UPop, choose, due_share

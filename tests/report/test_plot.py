@@ -80,4 +80,4 @@ def test_every_family_is_drawn_and_hidden_points_are_counted(tmp_path, monkeypat
     assert colour_count(pixels, PALETTE[1]) > 100
     assert colour_count(pixels, PALETTE[2]) == 0
     (labels,) = legends
-    assert {"quantisation (1 below 50 %)", "low rank", "other", "dense"} <= set(labels)
+    assert {"quantisation (1 below 50.0 %)", "low rank", "other", "dense"} <= set(labels)

@@ -6,7 +6,6 @@ floats, and the method hands its indices over as they are.
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -32,7 +31,9 @@ def lookup(
         >>> lookup(torch.tensor([1, 0, 0, 0]), codebook, (2, 4)).tolist()
         [[3.0, 4.0, 1.0, 2.0], [1.0, 2.0, 1.0, 2.0]]
     """
-    entries = F.embedding(indices, codebook.float())
+    table = codebook.float()
+    # Not `embedding`, whose gradient takes many times as long where many places read few entries.
+    entries = (table.flatten() if table.shape[1] == 1 else table).index_select(0, indices)
     if scale is None:
         return entries.reshape(tuple(shape))
     return (entries.reshape(*scale.shape, -1) * scale.float().unsqueeze(-1)).reshape(tuple(shape))

@@ -4,6 +4,7 @@ Every pattern is one rule, "drop the `pruned` weights of lowest score in each gr
 the tensor, a row of it (Wanda), or M neighbours in a row (N:M, of which at most N are kept).
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,10 +27,30 @@ def lowest_mask(scores: Tensor, pruned: int, *, group_size: int | None = None) -
         >>> lowest_mask(torch.tensor([[0.1, 3.0], [2.0, 0.2]]), 1, group_size=2).tolist()
         [[False, True], [True, False]]
     """
+    if pruned == 0:
+        return torch.ones_like(scores, dtype=torch.bool)
     groups = scores.reshape(-1, group_size or scores.numel())
-    order = groups.argsort(dim=1, stable=True)
-    mask = torch.ones_like(groups, dtype=torch.bool)
-    return mask.scatter_(1, order[:, :pruned], False).view_as(scores)
+    threshold = kth_smallest(groups, pruned)
+    kept = groups > threshold
+    missing = groups.shape[1] - pruned - kept.sum(dim=1, keepdim=True)
+    if missing.any():
+        tied = groups == threshold
+        last = tied.sum(dim=1, keepdim=True) - missing
+        kept |= tied & (tied.cumsum(dim=1) > last)
+    return kept.view_as(scores)
+
+
+def kth_smallest(groups: Tensor, k: int) -> Tensor:
+    """The k-th smallest value of each row, k from 1: (rows, 1).
+
+    Args:
+        groups: (rows, columns) float32.
+        k: at most the columns.
+    """
+    if groups.device.type != "cpu":
+        return groups.kthvalue(k, dim=1, keepdim=True).values
+    # NumPy selects several times faster than torch does on a CPU.
+    return torch.from_numpy(np.partition(groups.numpy(), k - 1, axis=1)[:, k - 1, None])
 
 
 def parse_pattern(pattern: str) -> tuple[int, int]:
@@ -88,4 +109,5 @@ class Mask(Parametrization):
         self.mask = lowest_mask(scores, round(share * self.pruned), group_size=self.group_size)
 
     def forward(self, weight: Tensor) -> Tensor:
-        return weight * self.mask
+        # A product of floats with booleans is many times slower on a CPU.
+        return weight * self.mask.to(weight.dtype)

@@ -13,33 +13,18 @@ paper's allocation, the same share of each matrix, is one of several.
 
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
 from mmcompress.backbones.base import Target
 from mmcompress.compression.base import Decision
 from mmcompress.compression.pruning.allocation import Allocation
-from mmcompress.compression.pruning.masks import Mask
+from mmcompress.compression.pruning.masks import Mask, lowest_mask
 from mmcompress.compression.pruning.schedule import cubic_sparsity
 from mmcompress.compression.pruning.scored import ScoredPruning
 from mmcompress.compression.statistics import Statistic
 
 LEAST = 1e-6
 """Of `start`: far below one step of an optimizer."""
-
-
-def top_mask(scores: Tensor, pruned: int) -> Tensor:
-    """Keep all but the `pruned` lowest scores, without sorting; ties at the threshold go together.
-
-    Args:
-        scores: any shape.
-        pruned: at most all of them.
-    Returns:
-        bool, shape of `scores`, True = kept.
-    """
-    if pruned == 0:
-        return torch.ones_like(scores, dtype=torch.bool)
-    return scores > scores.flatten().kthvalue(pruned).values
 
 
 class MovementMask(Mask):
@@ -57,11 +42,11 @@ class MovementMask(Mask):
 
     def follow(self, share: float) -> None:
         """Keep the highest scores as they are now; `share` of the weights that are to go, go."""
-        self.mask = top_mask(self.scores.detach(), round(share * self.pruned))
+        self.mask = lowest_mask(self.scores.detach(), round(share * self.pruned))
 
     def forward(self, weight: Tensor) -> Tensor:
         # Exactly the mask in value; for the gradient, the scores.
-        return weight * (self.mask + (self.scores - self.scores.detach()))
+        return weight * (self.mask.to(weight.dtype) + (self.scores - self.scores.detach()))
 
 
 class Movement(ScoredPruning):

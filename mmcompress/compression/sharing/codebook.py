@@ -16,7 +16,14 @@ from torch import Tensor, nn
 from mmcompress.artifact.codecs.codebook import lookup
 from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import Target
-from mmcompress.compression.base import LEFT_DENSE, Compressor, Decision, as_matrix, kept_mask
+from mmcompress.compression.base import (
+    LEFT_DENSE,
+    Compressor,
+    Decision,
+    as_matrix,
+    keep_zeros,
+    kept_mask,
+)
 from mmcompress.compression.statistics import Statistic
 
 ITERATIONS = 15
@@ -159,7 +166,7 @@ class Lookup(nn.Module):
         shared = lookup(self.indices, rounded_entries(self.codebook), weight.shape)
         if self.codebook.shape[1] > 1:
             return shared
-        return shared * kept_mask(weight)
+        return keep_zeros(shared, weight)
 
 
 class Codebook(Compressor):

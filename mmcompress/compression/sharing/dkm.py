@@ -21,7 +21,14 @@ from torch.utils.checkpoint import checkpoint
 from mmcompress.artifact.codecs.codebook import lookup
 from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import Target
-from mmcompress.compression.base import LEFT_DENSE, Compressor, Decision, as_matrix, kept_mask
+from mmcompress.compression.base import (
+    LEFT_DENSE,
+    Compressor,
+    Decision,
+    as_matrix,
+    keep_zeros,
+    kept_mask,
+)
 from mmcompress.compression.sharing.codebook import (
     check_codebook_arguments,
     nearest,
@@ -152,7 +159,7 @@ class SoftClusters(nn.Module):
             soft = self.training and not self.hard
             shared = self._attend(vectors, counts) if soft else self._snap(vectors)
         shared = shared.view_as(weight)
-        return shared * kept_mask(weight) if self.block_size == 1 else shared
+        return keep_zeros(shared, weight) if self.block_size == 1 else shared
 
     def _attend(self, vectors: Tensor, counts: Tensor) -> Tensor:
         temperature = self.temperature * self.distortion

@@ -1,0 +1,56 @@
+"""What a compressed part does to the embeddings of the whole model."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mmcompress.backbones.base import Backbone
+from mmcompress.objectives.distillation import affinity_loss, feature_loss
+
+
+class Yardstick:
+    """What a change of one tower does to the embeddings of calibration pairs.
+
+    Args:
+        dense: the model to compare with.
+        batches: calibration data.
+        pairs: how many pairs to use, from the first.
+    """
+
+    def __init__(self, dense: Backbone, batches: Sequence[dict[str, Tensor]], pairs: int) -> None:
+        self.batches, self.pairs = batches, pairs
+        self.dense = {m: self._embed(dense, m) for m in dense.modalities}
+        self.scale = dense.logit_scale.detach()
+
+    def loss(self, backbone: Backbone, modality: str) -> float:
+        """Squared distance of the embeddings plus divergence of the similarities.
+
+        Args:
+            backbone: with some weights changed.
+            modality: the tower they lie in; `shared` for both.
+        """
+        changed = {
+            m: self._embed(backbone, m) if modality in (m, "shared") else self.dense[m]
+            for m in self.dense
+        }
+        # With a single tower the similarities are those among its own embeddings.
+        (first, *_), (*_, last) = changed.values(), changed.values()
+        (dense_first, *_), (*_, dense_last) = self.dense.values(), self.dense.values()
+        ours, theirs = (first, last), (dense_first, dense_last)
+        loss = feature_loss(ours, theirs) + affinity_loss(ours, theirs, self.scale, self.scale)
+        return float(loss)
+
+    @torch.no_grad()
+    def _embed(self, backbone: Backbone, modality: str) -> Tensor:
+        training = backbone.training
+        backbone.eval()
+        # Texts of different batches are padded to different lengths.
+        parts, left = [], self.pairs
+        for batch in self.batches:
+            parts.append(backbone.encode(modality, batch[modality][:left]))
+            left -= len(parts[-1])
+            if left <= 0:
+                break
+        backbone.train(training)
+        return torch.cat(parts).float()
