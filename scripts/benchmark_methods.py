@@ -135,6 +135,8 @@ ALLOCATION = (
     *allocated(8, 0.26),
     *allocated(12, 0.67),
     *allocated(16, 1.1),
+    *allocated(24, 1.96),
+    *allocated(32, 2.76),
     *allocated_then_tuned(16, 1.0),
     *allocated_then_tuned(24, 1.66),
     *allocated_then_tuned(32, 2.1),
