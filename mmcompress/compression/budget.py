@@ -151,7 +151,7 @@ class Budget:
             excess = excesses[key]
             if excess <= 0 and (fitting is None or self._lost(chosen) < self._lost(fitting)):
                 fitting = chosen
-            if -limit // ROOM <= excess <= 0 or (fitting and excess > 0):
+            if -limit // ROOM <= excess <= 0:
                 break
             # The error of the prediction moves with the plan: a little more room each time.
             goal -= excess + trial * limit // 5000
