@@ -84,7 +84,9 @@ def allocated_then_tuned(ratio: int, step: float) -> tuple[Row, Row]:
     """The same with fine-tuning; what training makes of the bytes is in the table."""
     common = (*GRID, *SHORT, NO_FEEDBACK, AGREEMENT)
     alike = tuned("uniform", f"{ratio}x, uniform, tuned", *common, f"{STEP}={step}")
-    return alike, tuned("budget", f"{ratio}x, budget, tuned", *common, f"{BUDGET}={ratio}")
+    choices = ",".join(f"{{entropy:{{step:{factor * step:.3g}}}}}" for factor in BAND)
+    limits = (f"{BUDGET}={ratio}", f"compression.budget.choices=[{choices}]")
+    return alike, tuned("budget", f"{ratio}x, budget, tuned", *common, *limits)
 
 
 FINE_TUNED = ("objective=strong", "optimizer.lr=5.0e-4", "trainer.max_steps=100")
@@ -99,6 +101,10 @@ STEP = "compression.steps.entropy.step"
 BUDGET = "compression.budget.ratio"
 NO_FEEDBACK = "compression.steps.entropy.error_feedback=false"
 """Error feedback makes codes that cost more, and training makes up for what it would have won."""
+
+BAND = (0.65, 0.8, 1.0, 1.2, 1.4)
+"""Steps to choose from, in those of the uniform row: training recovers what single layers lose, so
+finer and coarser ones were worse on the validation split."""
 
 AGREEMENT = "+evaluation.evaluators.agreement._target_=mmcompress.evaluation.agreement.Agreement"
 COSINES = ("agreement/image_cosine", "agreement/text_cosine")
