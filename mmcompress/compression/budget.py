@@ -82,6 +82,8 @@ class Budget:
             raise ValueError(f"compression.budget.pairs={pairs} must be at least 2")
         self.ratio, self.bytes, self.pairs = ratio, bytes, pairs
         self.choices = choices
+        self.limit = 0
+        """The bytes that both files may take, after `search`."""
         self.groups: list[Group] = []
         self.labels: list[str] = []
         """Of the choices, after `search`."""
@@ -90,13 +92,6 @@ class Budget:
     def is_set(self) -> bool:
         """Whether there is anything to keep to."""
         return self.ratio is not None or self.bytes is not None
-
-    def limit(self, backbone: Backbone) -> int:
-        """The bytes that both files may take."""
-        if self.bytes is not None:
-            return self.bytes
-        assert self.ratio is not None
-        return int(dense_file_bytes(backbone.model) / self.ratio)
 
     def search(
         self, recipe: "Recipe", backbone: Backbone, batches: Sequence[dict[str, Tensor]]
@@ -111,6 +106,7 @@ class Budget:
             ValueError: no assignment is small enough.
         """
         choices = self._choices(recipe)
+        self.limit = self.bytes or int(dense_file_bytes(backbone.model) / (self.ratio or 1))
         self.groups = find_groups(recipe, backbone)
         self.labels = [_label(choice) for choice in choices]
         yardstick = Yardstick(backbone, batches, self.pairs)
@@ -136,7 +132,7 @@ class Budget:
         choices: Sequence[Choice],
     ) -> "Plan":
         """Solve, store on trial, move the goal by what the prediction missed, and again."""
-        limit = self.limit(backbone)
+        limit = self.limit
         goal = limit - bytes_outside(backbone, self.groups, recipe.dense_dtype)
         excesses: dict[tuple[int, ...], int] = {}
         fitting: list[int] | None = None
@@ -168,8 +164,9 @@ class Budget:
         return sum(g.losses[index] for g, index in zip(self.groups, chosen, strict=True))
 
     def report(self) -> dict[str, Any]:
-        """JSON: the choices, and for each group what each would store and lose, and the chosen."""
-        return {"choices": self.labels, "groups": [asdict(group) for group in self.groups]}
+        """JSON: the limit, the choices, and what each would store and lose in each group."""
+        groups = [asdict(group) for group in self.groups]
+        return {"limit": self.limit, "choices": self.labels, "groups": groups}
 
     def _choices(self, recipe: "Recipe") -> list[Choice]:
         dense: list[Choice] = [{}]

@@ -82,6 +82,9 @@ def print_report(
         console.print(Text(f"no speed-up expected: {latency['no_speedup']}"))
     for step, share in record["size"].get("coverage", {}).items():
         console.print(Text(f"{step} targeted {share:.1%} of the parameters"))
+    if record.get("budget"):
+        line = _budget_line(record["budget"]["limit"], record["size"]["artifact_bytes"])
+        console.print(Text(line), soft_wrap=True)
     console.print(Text(f"artifact: {artifact}"), soft_wrap=True)
 
 
@@ -115,6 +118,15 @@ def _latency_rows(latency: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
         else:
             after = compressed_ms[batch]
             yield name, f"{dense:.1f} ms", f"{after:.1f} ms", f"{dense / after:.2f}× as fast"
+
+
+def _budget_line(limit: int, stored: int) -> str:
+    if stored <= limit:
+        return f"budget: {stored:,} of {limit:,} bytes used"
+    return (
+        f"budget: {stored - limit:,} bytes over the {limit:,} allowed, for what was trained costs "
+        f"more in codes: raise compression.budget.ratio by {stored / limit - 1:.0%} or train less"
+    )
 
 
 def _minus(text: str) -> str:

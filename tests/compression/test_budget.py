@@ -174,6 +174,7 @@ def test_a_plan_that_comes_out_too_large_again_is_not_the_last(
 ) -> None:
     """The goal moves on until the assignment changes, and no plan is stored twice."""
     budget = Budget(bytes=100, pairs=16)
+    budget.limit = 100
     budget.groups = [Group("a", "image", [], bytes=[95, 50], losses=[0.0, 1.0])]
     stored_on_trial = []
 

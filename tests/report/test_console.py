@@ -53,6 +53,21 @@ def test_a_reason_takes_the_place_of_compressed_latency(make_record, console, tm
     assert "no speed-up expected: decoded to float32" in console.file.getvalue()
 
 
+@pytest.mark.parametrize(
+    ("limit", "line"),
+    [
+        (2_500_000, "budget: 2,500,000 of 2,500,000 bytes used"),
+        (2_000_000, "budget.ratio by 25% or train less"),
+    ],
+)
+def test_a_budget_is_compared_with_what_was_stored(
+    make_record, console, tmp_path, limit: int, line: str
+):
+    record = make_record("entropy", ratio=8.0) | {"budget": {"limit": limit}}
+    print_report(record, tmp_path, console=console)
+    assert line in console.file.getvalue()
+
+
 def test_the_artifact_line_is_never_broken(make_record, console, tmp_path):
     path = tmp_path / ("long" * 40)
     print_report(make_record("int4"), path, console=console)
