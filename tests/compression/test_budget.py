@@ -188,3 +188,16 @@ def test_a_plan_that_comes_out_too_large_again_is_not_the_last(
     budget._fit(recipe, tiny_backbone, [], [{}, {}], [{}, {}])
     assert budget.groups[0].chosen == 1
     assert len(stored_on_trial) == 2
+
+
+def test_one_plan_that_is_too_large_does_not_end_the_search_for_a_fuller_one(
+    tiny_backbone: HFClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budget = Budget(bytes=100, pairs=16)
+    budget.limit = 100
+    budget.groups = [Group("a", "image", [], bytes=[119, 110, 95], losses=[0.0, 1.0, 2.0])]
+    stored = iter([80, 105, 99])  # of the third choice, the first, and the second
+    monkeypatch.setattr(budget, "_trial", lambda *_: next(stored))
+    monkeypatch.setattr("mmcompress.compression.budget.bytes_outside", lambda *_: 0)
+    budget._fit(Recipe({}), tiny_backbone, [], [{}] * 3, [{}] * 3)
+    assert budget.groups[0].chosen == 1

@@ -40,6 +40,12 @@ def test_ties_fall_in_memory_order_as_in_a_stable_sort(pruned: int, group_size: 
     assert torch.equal(lowest_mask(scores, pruned, group_size=group_size), expected.view(6, 16))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_other_dtypes_are_selected_alike(dtype: torch.dtype):
+    scores = torch.randperm(64, generator=torch.Generator().manual_seed(0)).view(8, 8)
+    assert torch.equal(lowest_mask(scores.to(dtype), 20), lowest_mask(scores.float(), 20))
+
+
 def test_cubic_schedule_follows_the_paper():
     """Zhu and Gupta, eq. 1 with s_i = 0: s_f (1 − (1 − t/T)³)."""
     for progress in (0.0, 0.1, 0.35, 0.6):

@@ -44,10 +44,10 @@ def kth_smallest(groups: Tensor, k: int) -> Tensor:
     """The k-th smallest value of each row, k from 1: (rows, 1).
 
     Args:
-        groups: (rows, columns) float32.
+        groups: (rows, columns).
         k: at most the columns.
     """
-    if groups.device.type != "cpu":
+    if groups.device.type != "cpu" or groups.dtype != torch.float32:
         return groups.kthvalue(k, dim=1, keepdim=True).values
     # NumPy selects several times faster than torch does on a CPU.
     return torch.from_numpy(np.partition(groups.numpy(), k - 1, axis=1)[:, k - 1, None])
