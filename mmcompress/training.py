@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from mmcompress.backbones.base import Backbone
 from mmcompress.compression.recipe import Plan, Recipe
 from mmcompress.evaluation.retrieval import retrieval_metrics
+from mmcompress.memory import keep_freed_memory
 from mmcompress.objectives.objective import Objective
 
 MAX_LOGIT_SCALE = 100.0
@@ -61,6 +62,7 @@ class CompressionModule(pl.LightningModule):
             self._teacher = (teacher.eval().requires_grad_(False),)
 
     def on_fit_start(self) -> None:
+        keep_freed_memory()
         for teacher in self._teacher:
             teacher.to(self.device)
 

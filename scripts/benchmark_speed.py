@@ -29,6 +29,7 @@ from mmcompress.configuration import composed
 from mmcompress.errors import in_one_sentence
 from mmcompress.evaluation.latency import alternate
 from mmcompress.files import write_atomically, write_json
+from mmcompress.memory import keep_freed_memory
 from mmcompress.objectives.contrastive import contrastive_loss
 from mmcompress.report.environment import hardware, peak_memory_bytes, versions
 from mmcompress.training import parameter_groups
@@ -111,6 +112,7 @@ def calibrate(name: str, args: argparse.Namespace) -> dict[str, Any]:
 @in_one_sentence
 def train(name: str, args: argparse.Namespace) -> dict[str, Any]:
     """Milliseconds of a dense step and of a step with the recipe."""
+    keep_freed_memory()
     backbone, recipe, batches = build([*args.model, *TRAINED[name]])
     dense = copy.deepcopy(backbone)
     recipe.apply(backbone, batches)

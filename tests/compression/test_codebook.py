@@ -104,6 +104,18 @@ def test_finalize_names_the_zeros_so_that_decoding_keeps_them() -> None:
     assert encoding.values == {"codec": "codebook"}
 
 
+def test_zeros_are_kept_however_they_come() -> None:
+    """From an earlier mask that moves, and in a weight that is loaded later."""
+    layer = nn.Linear(8, 8, bias=False).requires_grad_(False)
+    lookup = Lookup(layer.weight, clusters=4, block_size=1, seed=0)
+    assert (lookup(layer.weight) != 0).all()
+    for row in range(2):
+        masked = layer.weight * (torch.arange(8) != row)[:, None]
+        assert torch.equal(lookup(masked) == 0, masked == 0)
+    layer.load_state_dict({"weight": masked})
+    assert torch.equal(lookup(layer.weight) == 0, masked == 0)
+
+
 def test_plan_leaves_what_would_not_shrink() -> None:
     weights = {"layer.weight": random(4, 4)}
     plan = Codebook(clusters=16).plan([target()], weights, {})

@@ -1,7 +1,12 @@
 import pytest
 import torch
 
-from mmcompress.compression.pruning.masks import lowest_mask
+from mmcompress.compression.pruning.masks import (
+    Masked,
+    kth_smallest,
+    kth_smallest_near,
+    lowest_mask,
+)
 from mmcompress.compression.pruning.schedule import cubic_sparsity
 
 
@@ -44,6 +49,35 @@ def test_ties_fall_in_memory_order_as_in_a_stable_sort(pruned: int, group_size: 
 def test_other_dtypes_are_selected_alike(dtype: torch.dtype):
     scores = torch.randperm(64, generator=torch.Generator().manual_seed(0)).view(8, 8)
     assert torch.equal(lowest_mask(scores.to(dtype), 20), lowest_mask(scores.float(), 20))
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.01, -0.01])
+@pytest.mark.parametrize("k", [1, 200, 1000])
+def test_a_near_guess_finds_the_same(offset: float, k: int):
+    scores = torch.randn(1, 1000, generator=torch.Generator().manual_seed(0))
+    expected = kth_smallest(scores, k)
+    found = kth_smallest_near(scores, k, float(expected) * (1 + offset))
+    assert found is not None
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("guess", [-5.0, 0.0, 1.5, 5.0, -torch.inf])
+def test_a_far_guess_finds_nothing(guess: float):
+    scores = torch.randn(1, 1000, generator=torch.Generator().manual_seed(0))
+    assert kth_smallest_near(scores, 200, guess) is None
+
+
+def test_masked_against_autograd():
+    """The product written out, the scores taken for the mask in the gradient (arXiv:2005.07683)."""
+    weight, scores = (torch.randn(4, 8, requires_grad=True) for _ in range(2))
+    mask, gradient = torch.rand(4, 8) > 0.5, torch.randn(4, 8)
+    product = weight * (mask.float() + scores - scores.detach())
+    expected = torch.autograd.grad(product, [weight, scores], gradient)
+    found = torch.autograd.grad(Masked.apply(weight, mask, scores), [weight, scores], gradient)
+    torch.testing.assert_close(found, expected)
+    assert torch.equal(Masked.apply(weight, mask, None), weight * mask)
+    (alone,) = torch.autograd.grad(Masked.apply(weight, mask, None), weight, gradient)
+    torch.testing.assert_close(alone, expected[0])
 
 
 def test_cubic_schedule_follows_the_paper():

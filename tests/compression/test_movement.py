@@ -86,6 +86,18 @@ def test_untrained_it_is_magnitude_pruning():
     assert torch.equal(mask.mask, lowest_mask(dense, 15))
 
 
+def test_masks_follow_scores_as_if_sought_anew():
+    """Over many small steps and two jumps, where the last threshold is no help."""
+    _, movement, mask = prepared()
+    generator = torch.Generator().manual_seed(0)
+    for step in range(30):
+        with torch.no_grad():
+            size = 10.0 if step in (10, 20) else 1e-3
+            mask.scores.add_(size * torch.randn(mask.scores.shape, generator=generator))
+        movement.on_step(1.0)
+        assert torch.equal(mask.mask, lowest_mask(mask.scores.detach(), mask.pruned)), step
+
+
 def test_scores_train_where_weights_are_masked():
     layer, movement, mask = prepared()
     movement.on_step(1.0)

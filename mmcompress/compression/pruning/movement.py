@@ -13,12 +13,19 @@ paper's allocation, the same share of each matrix, is one of several.
 
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from mmcompress.backbones.base import Target
 from mmcompress.compression.base import Decision
 from mmcompress.compression.pruning.allocation import Allocation
-from mmcompress.compression.pruning.masks import Mask, lowest_mask
+from mmcompress.compression.pruning.masks import (
+    Mask,
+    Masked,
+    keep_above,
+    kth_smallest,
+    kth_smallest_near,
+)
 from mmcompress.compression.pruning.schedule import cubic_sparsity
 from mmcompress.compression.pruning.scored import ScoredPruning
 from mmcompress.compression.statistics import Statistic
@@ -39,14 +46,26 @@ class MovementMask(Mask):
     def __init__(self, weight: Tensor, pruned: int, *, start: float) -> None:
         super().__init__(weight, pruned)
         self.scores = nn.Parameter(max(start, LEAST) * weight.abs())
+        self._threshold: float | None = None
+        """The highest score that was dropped last time."""
 
     def follow(self, share: float) -> None:
         """Keep the highest scores as they are now; `share` of the weights that are to go, go."""
-        self.mask = lowest_mask(self.scores.detach(), round(share * self.pruned))
+        pruned = round(share * self.pruned)
+        if pruned == 0:
+            self.mask = torch.ones_like(self.mask)
+            return
+        scores = self.scores.detach().reshape(1, -1)
+        threshold = None
+        if self._threshold is not None:  # one step of training moves it little
+            threshold = kth_smallest_near(scores, pruned, self._threshold)
+        if threshold is None:
+            threshold = kth_smallest(scores, pruned)
+        self.mask = keep_above(scores, threshold, pruned).view_as(self.mask)
+        self._threshold = float(threshold)
 
     def forward(self, weight: Tensor) -> Tensor:
-        # Exactly the mask in value; for the gradient, the scores.
-        return weight * (self.mask.to(weight.dtype) + (self.scores - self.scores.detach()))
+        return Masked.apply(weight, self.mask, self.scores)
 
 
 class Movement(ScoredPruning):

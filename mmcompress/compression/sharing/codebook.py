@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from mmcompress.artifact.codecs.codebook import lookup
 from mmcompress.artifact.encoding import Encoding
-from mmcompress.backbones.base import Target
+from mmcompress.backbones.base import WEIGHTS, Target
 from mmcompress.compression.base import (
     LEFT_DENSE,
     Compressor,
     Decision,
+    Zeros,
     as_matrix,
-    keep_zeros,
     kept_mask,
 )
 from mmcompress.compression.statistics import Statistic
@@ -154,19 +154,20 @@ class Lookup(nn.Module):
         if block_size == 1:
             kept = matrix[kept_mask(matrix)]  # a pruned weight needs no cluster
             centroids, of_kept = scalar_kmeans(kept, clusters)
-            indices = torch.zeros(matrix.numel(), dtype=torch.int64, device=weight.device)
-            indices[kept_mask(matrix).flatten()] = of_kept
+            indices = torch.zeros(matrix.numel(), dtype=torch.int32, device=weight.device)
+            indices[kept_mask(matrix).flatten()] = of_kept.int()
             codebook = centroids[:, None]
         else:
             codebook, indices = vector_kmeans(matrix.reshape(-1, block_size), clusters, seed=seed)
         self.codebook = nn.Parameter(codebook)  # k block_size
-        self.register_buffer("indices", indices)
+        self.register_buffer("indices", indices.int())
+        self._zeros = Zeros()
 
     def forward(self, weight: Tensor) -> Tensor:
         shared = lookup(self.indices, rounded_entries(self.codebook), weight.shape)
         if self.codebook.shape[1] > 1:
             return shared
-        return keep_zeros(shared, weight)
+        return self._zeros.keep(shared, weight)
 
 
 class Codebook(Compressor):
@@ -181,7 +182,7 @@ class Codebook(Compressor):
     """
 
     stage = "values"
-    granularities = ("linear", "embedding", "conv", "matrix")
+    granularities = WEIGHTS
     ladder: ClassVar[dict[str, tuple[Any, ...]]] = {"clusters": (4, 16, 64, 256)}
     no_speedup = "shared weights are looked up into float32 before they multiply"
     trains_weight = False
