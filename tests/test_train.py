@@ -85,7 +85,7 @@ def test_post_training_takes_no_step(run_train, tmp_path: Path) -> None:
         (["compression.steps.lowrank.rank_ratio=0"], "rank_ratio=0 must lie in"),
         (["compression.steps.lowrank.rank_ratio=1.1"], "rank_ratio=1.1 must lie in"),
         (["compression=int8", "compression.steps.int8.bits=1.5"], "bits=1.5 must be"),
-        (["compression=int4", "compression.steps.int4.group_size=50"], "does not divide the 192"),
+        (["compression=int4", "compression.steps.int4.group_size=10"], "does not divide the 192"),
         (["compression=magnitude", "compression.steps.magnitude.sparsity=1.0"], "sparsity=1.0"),
         (["evaluation.split=tset"], "choose one of train, val, test"),
         (["data.batch_size=0"], "batch_size=0 must be at least 1"),

@@ -17,6 +17,7 @@ class AttentionParts:
     Attributes:
         q, k, v, out: dotted paths.
         heads: the attribute that holds how many heads there are.
+        width: the attribute that holds how wide all heads are together, where there is one.
     """
 
     q: str
@@ -24,6 +25,7 @@ class AttentionParts:
     v: str
     out: str
     heads: str
+    width: str | None = None
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,15 @@ ATTENTIONS = (
     AttentionParts("q_proj", "k_proj", "v_proj", "out_proj", heads="num_heads"),
     # mmcompress.backbones.attention
     AttentionParts("q_proj", "k_proj", "v_proj", "out_proj", heads="heads"),
+    # timm, after mmcompress.backbones.fused
+    AttentionParts(
+        "qkv.q_proj", "qkv.k_proj", "qkv.v_proj", "proj", heads="num_heads", width="attn_dim"
+    ),
 )
 MLPS = (MlpParts("fc1", "fc2"), MlpParts("c_fc", "c_proj"))
+
+
+Stack = nn.ModuleList | nn.Sequential
 
 
 def attention_parts(module: nn.Module) -> AttentionParts | None:
@@ -77,16 +86,24 @@ def mlp_of(block: nn.Module) -> tuple[str, nn.Module]:
     return _only(block, mlp_parts, "MLP")
 
 
-def find_stacks(model: nn.Module) -> Iterator[tuple[str, nn.ModuleList]]:
+def find_stacks(model: nn.Module) -> Iterator[tuple[str, Stack]]:
     """Every list of transformer blocks: path and module, in module order."""
     for path, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) and all(map(_is_block, module)):
+        if isinstance(module, Stack) and len(module) and all(map(_is_block, module)):
             yield path, module
 
 
 def _is_block(module: nn.Module) -> bool:
     inner = list(module.modules())
-    return any(map(attention_parts, inner)) and any(map(mlp_parts, inner))
+    return sum(map(_is_attention, inner)) == 1 and sum(map(_is_mlp, inner)) == 1
+
+
+def _is_attention(module: nn.Module) -> bool:
+    return attention_parts(module) is not None
+
+
+def _is_mlp(module: nn.Module) -> bool:
+    return mlp_parts(module) is not None
 
 
 def _only(
@@ -100,7 +117,8 @@ def _only(
 
 def _has_attention(module: nn.Module, parts: AttentionParts) -> bool:
     names = (parts.q, parts.k, parts.v, parts.out)
-    return hasattr(module, parts.heads) and all(_has(module, name) for name in names)
+    attributes = [name for name in (parts.heads, parts.width) if name is not None]
+    return all(hasattr(module, a) for a in attributes) and all(_has(module, n) for n in names)
 
 
 def _has(module: nn.Module, path: str) -> bool:

@@ -1,14 +1,18 @@
 """Attention with a plain `nn.Linear` for each of q, k, v and out.
 
 `nn.MultiheadAttention` and open_clip's `Attention` keep q, k and v in one raw `in_proj_weight`,
-and the former never calls its `out_proj`: neither can be hooked, swapped or quantised like other
-layers. `split_attention` replaces both; the outputs are the same up to rounding.
+the former never calls its `out_proj`, and the pooling of CLIP's ResNets calls none of its layers:
+they cannot be hooked, swapped or quantised like others. `split_attention` replaces all three; the
+outputs are the same up to rounding.
 """
 
 import torch
 import torch.nn.functional as F
+from open_clip.modified_resnet import AttentionPool2d
 from open_clip.transformer import Attention as OpenClipAttention
 from torch import Tensor, nn
+
+from mmcompress.backbones.fused import linear
 
 
 class _Projections(nn.Module):
@@ -111,6 +115,27 @@ class ExplicitSelfAttention(_Projections):
         return self.out_drop(self.out_proj(self.ln_inner(self._merge(mixed))))
 
 
+class ExplicitAttentionPool(ExplicitAttention):
+    """Called like open_clip's `AttentionPool2d`: the mean of all positions attends to them.
+
+    Args:
+        source: the module to replace; its layers are taken over.
+    """
+
+    def __init__(self, source: AttentionPool2d) -> None:
+        layers = {"q": source.q_proj, "k": source.k_proj, "v": source.v_proj}
+        super().__init__(**layers, out=source.c_proj, heads=source.num_heads)
+        self.positional_embedding = source.positional_embedding
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """(B, D, H, W) → (B, D out)."""
+        x = x.flatten(2).mT  # B HW D
+        x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1)
+        x = x + self.positional_embedding.to(x.dtype)
+        pooled, _ = super().forward(x[:, :1], x, x)
+        return pooled[:, 0]
+
+
 def split_attention(model: nn.Module) -> None:
     """Replace, in place, every fused attention inside `model` by an explicit one.
 
@@ -122,6 +147,8 @@ def split_attention(model: nn.Module) -> None:
             model.set_submodule(path, _from_multihead(module, path))
         elif isinstance(module, OpenClipAttention):
             model.set_submodule(path, ExplicitSelfAttention(module))
+        elif isinstance(module, AttentionPool2d):
+            model.set_submodule(path, ExplicitAttentionPool(module))
 
 
 def _from_multihead(source: nn.MultiheadAttention, path: str) -> ExplicitAttention:
@@ -136,20 +163,10 @@ def _from_multihead(source: nn.MultiheadAttention, path: str) -> ExplicitAttenti
     else:
         weights = source.in_proj_weight.chunk(3)
     q, k, v = _linears(weights, source.in_proj_bias)
-    out = _linear(source.out_proj.weight, source.out_proj.bias)
+    out = linear(source.out_proj.weight, source.out_proj.bias)
     return ExplicitAttention(q=q, k=k, v=v, out=out, heads=source.num_heads)
 
 
 def _linears(weights: tuple[Tensor, ...], bias: Tensor | None) -> list[nn.Linear]:
     biases = [None] * len(weights) if bias is None else bias.chunk(len(weights))
-    return [_linear(weight, part) for weight, part in zip(weights, biases, strict=True)]
-
-
-def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """A layer that owns a copy, so that saving finds no views into a fused matrix."""
-    rows, columns = weight.shape
-    layer = nn.Linear(columns, rows, bias=bias is not None, device="meta")
-    layer.weight = nn.Parameter(weight.detach().clone())
-    if bias is not None:
-        layer.bias = nn.Parameter(bias.detach().clone())
-    return layer
+    return [linear(weight, part) for weight, part in zip(weights, biases, strict=True)]

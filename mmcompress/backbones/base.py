@@ -2,7 +2,7 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,15 +13,30 @@ from typing_extensions import Self
 
 from mmcompress.backbones.anatomy import attention_of, find_stacks, heads_of, mlp_of
 
-GRANULARITIES: dict[type[nn.Module], str] = {
-    nn.Linear: "linear",
-    nn.Embedding: "embedding",
-    nn.Conv2d: "conv",
-}
+WEIGHTS = ("linear", "embedding", "conv", "grouped_conv", "matrix")
+"""Granularities of weights."""
 
+UNOBSERVED = ("grouped_conv", "matrix")
+"""Of these those whose inputs are not collected in calibration."""
+
+WITHOUT_MOMENT = ("embedding", *UNOBSERVED)
+"""Of these those without a matrix of input moments; data-aware methods fall back on the weight."""
 
 UNITS = ("attention", "mlp", "block", "stack", "model")
 """Granularities of whole modules."""
+
+
+UNNAMED_ROLES = {
+    "linear": "linear",
+    "embedding": "embed",
+    "conv": "conv",
+    "grouped_conv": "conv",
+}
+"""Role of a layer that no row of an adapter names, so that none is passed over."""
+
+
+Row = tuple[str, str, str]
+"""Pattern of a weight's path, modality, role."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +47,12 @@ class Target:
         module: dotted path, inside `backbone.model`, of the module, or of the weight's owner.
         parameter: the weight's name in that module; empty for a whole module.
         modality: `image`, `text`, `audio` or `shared`.
-        role: what the weight does: `attn.q`, `mlp.up`, `embed`, `patch`, `proj`, …; the
-            granularity again for a whole module.
-        granularity: of a weight: `linear`, `embedding`, `conv`, or `matrix` (a bare parameter, no
-            module of its own); of a module: `attention` (projections of all heads), `mlp` (its two
-            layers), `block` (one transformer layer), `stack` (the list of a tower's blocks),
+        role: what the weight does: `attn.q`, `mlp.up`, `embed`, `patch`, `proj`, …; `linear` or
+            `conv` where the adapter has no name for it; the granularity again for a whole module.
+        granularity: of a weight: `linear`, `embedding`, `conv`, `grouped_conv` (each output reads
+            a part of the channels, as in a depthwise convolution), or `matrix` (a bare parameter,
+            no module of its own); of a module: `attention` (projections of all heads), `mlp` (its
+            two layers), `block` (one transformer layer), `stack` (the list of a tower's blocks),
             `model` (everything, path "").
         heads: of an attention, how many it has; else 0.
     """
@@ -66,11 +82,17 @@ class Backbone(nn.Module, ABC):
 
     modalities: ClassVar[tuple[str, ...]] = ("image", "text")
 
-    roles: ClassVar[Sequence[tuple[str, str, str]]]
-    """Rows (pattern, modality, role): the first pattern that matches a whole weight path wins."""
+    roles: ClassVar[Sequence[Row]]
+    """Rows (pattern, modality, role): the first pattern that matches a whole weight path wins.
+
+    Bare parameters that no row matches are no targets; layers get their granularity as a role.
+    """
 
     tower_prefixes: ClassVar[Sequence[tuple[str, str]]]
     """Rows (pattern, modality): which tower a tensor lies in, by the start of its name."""
+
+    joint: bool = False
+    """Whether there are layers behind the towers, `shared`, that `run_jointly` runs."""
 
     model: nn.Module
 
@@ -98,6 +120,10 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Strings → token ids (B, L) int64, cut to the context length, padded."""
+
+    def run_jointly(self, batch: Mapping[str, Tensor]) -> None:
+        """Run everything on a batch, layers behind the towers too, for what they read."""
+        raise TypeError(f"{type(self).__name__} has no layers behind its towers")
 
     def valid_tokens(self, modality: str, inputs: Tensor) -> Tensor | None:
         """Which tokens (B, L) of a batch are content and not padding; None when all are."""
@@ -134,17 +160,24 @@ class Backbone(nn.Module, ABC):
         for path, module in self.model.named_modules():
             if ".parametrizations" in f".{path}":
                 continue
-            granularity = next(
-                (g for kind, g in GRANULARITIES.items() if isinstance(module, kind)), None
-            )
+            granularity = granularity_of(module)
             for parameter in _weights(module):
-                if granularity and parameter != "weight":
+                if granularity != "matrix" and parameter != "weight":
                     continue
                 name = f"{path}.{parameter}" if path else parameter
-                role = self._role(name)
+                role = self._role(name, granularity)
                 if role is not None:
-                    found.append(Target(path, parameter, *role, granularity or "matrix"))
+                    found.append(Target(path, parameter, *role, granularity))
         return found
+
+    def remainder(self) -> dict[str, str]:
+        """Every parameter that is no target, in module order, and why."""
+        targets = {target.name for target in self.targets()}
+        return {
+            name: _reason(self.model, name)
+            for name, _ in self.model.named_parameters()
+            if name not in targets
+        }
 
     def units(self) -> list[Target]:
         """Every whole module that may be compressed, as the model stands now.
@@ -165,13 +198,15 @@ class Backbone(nn.Module, ABC):
                 found.setdefault(id(module), target)
         return list(found.values())
 
-    def _role(self, name: str) -> tuple[str, str] | None:
+    def _role(self, name: str, granularity: str) -> tuple[str, str] | None:
         for pattern, modality, role in self.roles:
             # "…mlp.fc1.weight" also covers "…mlp.fc1.u.weight", a factor of it.
             stem = pattern.removesuffix(r"\.weight")
             factors = r"(\.\w+)*\.weight" if pattern != stem else ""
             if re.fullmatch(stem + factors, name):
                 return modality, role
+        if granularity in UNNAMED_ROLES:
+            return self.modality_of(name), UNNAMED_ROLES[granularity]
         return None
 
     def modality_of(self, name: str) -> str:
@@ -180,6 +215,26 @@ class Backbone(nn.Module, ABC):
             if re.match(prefix, name):
                 return modality
         return "shared"
+
+
+def granularity_of(module: nn.Module) -> str:
+    """Of the weights that a module owns; `matrix` when it is none of the known layers."""
+    if isinstance(module, nn.Conv2d):
+        return "conv" if module.groups == 1 else "grouped_conv"
+    kinds = {nn.Linear: "linear", nn.Embedding: "embedding"}
+    return next((g for kind, g in kinds.items() if isinstance(module, kind)), "matrix")
+
+
+def _reason(model: nn.Module, name: str) -> str:
+    """Why a parameter is no target."""
+    path, _, parameter = name.rpartition(".")
+    owner, shape = model.get_submodule(path), model.get_parameter(name).squeeze().shape
+    if "Norm" in type(owner).__name__:
+        return "normalisation"
+    if "bias" in parameter and len(shape) <= 1:
+        return "bias"
+    kind = {0: "scalar", 1: "vector"}.get(len(shape), "matrix")
+    return f"{kind} of {type(owner).__name__}"
 
 
 def _weights(module: nn.Module) -> Iterator[str]:

@@ -1,78 +1,130 @@
-"""Models of open_clip whose towers are open_clip's own transformers."""
+"""Models of open_clip: its own transformers, ResNets, timm and Hugging Face towers, CoCa."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import open_clip
 import torch
+from open_clip.coca_model import CoCa
+from open_clip.hf_model import HFTextEncoder
+from open_clip.tokenizer import HFTokenizer
 from torch import Tensor
 from typing_extensions import Self
 
 from mmcompress.backbones.attention import split_attention
-from mmcompress.backbones.base import Backbone
+from mmcompress.backbones.base import Backbone, Row
+from mmcompress.backbones.fused import split_fused
 from mmcompress.backbones.images import CLIP_MEAN, CLIP_STD, image_transform
+from mmcompress.backbones.open_clip_build import (
+    Model,
+    Tokenizer,
+    build_model,
+    build_tokenizer,
+    find_text_config,
+    find_tokenizer,
+    vocabulary,
+)
 from mmcompress.backbones.open_clip_hub import (
     find_weights,
     load_weights,
     preprocessing_of,
     read_config,
 )
+from mmcompress.backbones.text_encoder import split_blocks
 
 _ATTENTION = [(rf"attn\.{part}_proj\.weight", f"attn.{part}") for part in ("q", "k", "v", "out")]
 _BLOCK = [*_ATTENTION, (r"mlp\.c_fc\.weight", "mlp.up"), (r"mlp\.c_proj\.weight", "mlp.down")]
-_LAYERS = [
-    *((rf"transformer\.resblocks\.\d+\.{pattern}", role) for pattern, role in _BLOCK),
+_OWN = [
+    *((rf"(?:transformer\.)?(?:resblocks|cross_attn)\.\d+\.{row}", role) for row, role in _BLOCK),
     (r"positional_embedding", "position"),
+]
+_RESNET_POOL = [
+    *((rf"attnpool\.{part}_proj\.weight", f"attn.{part}") for part in ("q", "k", "v", "out")),
+    (r"attnpool\.positional_embedding", "position"),
 ]
 _IMAGE = [
     (r"conv1\.weight", "patch"),
-    *((rf"attn_pool\.{pattern}", role) for pattern, role in _ATTENTION),
-    (r"attn_pool\.query", "query"),
+    *((rf"attn_pool(?:_contrastive)?\.{row}", role) for row, role in _ATTENTION),
+    (r"attn_pool(?:_contrastive)?\.query", "query"),
     (r"proj", "proj"),
+]
+_TIMM = [
+    *((rf"(?:.*\.)?qkv\.{part}_proj\.weight", f"attn.{part}") for part in ("q", "k", "v")),
+    *((rf"(?:.*\.)?attn\.{part}_proj\.weight", f"attn.{part}") for part in ("q", "k", "v")),
+    *((rf"attn_pool\.kv\.{part}_proj\.weight", f"attn.{part}") for part in ("k", "v")),
+    (r"attn_pool\.q\.weight", "attn.q"),
+    (r"attn_pool\.latent", "query"),
+    (r"(?:.*\.)?(?:attn|attn_pool|token_mixer)\.proj\.weight", "attn.out"),
+    (r"(?:.*\.)?mlp\.(?:fc1|fc1_g|fc1_x|w1|w2)\.weight", "mlp.up"),
+    (r"(?:.*\.)?mlp\.(?:fc2|w3)\.weight", "mlp.down"),
+    (r"patch_embed\.(?:.*\.)?(?:proj|conv)\.weight", "patch"),
+    (r"(?:.*\.)?(?:pos_embed|relative_position_bias_table)", "position"),
+    (r"head\.(?:fc\.)?weight", "proj"),
 ]
 _TEXT = [
     (r"token_embedding\.weight", "embed"),
     (r"text_projection\.weight", "proj"),
     (r"text_projection", "proj"),
 ]
+_HF = [
+    *((rf".*\.self_attn\.{part}_proj\.weight", f"attn.{part}") for part in ("q", "k", "v", "out")),
+    *((rf".*\.SelfAttention\.{part}\.weight", f"attn.{part}") for part in ("q", "k", "v")),
+    (r".*\.SelfAttention\.o\.weight", "attn.out"),
+    (r".*\.relative_attention_bias\.weight", "position"),
+    (r".*\.(?:mlp\.)?fc1\.weight", "mlp.up"),
+    (r".*\.(?:mlp\.)?fc2\.weight", "mlp.down"),
+    (r".*\.DenseReluDense\.(?:wi|wi_0|wi_1)\.weight", "mlp.up"),
+    (r".*\.DenseReluDense\.wo\.weight", "mlp.down"),
+    (r".*\.(?:position|token_type)_embeddings\.weight", "position"),
+]
+
+
+def _rows(prefix: str, modality: str, patterns: Sequence[tuple[str, str]]) -> list[Row]:
+    return [(rf"{prefix}{pattern}", modality, role) for pattern, role in patterns]
 
 
 class OpenClip(Backbone):
-    """Adapter for `open_clip.CLIP` and `CustomTextCLIP` with open_clip's own two transformers.
+    """Adapter for `open_clip.CLIP`, `CustomTextCLIP` and `CoCa`.
 
-    Fused attention is split into `nn.Linear`s (`mmcompress.backbones.attention`) at once.
+    Fused attention is split into `nn.Linear`s (`mmcompress.backbones.attention`, `.fused`) at once.
 
     Args:
         model: the dense model; it is edited in place.
         name: what the model is called in open_clip.
         config: open_clip's model config, from which the same architecture can be built.
+        tokenizer: that of the config; open_clip's own when None.
         mean, std: per RGB channel, of pixels in [0, 1].
         resize_mode, interpolation: of `image_transform`.
     Raises:
-        ValueError: the config asks for a tower or tokenizer that the adapter cannot handle.
+        ValueError: the config asks for something that the adapter cannot handle.
     """
 
     adapter = "open_clip"
-    # In the plain CLIP class the text tower lies at the root, in CustomTextCLIP under `text.`.
-    roles: ClassVar[Sequence[tuple[str, str, str]]] = [
-        *((rf"visual\.{pattern}", "image", role) for pattern, role in [*_LAYERS, *_IMAGE]),
-        *((rf"(?:text\.)?{pattern}", "text", role) for pattern, role in [*_LAYERS, *_TEXT]),
+    # In the plain CLIP class the text tower lies at the root, elsewhere under `text.`.
+    roles: ClassVar[Sequence[Row]] = [
+        *_rows(r"visual\.", "image", [*_OWN, *_RESNET_POOL, *_IMAGE]),
+        *_rows(r"visual\.trunk\.", "image", _TIMM),
+        (r"visual\.head\.(?:mlp\.fc1|mlp\.fc2|proj)\.weight", "image", "proj"),
+        *_rows(r"(?:text\.)?", "text", [*_OWN, *_TEXT]),
+        *_rows(r"text\.transformer", "text", _HF),
+        (r"text\.proj(?:\.\d+)?\.weight", "text", "proj"),
+        *_rows(r"text_decoder\.", "shared", [*_OWN, *_TEXT]),
     ]
     tower_prefixes: ClassVar[Sequence[tuple[str, str]]] = [
         (r"visual\.", "image"),
         (r"text\.|transformer\.|token_embedding\.|positional_embedding", "text"),
         (r"ln_final\.|text_projection|attn_mask", "text"),
     ]
-    model: open_clip.CLIP | open_clip.CustomTextCLIP
+    model: Model
 
     def __init__(
         self,
-        model: open_clip.CLIP | open_clip.CustomTextCLIP,
+        model: Model,
         *,
         name: str,
         config: dict[str, Any],
+        tokenizer: Tokenizer | None = None,
         mean: Sequence[float] = CLIP_MEAN,
         std: Sequence[float] = CLIP_STD,
         resize_mode: str = "shortest",
@@ -81,6 +133,9 @@ class OpenClip(Backbone):
         _check(name, config)
         super().__init__(model)
         split_attention(model)
+        split_fused(model)
+        split_blocks(model)
+        self.joint = isinstance(model, CoCa)
         self.name, self.config = name, copy.deepcopy(config)
         self.preprocessing: dict[str, Any] = {
             "mean": list(mean),
@@ -90,17 +145,13 @@ class OpenClip(Backbone):
         }
         size = config["vision_cfg"].get("image_size", 224)
         self._transform = image_transform(size, **self.preprocessing)
-        text = config["text_cfg"]
-        self._pool = text.get("pool_type", "argmax")
-        self._causal = not text.get("no_causal_mask", False)
-        self._tokenizer = open_clip.SimpleTokenizer(
-            context_length=text.get("context_length", 77), **text.get("tokenizer_kwargs", {})
-        )
-        if self._tokenizer.vocab_size > model.vocab_size:
+        self._tokenizer = tokenizer or build_tokenizer(name, config, None)
+        embeddings = _text_tower(model).vocab_size
+        if vocabulary(self._tokenizer) > embeddings:
             raise ValueError(
-                f"backbone.name={name!r} has {model.vocab_size} token embeddings for the "
-                f"{self._tokenizer.vocab_size} tokens of open_clip's SimpleTokenizer; set "
-                "text_cfg.vocab_size in its config"
+                f"backbone.name={name!r} has {embeddings} token embeddings for the "
+                f"{vocabulary(self._tokenizer)} tokens of its {type(self._tokenizer).__name__}; "
+                "set text_cfg.vocab_size in its config"
             )
 
     @classmethod
@@ -120,6 +171,7 @@ class OpenClip(Backbone):
         """
         config, preprocessing = read_config(name)
         _check(name, config)
+        text_config, tokenizer = find_text_config(name, config), find_tokenizer(name, config)
         weights = None if pretrained is None else find_weights(name, pretrained)
         if weights is not None and weights.tag:
             preprocessing = preprocessing_of(weights.tag)
@@ -127,10 +179,10 @@ class OpenClip(Backbone):
                 config["quick_gelu"] = True
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = _build(name, config).eval()
+            model = build_model(name, config, text_config).eval()
         if weights is not None:
             load_weights(model, name, weights.path)
-        return cls(model, name=name, config=config, **preprocessing)
+        return cls(model, name=name, config=config, tokenizer=tokenizer, **preprocessing)
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         return self.model.encode_image(pixels)
@@ -149,40 +201,58 @@ class OpenClip(Backbone):
         return self._tokenizer(list(texts))
 
     def valid_tokens(self, modality: str, inputs: Tensor) -> Tensor | None:
-        if modality != "text" or not self._causal or self._pool not in ("argmax", "eos"):
+        if modality != "text":
             return None
-        if self._pool == "argmax":
+        tower, text = _text_tower(self.model), self.config["text_cfg"]
+        if isinstance(tower, HFTextEncoder):
+            return torch.ne(inputs, tower.config.pad_token_id)
+        if text.get("embed_cls", False):
+            return torch.ne(inputs, text.get("pad_id", 0))
+        pool = text.get("pool_type", "argmax")
+        if text.get("no_causal_mask", False) or pool not in ("argmax", "eos"):
+            return None
+        if pool == "argmax":
             end = inputs.argmax(dim=1, keepdim=True)
         else:
-            end_id = self.config["text_cfg"].get("eos_id", 2)
-            end = (inputs == end_id).int().argmax(dim=1, keepdim=True)
+            end = (inputs == text.get("eos_id", 2)).int().argmax(dim=1, keepdim=True)
         return torch.arange(inputs.shape[1], device=inputs.device) <= end
+
+    def run_jointly(self, batch: Mapping[str, Tensor]) -> None:
+        self.model(batch["image"], batch["text"])
 
     @property
     def spec(self) -> dict[str, Any]:
-        return copy.deepcopy({"name": self.name, "config": self.config, **self.preprocessing})
+        tower = _text_tower(self.model)
+        text = tower.config.to_diff_dict() if isinstance(tower, HFTextEncoder) else None
+        spec = {"name": self.name, "config": self.config, "text_config": text}
+        return copy.deepcopy(spec | self.preprocessing)
 
     @classmethod
     def from_spec(cls, spec: dict[str, Any], assets: Path) -> Self:
-        _check(spec["name"], spec["config"])  # before anything is built from it
-        return cls(_build(spec["name"], spec["config"]), **spec)
+        name, config = spec["name"], spec["config"]
+        _check(name, config)  # before anything is built from it
+        source = str(assets) if config["text_cfg"].get("hf_tokenizer_name") else None
+        tokenizer = build_tokenizer(name, config, source)
+        rest = {key: value for key, value in spec.items() if key != "text_config"}
+        return cls(build_model(name, config, spec.get("text_config")), tokenizer=tokenizer, **rest)
+
+    def save_assets(self, folder: Path) -> list[str]:
+        if not isinstance(self._tokenizer, HFTokenizer):
+            return []
+        saved = self._tokenizer.tokenizer.save_pretrained(folder)
+        return [Path(file).name for file in saved if Path(file).is_file()]
 
 
 def unsupported(config: dict[str, Any]) -> list[str]:
     """The parts of a model config that the adapter cannot see through, in words."""
     vision, text = config["vision_cfg"], config["text_cfg"]
+    tokens = any(
+        tower.get("output_tokens", False) or tower.get("pool_type") == "none"
+        for tower in (vision, text)
+    )
     parts = {
-        "a timm image tower": "timm_model_name" in vision,
-        "a ResNet image tower": isinstance(vision.get("layers"), (list, tuple)),
-        "a Hugging Face text tower": "hf_model_name" in text,
-        "a Hugging Face tokenizer": "hf_tokenizer_name" in text,
-        "a captioning decoder": "multimodal_cfg" in config,
-        "a class token in the text tower": text.get("embed_cls", False),
-        "token outputs": any(
-            tower.get("output_tokens", False) or tower.get("pool_type") == "none"
-            for tower in (vision, text)
-        ),
-        "a second attentional pooler": isinstance(vision.get("attentional_pool"), str),
+        "token outputs": tokens and "multimodal_cfg" not in config,
+        "a timm tower of the model hub": ":" in (vision.get("timm_model_name") or ""),
         "images that are not square": not isinstance(vision.get("image_size", 224), int),
         "scaled cosine attention": any(
             tower.get("scaled_cosine_attn", False) for tower in (vision, text)
@@ -196,18 +266,10 @@ def _check(name: str, config: dict[str, Any]) -> None:
     if parts:
         raise ValueError(
             f"backbone.name={name!r} has {' and '.join(parts)}, which the open_clip adapter does "
-            "not support; use a model with open_clip's own transformers, such as ViT-B-32, "
-            "ViT-B-16 or ViT-L-14"
+            "not support; use a model without, such as ViT-B-32, RN50 or ViT-B-16-SigLIP"
         )
 
 
-def _build(name: str, config: dict[str, Any]) -> open_clip.CLIP | open_clip.CustomTextCLIP:
-    arguments = {key: value for key, value in config.items() if key != "custom_text"}
-    custom = config.get("custom_text", False)
-    try:
-        return (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**arguments)
-    except (TypeError, ValueError, AssertionError) as error:
-        raise ValueError(
-            f"backbone.name={name!r}: open_clip cannot build a model from its config "
-            f"({type(error).__name__}: {error}); correct open_clip_config.json"
-        ) from error
+def _text_tower(model: Model) -> Any:
+    """What holds the vocabulary: the model itself in the plain CLIP class."""
+    return getattr(model, "text", model)

@@ -77,7 +77,7 @@ def find_weights(name: str, pretrained: str) -> Weights:
     tags = open_clip.list_pretrained_tags_by_model(name)
     if pretrained in tags:
         tag = open_clip.get_pretrained_cfg(name, pretrained)
-        return Weights(_download(name, pretrained, tag["hf_hub"].rstrip("/")), tag)
+        return Weights(_download(name, pretrained, tag["hf_hub"]), tag)
     if not Path(pretrained).is_file():
         raise ValueError(
             f"backbone.pretrained={pretrained!r} is neither a file nor a tag of {name}; "
@@ -105,10 +105,11 @@ def load_weights(model: nn.Module, name: str, weights: Path) -> None:
         ) from error
 
 
-def _download(name: str, tag: str, repository: str) -> Path:
+def _download(name: str, tag: str, place: str) -> Path:
+    repository, _, named = place.rpartition("/")  # "owner/name/", or "owner/name/file"
     reachable = hub_reachable()
     cause: OSError | None = None
-    for file in WEIGHT_FILES:
+    for file in [named] if named else WEIGHT_FILES:
         try:
             return Path(hf_hub_download(repository, file, local_files_only=not reachable))
         except OSError as error:

@@ -2,12 +2,14 @@
 
 transformers spreads the layers of a BERT block over modules that share their owners (`query` in
 `attention.self`, `dense` in `attention.output`, the MLP in the block itself), so that no one module
-is the attention or the MLP. `TextEncoder` takes the layers out and puts them together again; the
+is the attention or the MLP. `PostNormBlock` takes the layers out and puts them together again; the
 outputs are the same up to rounding.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -66,6 +68,9 @@ LAYOUTS = {
     "xlm-roberta": BERT,
     "camembert": BERT,
     "distilbert": DISTILBERT,
+    "chinese_clip_text_model": BERT,
+    "altclip_text_model": BERT,
+    "clap_text_model": BERT,
 }
 """By `model_type`. Others name their layers alike and compute something else."""
 
@@ -83,6 +88,9 @@ class Mlp(nn.Module):
 
 class PostNormBlock(nn.Module):
     """Attention and MLP, each followed by its residual and then a norm (arXiv:1706.03762).
+
+    Called like the library's block, and without its dropout: what is fine-tuned here is to stay
+    close to a dense model, which dropout only blurs.
 
     Args:
         source: the library's block, whose layers are taken over.
@@ -104,21 +112,48 @@ class PostNormBlock(nn.Module):
         self.mlp = Mlp(part(layout.up), part(layout.activation), part(layout.down))
         self.mlp_norm = part(layout.mlp_norm)
 
-    def forward(self, hidden: Tensor, padding: Tensor) -> Tensor:
+    def forward(
+        self, hidden: Tensor, attention_mask: Tensor | None = None, *_: Any, **__: Any
+    ) -> Tensor:
         """(B, T, D) → (B, T, D).
 
         Args:
-            padding: (B, 1, 1, T) bool, True where a token must not be seen.
+            attention_mask: broadcastable to (B, heads, T, T): bool, True where a token is seen, or
+                floats that are added to the scores; all are seen when None.
         """
-        mixed, _ = self.self_attn(hidden, hidden, hidden, attn_mask=padding)
+        if attention_mask is not None and attention_mask.dtype == torch.bool:
+            attention_mask = ~attention_mask  # the attention wants to know what is hidden
+        mixed, _ = self.self_attn(hidden, hidden, hidden, attn_mask=attention_mask)
         hidden = self.attention_norm(hidden + mixed)
         return self.mlp_norm(hidden + self.mlp(hidden))
 
 
+def split_blocks(model: nn.Module) -> None:
+    """Replace, in place, the blocks of every BERT-like encoder inside `model`; dropout goes.
+
+    Encoders of other types stay as they are.
+    """
+    for encoder in [m for m in model.modules() if isinstance(m, PreTrainedModel)]:
+        layout = LAYOUTS.get(encoder.config.model_type)
+        if layout is None or getattr(encoder.config, "is_decoder", False):
+            continue
+        if layout.blocks not in dict(encoder.named_modules()):
+            continue  # a class around the encoder that shares its config
+        heads = encoder.config.num_attention_heads
+        for index, block in enumerate(encoder.get_submodule(layout.blocks).children()):
+            explicit = PostNormBlock(block, layout, heads=heads)
+            encoder.set_submodule(f"{layout.blocks}.{index}", explicit)
+        _without_dropout(encoder)
+
+
+def _without_dropout(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+
+
 class TextEncoder(nn.Module):
     """Token ids → hidden states, without pooler and without dropout.
-
-    What is fine-tuned here is to stay close to a dense model, which dropout only blurs.
 
     Args:
         source: a library's encoder, whose modules are taken over.
@@ -137,13 +172,9 @@ class TextEncoder(nn.Module):
                 f"{type(source).__name__} (model_type={kind!r}) is not supported: give an encoder "
                 f"of one of the types {', '.join(LAYOUTS)}"
             )
-        layout, heads = LAYOUTS[kind], self.config.num_attention_heads
+        split_blocks(source)
         self.embeddings = source.get_submodule("embeddings")
-        blocks = source.get_submodule(layout.blocks).children()
-        self.layers = nn.ModuleList(PostNormBlock(b, layout, heads=heads) for b in blocks)
-        for module in self.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
+        self.layers = nn.ModuleList(source.get_submodule(LAYOUTS[kind].blocks).children())
         positions = self.embeddings.position_embeddings
         assert isinstance(positions, nn.Embedding)
         # RoBERTa and its kin count from behind the padding index.
@@ -158,7 +189,6 @@ class TextEncoder(nn.Module):
             valid: (B, T) bool, False where padding stands.
         """
         hidden = self.embeddings(input_ids=ids)
-        padding = ~valid[:, None, None, :]
         for layer in self.layers:
-            hidden = layer(hidden, padding)
+            hidden = layer(hidden, valid[:, None, None, :])
         return hidden

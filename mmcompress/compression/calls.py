@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmcompress.backbones.anatomy import find_stacks
+from mmcompress.backbones.anatomy import Stack, find_stacks
 from mmcompress.backbones.base import Backbone
 
 
@@ -31,7 +31,7 @@ class Call:
 
 @torch.no_grad()
 def block_calls(
-    backbone: Backbone, stack: nn.ModuleList, modality: str, inputs: Sequence[Tensor]
+    backbone: Backbone, stack: Stack, modality: str, inputs: Sequence[Tensor]
 ) -> list[Call]:
     """How the first block of a tower is called on each batch; later ones get the output before
     them in place of `hidden`, and all else alike.
@@ -58,7 +58,7 @@ def block_calls(
 
 def paired_stacks(
     backbone: Backbone, dense: Backbone, *, asks: str, fix: str, own_weights: bool = False
-) -> Iterator[tuple[str, nn.ModuleList, nn.ModuleList]]:
+) -> Iterator[tuple[str, Stack, Stack]]:
     """Path and blocks of each tower, compressed and dense.
 
     Args:

@@ -10,7 +10,7 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from mmcompress.backbones.base import Backbone, Target
+from mmcompress.backbones.base import UNOBSERVED, Backbone, Target
 from mmcompress.objectives.contrastive import contrastive_loss
 
 INPUTS = "inputs"
@@ -82,8 +82,8 @@ def collect(
 
     Args:
         batches: dicts modality → preprocessed inputs.
-        targets: weights. Bare parameters (`matrix`) have no module whose input could be seen;
-            they get no `inputs`.
+        targets: weights. Bare parameters (`matrix`) have no module whose input could be seen, and
+            in a grouped convolution each output has other inputs: they get no `inputs`.
         needs: `inputs`, `gradients`, `loss_change`.
     Returns:
         By target name; a target for which there is nothing is left out.
@@ -109,11 +109,11 @@ def collect(
 def collect_inputs(
     backbone: Backbone, batches: Sequence[Batch], targets: Sequence[Target]
 ) -> dict[str, InputStatistic]:
-    """Moments of the inputs of all targets but bare parameters.
+    """Moments of the inputs of all targets that have them.
 
     Targets that read the same tensor (q, k and v of one attention) share one statistic object.
     """
-    seen = [t for t in targets if t.granularity != "matrix"]
+    seen = [t for t in targets if t.granularity not in UNOBSERVED]
     if not seen:
         return {}
     observer = _Observer()
@@ -122,11 +122,20 @@ def collect_inputs(
             module = backbone.model.get_submodule(target.module)
             handle = module.register_forward_pre_hook(observer.hook(target.name))
             stack.callback(handle.remove)
-        modalities = sorted({t.modality for t in seen} & set(backbone.modalities))
+        shared = {t.name for t in seen if t.modality == "shared"}
+        behind = shared if backbone.joint else set()
+        wanted = {t.modality for t in seen if t.name not in behind}
+        if shared - behind:  # any tower may run them
+            wanted |= set(backbone.modalities)
         for batch in track(batches, description="calibrate", transient=True):
-            for modality in modalities or backbone.modalities:
+            observer.ignored = behind
+            for modality in sorted(wanted & set(backbone.modalities)):
                 observer.valid = backbone.valid_tokens(modality, batch[modality])
                 backbone.encode(modality, batch[modality])
+                observer.forget()
+            if behind:
+                observer.ignored, observer.valid = {t.name for t in seen} - behind, None
+                backbone.run_jointly(batch)
                 observer.forget()
     for target in seen:
         if target.name not in observer.sums or observer.sums[target.name].tokens == 0:
@@ -246,12 +255,16 @@ class _Observer:
     def __init__(self) -> None:
         self.sums: dict[str, InputStatistic] = {}
         self.valid: Tensor | None = None
+        self.ignored: set[str] = set()
+        """Targets whose inputs do not count for now."""
         self._owners: dict[str, str] = {}
         """Target → the target whose statistic it shares, itself when its own."""
         self._last: tuple[Tensor, str] | None = None
 
     def hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def observe(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            if name in self.ignored:
+                return
             x = args[0]
             if name not in self._owners:
                 twin = self._last is not None and self._last[0] is x and _is_matrix(module)

@@ -4,7 +4,7 @@ from torch import nn
 
 from mmcompress.backbones.base import Target
 from mmcompress.compression.quantization.fake_quantize import FakeQuantize
-from mmcompress.compression.quantization.grid import Grid
+from mmcompress.compression.quantization.grid import Grid, _fitted
 from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.quantization.scales import choose_scale
 
@@ -104,8 +104,23 @@ def test_convolution_weights_keep_their_shape() -> None:
 def test_group_size_must_divide() -> None:
     target = Target("mlp.up", "weight", "image", "mlp.up", "linear")
     Integer(bits=4, group_size=16).check(target, torch.zeros(4, 48))
-    with pytest.raises(ValueError, match=r"group_size=32 does not divide the 48 columns of mlp.up"):
-        Integer(bits=4, group_size=32).check(target, torch.zeros(4, 48))
+    with pytest.raises(ValueError, match=r"group_size=14 does not divide the 48 columns of mlp.up"):
+        Integer(bits=4, group_size=14).check(target, torch.zeros(4, 48))
+
+
+@pytest.mark.parametrize(
+    ("columns", "fitted"), [(128, 64), (48, 48), (27, 27), (288, 48), (4304, 16)]
+)
+def test_group_size_is_fitted_where_it_does_not_divide(
+    columns: int, fitted: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """27 is a stem of 3 x 3 x 3, 288 a convolution of 32 x 3 x 3, 4304 the MLP of SO400M."""
+    _fitted.cache_clear()
+    target, weight = Target("a", "weight", "image", "a", "linear"), torch.zeros(4, columns)
+    step = Integer(bits=4, group_size=64)
+    step.check(target, weight)
+    assert step.plan([target], {"a.weight": weight}, {})["a.weight"]["group_size"] == fitted
+    assert (f"does not divide {columns} columns: {fitted} there" in caplog.text) is (fitted < 64)
 
 
 def test_midrise_by_hand() -> None:

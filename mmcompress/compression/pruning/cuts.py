@@ -9,12 +9,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mmcompress.backbones.anatomy import attention_parts, mlp_parts
+from mmcompress.backbones.anatomy import Stack, attention_parts, mlp_parts
 from mmcompress.compression.lowrank.modules import LowRankLinear
 
 Index = Sequence[int]
 
-HEAD_NORMS = ("ln_q", "ln_k")
+HEAD_NORMS = ("ln_q", "ln_k", "q_norm", "k_norm")
 """Norms over the dimensions of one head, the same for all heads."""
 
 
@@ -77,6 +77,7 @@ def keep_heads(attention: nn.Module, kept: Index, gain: Tensor | None = None) ->
     assert parts is not None
     _keep_columns(attention, expand(kept, head_dim(attention)), gain)
     setattr(attention, parts.heads, len(kept))
+    _set_width(attention)
     head_scale = getattr(attention, "head_scale", None)
     if head_scale is not None:
         attention.head_scale = nn.Parameter(_take(head_scale, kept, 0))
@@ -95,12 +96,16 @@ def keep_head_dims(attention: nn.Module, kept: Index) -> nn.Module:
     _keep_columns(attention, head_dim_columns(attention, kept), None)
     if hasattr(attention, "head_dim"):
         attention.head_dim = len(kept)  # type: ignore[assignment]
+    if hasattr(attention, "fused_attn"):  # timm's fused kernel has a scale of its own
+        attention.fused_attn = False  # type: ignore[assignment]
+    _set_width(attention)
     return attention
 
 
-def keep_blocks(stack: nn.ModuleList, kept: Index) -> nn.ModuleList:
+def keep_blocks(stack: Stack, kept: Index) -> Stack:
     """The list with only these blocks."""
-    return nn.ModuleList([stack[index] for index in kept])
+    blocks = [stack[index] for index in kept]
+    return nn.ModuleList(blocks) if isinstance(stack, nn.ModuleList) else nn.Sequential(*blocks)
 
 
 def is_attention(module: nn.Module) -> bool:
@@ -165,7 +170,7 @@ def check_attention(attention: nn.Module, *, norms: Sequence[str] = HEAD_NORMS) 
         )
 
 
-def check_stack(path: str, stack: nn.ModuleList) -> list[str]:
+def check_stack(path: str, stack: Stack) -> list[str]:
     """Refuse a list in which one block stands in several places; the paths of the blocks.
 
     Raises:
@@ -198,15 +203,18 @@ def check_unshared(path: str, model: nn.Module) -> None:
 
 
 def _check(module: nn.Module, known: set[str], what: str) -> None:
+    inside = {name.partition(".")[0] for name in known}
     for name, child in module.named_children():
-        if name not in known and next(child.parameters(), None) is not None:
+        if name not in inside and next(child.parameters(), None) is not None:
             raise ValueError(
                 f"{name} ({type(child).__name__}) in {type(module).__name__} depends on all its "
                 f"{what}, so none can be removed: leave it out with a selector (modality, role)"
             )
     for name in known:
-        layer = module._modules.get(name)
-        if layer is not None and name not in HEAD_NORMS and not isinstance(layer, LowRankLinear):
+        if name in HEAD_NORMS:
+            continue
+        layer = module.get_submodule(name)
+        if not isinstance(layer, LowRankLinear):
             _plain(layer)
 
 
@@ -217,6 +225,14 @@ def _keep_columns(attention: nn.Module, columns: Index, gain: Tensor | None) -> 
         attention.set_submodule(name, keep_outputs(attention.get_submodule(name), columns))
     out = attention.get_submodule(parts.out)
     attention.set_submodule(parts.out, keep_inputs(out, columns, gain))
+
+
+def _set_width(attention: nn.Module) -> None:
+    """Let an attention that keeps the width of its heads know of a cut."""
+    parts = attention_parts(attention)
+    assert parts is not None
+    if parts.width is not None:
+        setattr(attention, parts.width, attention.get_submodule(parts.out).in_features)
 
 
 def _plain(layer: nn.Module) -> nn.Linear:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mmcompress.artifact.encoding import Encoding
-from mmcompress.backbones.base import Target
+from mmcompress.backbones.base import WEIGHTS, WITHOUT_MOMENT, Target
 from mmcompress.compression.base import Compressor, Decision, as_matrix
 from mmcompress.compression.pruning.allocation import ALLOCATIONS, Allocation, allocate
 from mmcompress.compression.pruning.masks import Mask, parse_pattern
@@ -39,7 +39,7 @@ class ScoredPruning(Compressor):
     """
 
     stage = "mask"
-    granularities = ("linear", "embedding", "conv", "matrix")
+    granularities = WEIGHTS
     ladder: ClassVar[dict[str, tuple[Any, ...]]] = {"sparsity": (0.3, 0.5, 0.7, 0.8, 0.9)}
     no_speedup = "unstructured mask, dense kernels do the same work"
 
@@ -110,7 +110,7 @@ class ScoredPruning(Compressor):
 
     def _decide(self, target: Target, count: int, matrix: Tensor) -> Decision:
         rows, columns = matrix.shape
-        scaled = self.reads_inputs and target.granularity not in ("embedding", "matrix")
+        scaled = self.reads_inputs and target.granularity not in WITHOUT_MOMENT
         decision: Decision = {"pruned": count, "group_size": None}
         if self.pattern is not None:
             kept, size = parse_pattern(self.pattern)

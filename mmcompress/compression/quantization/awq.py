@@ -18,7 +18,7 @@ from typing import Any, ClassVar, cast
 from torch import Tensor, nn
 
 from mmcompress.artifact.encoding import Encoding
-from mmcompress.backbones.base import Target
+from mmcompress.backbones.base import WEIGHTS, WITHOUT_MOMENT, Target
 from mmcompress.compression.base import Compressor, Decision, as_matrix
 from mmcompress.compression.quantization.fake_quantize import FakeQuantize
 from mmcompress.compression.quantization.gptq import output_error
@@ -143,7 +143,7 @@ class AWQ(Compressor):
     """
 
     stage = "values"
-    granularities = ("linear", "embedding", "conv", "matrix")
+    granularities = WEIGHTS
     needs = frozenset({INPUTS})
     ladder: ClassVar[dict[str, tuple[Any, ...]]] = {"bits": (2, 3, 4, 5, 6, 8)}
     no_speedup = "integer weights are decoded to float32 before they multiply"
@@ -178,7 +178,7 @@ class AWQ(Compressor):
     def _decide(self, target: Target, weight: Tensor) -> Decision:
         columns = in_columns(self.group_size, weight)
         grid = Grid(self.bits, columns, self.symmetric, self.midrise)
-        nearest = target.granularity in ("embedding", "matrix")
+        nearest = target.granularity in WITHOUT_MOMENT
         return {"rounding": "nearest" if nearest else "awq", "grid": grid.decision()}
 
     @classmethod

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mmcompress.artifact.encoding import Encoding
-from mmcompress.backbones.base import Target
+from mmcompress.backbones.base import WEIGHTS, Target
 from mmcompress.compression.base import (
     Compressor,
     Decision,
@@ -115,7 +115,7 @@ class Binary(Compressor):
     """
 
     stage = "values"
-    granularities = ("linear", "embedding", "conv", "matrix")
+    granularities = WEIGHTS
     no_speedup = "binary weights are decoded to float32 before they multiply"
 
     def __init__(

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from mmcompress.artifact.encoding import Encoding
-from mmcompress.backbones.base import Target
+from mmcompress.backbones.base import WEIGHTS, Target
 from mmcompress.compression.base import (
     Compressor,
     Decision,
@@ -147,7 +147,7 @@ class Entropy(Compressor):
     """
 
     stage = "values"
-    granularities = ("linear", "embedding", "conv", "matrix")
+    granularities = WEIGHTS
     ladder: ClassVar[dict[str, tuple[Any, ...]]] = {
         "step": (0.1, 0.3, 0.5, 0.7, 0.9, 1.1, 1.4, 1.8, 2.3, 2.9, 3.6)
     }

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmcompress.artifact.codecs.float8 import LARGEST, from_float8, to_float8
 from mmcompress.artifact.encoding import Encoding
-from mmcompress.backbones.base import Target
+from mmcompress.backbones.base import WEIGHTS, Target
 from mmcompress.compression.base import Compressor, Decision, Parametrization, as_matrix
 from mmcompress.compression.quantization.fake_quantize import StraightThrough
 from mmcompress.compression.quantization.grid import (
@@ -62,7 +62,7 @@ class Float8(Compressor):
     """
 
     stage = "values"
-    granularities = ("linear", "embedding", "conv", "matrix")
+    granularities = WEIGHTS
     no_speedup = "8-bit floats are decoded to float32 before they multiply"
 
     def __init__(self, *, group_size: int | None = None, **selectors: Any) -> None:

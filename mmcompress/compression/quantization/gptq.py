@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from mmcompress.artifact.encoding import Encoding
-from mmcompress.backbones.base import Target
+from mmcompress.backbones.base import WEIGHTS, WITHOUT_MOMENT, Target
 from mmcompress.compression.base import Compressor, Decision, as_matrix, kept_mask
 from mmcompress.compression.hessian import DAMPING, shared_inverse_cholesky
 from mmcompress.compression.quantization.fake_quantize import FakeQuantize
@@ -157,7 +157,7 @@ class GPTQ(Compressor):
     """
 
     stage = "values"
-    granularities = ("linear", "embedding", "conv", "matrix")
+    granularities = WEIGHTS
     needs = frozenset({INPUTS})
     ladder: ClassVar[dict[str, tuple[Any, ...]]] = {"bits": (2, 3, 4, 5, 6, 8)}
     no_speedup = "integer weights are decoded to float32 before they multiply"
@@ -197,7 +197,7 @@ class GPTQ(Compressor):
     def _decide(self, target: Target, weight: Tensor) -> Decision:
         columns = in_columns(self.group_size, weight)
         grid = Grid(self.bits, columns, self.symmetric, self.midrise)
-        if target.granularity in ("embedding", "matrix"):
+        if target.granularity in WITHOUT_MOMENT:
             return {"rounding": "nearest", "grid": grid.decision()}
         options = {"act_order": self.act_order, "damping": self.damping}
         return {"rounding": "gptq", "grid": grid.decision(), **options}

@@ -1,5 +1,7 @@
 """Uniform grids: which values a weight may take once bits and scales are fixed."""
 
+import functools
+import logging
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,6 +12,11 @@ from mmcompress.artifact.codecs.quantise import dequantise, quantise
 from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import Target
 from mmcompress.compression.base import as_matrix, kept_mask
+
+log = logging.getLogger(__name__)
+
+SMALLEST_GROUP = 16
+"""With fewer weights to a scale of 16 bits, scales would take more than a bit per weight."""
 
 SMALLEST_SCALE = torch.finfo(torch.float16).smallest_normal
 """Below it, a scale in half precision would lose its precision or become zero."""
@@ -146,18 +153,38 @@ def check_group_size(group_size: GroupSize, *, tensor: bool = False) -> None:
 
 
 def check_divides(group_size: GroupSize, target: Target, weight: Tensor) -> None:
-    """Refuse a group size that does not fit a weight."""
+    """Refuse a group size that `in_columns` cannot fit to a weight."""
     columns = as_matrix(weight).shape[1]
-    if isinstance(group_size, int) and columns % group_size:
+    if not isinstance(group_size, int):
+        return
+    if in_columns(group_size, weight) < min(columns, group_size, SMALLEST_GROUP):
         raise ValueError(
-            f"group_size={group_size} does not divide the {columns} columns of "
-            f"{target.name}: choose a divisor, or null for one scale per channel"
+            f"group_size={group_size} does not divide the {columns} columns of {target.name}, nor "
+            f"does any smaller one of at least {SMALLEST_GROUP}: choose a divisor, or null for one "
+            "scale per channel"
         )
 
 
 def in_columns(group_size: GroupSize, weight: Tensor) -> int:
-    """A group size as columns of a weight: all of them when it is none or `tensor`."""
-    return group_size if isinstance(group_size, int) else as_matrix(weight).shape[1]
+    """A group size as columns of a weight.
+
+    All columns when it is none, `tensor` or larger than that; else the largest divisor of the
+    columns up to it, for kernels of 7 x 7 or MLPs of 4304 columns have no even groups of 64.
+    """
+    columns = as_matrix(weight).shape[1]
+    return _fitted(group_size, columns) if isinstance(group_size, int) else columns
+
+
+@functools.cache
+def _fitted(group_size: int, columns: int) -> int:
+    """The largest divisor of `columns` up to `group_size`; says so, once, when it is smaller."""
+    largest = min(columns, group_size)
+    fitted = next(size for size in range(largest, 0, -1) if columns % size == 0)
+    if fitted < group_size:
+        log.warning(
+            "group_size=%d does not divide %d columns: %d there", group_size, columns, fitted
+        )
+    return fitted
 
 
 def check_midrise(midrise: bool, symmetric: bool) -> None:

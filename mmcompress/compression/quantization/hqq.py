@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from mmcompress.artifact.encoding import Encoding
-from mmcompress.backbones.base import Target
+from mmcompress.backbones.base import WEIGHTS, Target
 from mmcompress.compression.base import Compressor, Decision, as_matrix, kept_mask
 from mmcompress.compression.quantization.fake_quantize import FakeQuantize
 from mmcompress.compression.quantization.grid import (
@@ -103,7 +103,7 @@ class HQQ(Compressor):
     """
 
     stage = "values"
-    granularities = ("linear", "embedding", "conv", "matrix")
+    granularities = WEIGHTS
     ladder: ClassVar[dict[str, tuple[Any, ...]]] = {"bits": (2, 3, 4, 5, 6, 8)}
     no_speedup = "integer weights are decoded to float32 before they multiply"
 

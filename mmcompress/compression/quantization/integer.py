@@ -9,7 +9,7 @@ from typing import Any, ClassVar, cast
 from torch import Tensor, nn
 
 from mmcompress.artifact.encoding import Encoding
-from mmcompress.backbones.base import Target
+from mmcompress.backbones.base import WEIGHTS, Target
 from mmcompress.compression.base import Compressor, Decision, as_matrix
 from mmcompress.compression.quantization.fake_quantize import FakeQuantize
 from mmcompress.compression.quantization.grid import (
@@ -37,7 +37,7 @@ class Integer(Compressor):
     """
 
     stage = "values"
-    granularities = ("linear", "embedding", "conv", "matrix")
+    granularities = WEIGHTS
     ladder: ClassVar[dict[str, tuple[Any, ...]]] = {"bits": (2, 3, 4, 5, 6, 8)}
     no_speedup = "integer weights are decoded to float32 before they multiply"
 

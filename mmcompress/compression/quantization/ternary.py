@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mmcompress.artifact.encoding import Encoding
-from mmcompress.backbones.base import Target
+from mmcompress.backbones.base import WEIGHTS, Target
 from mmcompress.compression.base import Compressor, Decision, Parametrization, as_matrix
 from mmcompress.compression.quantization.fake_quantize import StraightThrough
 from mmcompress.compression.quantization.grid import (
@@ -124,7 +124,7 @@ class Ternary(Compressor):
     """
 
     stage = "values"
-    granularities = ("linear", "embedding", "conv", "matrix")
+    granularities = WEIGHTS
     no_speedup = "ternary weights are decoded to float32 before they multiply"
 
     def __init__(

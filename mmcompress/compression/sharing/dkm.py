@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmcompress.artifact.codecs.codebook import lookup
 from mmcompress.artifact.encoding import Encoding
-from mmcompress.backbones.base import Target
+from mmcompress.backbones.base import WEIGHTS, Target
 from mmcompress.compression.base import (
     LEFT_DENSE,
     Compressor,
@@ -196,7 +196,7 @@ class DKM(Compressor):
     """
 
     stage = "values"
-    granularities = ("linear", "embedding", "conv", "matrix")
+    granularities = WEIGHTS
     ladder: ClassVar[dict[str, tuple[Any, ...]]] = {"clusters": (4, 8, 16, 32)}
     no_speedup = "shared weights are looked up into float32 before they multiply"
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mmcompress.artifact.codecs.codebook import lookup
 from mmcompress.artifact.encoding import Encoding
-from mmcompress.backbones.base import Target
+from mmcompress.backbones.base import WEIGHTS, Target
 from mmcompress.compression.base import LEFT_DENSE, Compressor, Decision, as_matrix
 from mmcompress.compression.hessian import DAMPING, shared_inverse_cholesky
 from mmcompress.compression.sharing.codebook import (
@@ -346,7 +346,7 @@ class VectorQuantizer(Compressor):
     """
 
     stage = "values"
-    granularities = ("linear", "embedding", "conv", "matrix")
+    granularities = WEIGHTS
     ladder: ClassVar[dict[str, tuple[Any, ...]]] = {"clusters": (16, 64, 256, 1024)}
     no_speedup = "shared weights are looked up into float32 before they multiply"
     trains_weight = False

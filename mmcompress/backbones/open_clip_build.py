@@ -1,0 +1,134 @@
+"""How open_clip's parts are put together without a download: models and tokenizers."""
+
+import copy
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import open_clip
+from open_clip.coca_model import CoCa
+from open_clip.tokenizer import HFTokenizer
+from transformers import AutoConfig
+
+from mmcompress.backbones.hub import hub_reachable
+
+Model: TypeAlias = open_clip.CLIP | open_clip.CustomTextCLIP | CoCa
+Tokenizer: TypeAlias = open_clip.SimpleTokenizer | HFTokenizer
+
+
+def build_model(name: str, config: dict[str, Any], text_config: dict[str, Any] | None) -> Model:
+    """An untrained model, as `open_clip.create_model` builds it.
+
+    Args:
+        name: for messages.
+        config: open_clip's model config.
+        text_config: that of a Hugging Face text tower, as JSON; None for open_clip's own.
+    Raises:
+        ValueError: open_clip cannot build it.
+    """
+    if text_config is None and "hf_model_name" in config["text_cfg"]:
+        raise ValueError(f"backbone.name={name!r} has no config of its Hugging Face text tower")
+    arguments = copy.deepcopy({key: value for key, value in config.items() if key != "custom_text"})
+    arguments["vision_cfg"]["timm_model_pretrained"] = False
+    kind: type[Model] = open_clip.CLIP
+    if "multimodal_cfg" in config:
+        kind = CoCa
+    elif config.get("custom_text", False) or text_config is not None:
+        kind = open_clip.CustomTextCLIP
+    try:
+        with _text_config_file(arguments["text_cfg"], text_config):
+            return kind(**arguments)
+    # What a library raises on a foreign config cannot be listed.
+    except Exception as error:
+        raise ValueError(
+            f"backbone.name={name!r}: open_clip cannot build a model from its config "
+            f"({type(error).__name__}: {error}); correct open_clip_config.json"
+        ) from error
+
+
+@contextmanager
+def _text_config_file(text: dict[str, Any], text_config: dict[str, Any] | None) -> Iterator[None]:
+    """open_clip reads a text tower's config from a hub or a folder: give it a folder."""
+    if text_config is None:
+        yield
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "config.json").write_text(json.dumps(text_config), encoding="utf-8")
+        text |= {"hf_model_name": folder, "hf_model_pretrained": False}
+        yield
+
+
+def find_text_config(name: str, config: dict[str, Any]) -> dict[str, Any] | None:
+    """The config of a Hugging Face text tower, from a folder, the cache or the model hub.
+
+    Returns:
+        As JSON; None when the tower is open_clip's own.
+    Raises:
+        ValueError: it cannot be had.
+    """
+    source = config["text_cfg"].get("hf_model_name")
+    if source is None:
+        return None
+    try:
+        found = AutoConfig.from_pretrained(source, local_files_only=_stay_local(source))
+    except (OSError, ValueError) as error:
+        raise ValueError(_unavailable(name, "config of its text tower", source, error)) from error
+    return found.to_diff_dict()
+
+
+def find_tokenizer(name: str, config: dict[str, Any]) -> Tokenizer:
+    """The tokenizer that the config names, from a folder, the cache or the model hub.
+
+    Raises:
+        ValueError: it cannot be had.
+    """
+    source = config["text_cfg"].get("hf_tokenizer_name")
+    folder = name.removeprefix("local-dir:")
+    if source and folder != name:
+        source = folder
+    return build_tokenizer(name, config, source)
+
+
+def build_tokenizer(name: str, config: dict[str, Any], source: str | None) -> Tokenizer:
+    """open_clip's own tokenizer, or one of Hugging Face's.
+
+    Args:
+        name: for messages.
+        config: open_clip's model config.
+        source: folder or id of a Hugging Face tokenizer; None for open_clip's own.
+    Raises:
+        ValueError: it cannot be had.
+    """
+    text = config["text_cfg"]
+    length, options = text.get("context_length", 77), text.get("tokenizer_kwargs") or {}
+    if not source:
+        return open_clip.SimpleTokenizer(context_length=length, **options)
+    local: dict[str, Any] = {"local_files_only": _stay_local(source), "trust_remote_code": False}
+    mode = text.get("tokenizer_mode")
+    try:
+        return HFTokenizer(source, length, tokenizer_mode=mode, **options, **local)
+    # What `transformers` and `tokenizers` raise on a broken file cannot be listed.
+    except Exception as error:
+        raise ValueError(_unavailable(name, "tokenizer", source, error)) from error
+
+
+def vocabulary(tokenizer: Tokenizer) -> int:
+    """How many token ids there are."""
+    inner = tokenizer.tokenizer if isinstance(tokenizer, HFTokenizer) else None
+    return tokenizer.vocab_size if inner is None else len(inner)
+
+
+def _stay_local(source: str) -> bool:
+    return Path(source).is_dir() or not hub_reachable()
+
+
+def _unavailable(name: str, what: str, source: str, error: Exception) -> str:
+    reason = (str(error).strip() or "no message").splitlines()[0]
+    return (
+        f"backbone.name={name!r} needs the {what}, {source!r}, which cannot be read "
+        f"({type(error).__name__}: {reason}): connect to the model hub once, or give "
+        "backbone.name=local-dir:PATH of a folder that holds it"
+    )
