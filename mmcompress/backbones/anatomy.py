@@ -39,6 +39,8 @@ class MlpParts:
 ATTENTIONS = (
     # transformers' CLIP and its kin
     AttentionParts("q_proj", "k_proj", "v_proj", "out_proj", heads="num_heads"),
+    # transformers' ViT and its kin
+    AttentionParts("q_proj", "k_proj", "v_proj", "o_proj", heads="num_attention_heads"),
     # mmcompress.backbones.attention
     AttentionParts("q_proj", "k_proj", "v_proj", "out_proj", heads="heads"),
     # timm, after mmcompress.backbones.fused

@@ -80,7 +80,7 @@ class Backbone(nn.Module, ABC):
     adapter: ClassVar[str]
     """Stem of the file in `mmcompress/backbones/` that defines the class; artifacts store it."""
 
-    modalities: ClassVar[tuple[str, ...]] = ("image", "text")
+    modalities: tuple[str, ...] = ("image", "text")
 
     roles: ClassVar[Sequence[Row]]
     """Rows (pattern, modality, role): the first pattern that matches a whole weight path wins.
@@ -113,9 +113,16 @@ class Backbone(nn.Module, ABC):
     def logit_scale(self) -> Tensor:
         """The factor on cosine similarities, already exponentiated: a scalar."""
 
-    @abstractmethod
     def preprocess(self, image: Any) -> Tensor:
         """PIL image or uint8 tensor (…, 3, H, W) → the encoder's input (…, 3, S, S), float32."""
+        raise ValueError(f"{type(self).__name__} has no image tower: choose another backbone")
+
+    sampling_rate: int = 0
+    """Of the waveforms that `preprocess_audio` takes, in Hz."""
+
+    def preprocess_audio(self, waveforms: Sequence[Tensor]) -> Tensor:
+        """Waveforms (samples,), float32 in [−1, 1] → the encoder's input (B, …)."""
+        raise ValueError(f"{type(self).__name__} has no audio tower: choose another backbone")
 
     @abstractmethod
     def tokenize(self, texts: Sequence[str]) -> Tensor:

@@ -1,6 +1,5 @@
 """CLIP models in Hugging Face format (`transformers.CLIPModel`)."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -9,20 +8,25 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import (
-    AutoTokenizer,
     CLIPConfig,
     CLIPModel,
     CLIPTextConfig,
     CLIPVisionConfig,
 )
-from transformers.utils import cached_file
 from typing_extensions import Self
 
 from mmcompress.backbones.base import Backbone
-from mmcompress.backbones.hub import hub_reachable
+from mmcompress.backbones.hf_files import (
+    TOKENIZER_FILE,
+    check_complete,
+    load_tokenizer,
+    not_loadable,
+    prepared,
+    preprocessing_of,
+    read_preprocessor,
+    stay_local,
+)
 from mmcompress.backbones.images import CLIP_MEAN, CLIP_STD, image_transform
-
-TOKENIZER_FILE = "tokenizer.json"
 
 
 class HFClip(Backbone):
@@ -73,9 +77,9 @@ class HFClip(Backbone):
         text, vision = _tower_configs(model.config)
         self._end_id = _token_id(text.eos_token_id, "eos_token_id")
         pad = self._end_id if text.pad_token_id is None else text.pad_token_id
-        self.tokenizer = Tokenizer.from_str(tokenizer.to_str())
-        self.tokenizer.enable_truncation(text.max_position_embeddings)
-        self.tokenizer.enable_padding(pad_id=pad, pad_token=tokenizer.id_to_token(pad) or "")
+        self.tokenizer = prepared(
+            tokenizer, max_tokens=text.max_position_embeddings, pad_id=pad, to_end=False
+        )
         self.mean, self.std = list(mean), list(std)
         if not isinstance(vision.image_size, int):
             raise ValueError(
@@ -91,23 +95,19 @@ class HFClip(Backbone):
         Raises:
             ValueError: nothing loadable there.
         """
-        local = Path(name_or_path).is_dir() or not hub_reachable()
+        local = stay_local(name_or_path)
         try:
             loaded: Any = CLIPModel.from_pretrained(
                 name_or_path, dtype=torch.float32, local_files_only=local, output_loading_info=True
             )
-            tokenizer = _load_tokenizer(name_or_path, local)
-            normalisation = _load_normalisation(name_or_path, local)
+            tokenizer = load_tokenizer(name_or_path, local)
+            preprocessing = preprocessing_of(read_preprocessor(name_or_path, local))
         # SafetensorError and what `tokenizers` raises on a broken file are bare Exceptions.
         except Exception as error:
-            raise ValueError(_not_loadable(name_or_path, local, error)) from error
+            raise ValueError(not_loadable(name_or_path, "CLIPModel", local, error)) from error
         model, found = loaded
-        if found["missing_keys"]:
-            missing = ", ".join(sorted(found["missing_keys"])[:3])
-            raise ValueError(
-                f"backbone.name_or_path={name_or_path!r} holds no complete CLIPModel: "
-                f"{len(found['missing_keys'])} weights are missing ({missing} ...)"
-            )
+        check_complete(name_or_path, model, found["missing_keys"])
+        normalisation = {k: preprocessing[k] for k in ("mean", "std") if k in preprocessing}
         return cls(model, tokenizer, **normalisation)
 
     @classmethod
@@ -168,41 +168,3 @@ def _token_id(value: int | list[int] | None, key: str) -> int:
     if not isinstance(value, int):
         raise ValueError(f"{key}={value} of the text_config must be one token id")
     return value
-
-
-def _load_tokenizer(name_or_path: str, local_files_only: bool) -> Tokenizer:
-    local = Path(name_or_path) / TOKENIZER_FILE
-    if local.exists():
-        return Tokenizer.from_file(str(local))
-    return AutoTokenizer.from_pretrained(
-        name_or_path, local_files_only=local_files_only
-    ).backend_tokenizer
-
-
-def _load_normalisation(name_or_path: str, local_files_only: bool) -> dict[str, list[float]]:
-    """Mean and std from `preprocessor_config.json`; CLIP's own when the model has no such file."""
-    path = cached_file(
-        name_or_path,
-        "preprocessor_config.json",
-        local_files_only=local_files_only,
-        _raise_exceptions_for_missing_entries=False,
-    )
-    if path is None:
-        return {}
-    config = json.loads(Path(path).read_text("utf-8"))
-    return {"mean": config["image_mean"], "std": config["image_std"]}
-
-
-def _not_loadable(name_or_path: str, local: bool, error: Exception) -> str:
-    subject = f"backbone.name_or_path={name_or_path!r}"
-    files = f"config.json, model.safetensors and {TOKENIZER_FILE}"
-    if local and not Path(name_or_path).is_dir():
-        return (
-            f"{subject} is no folder, it is not in the cache of the model hub, and the hub cannot "
-            f"be reached: give a folder with {files}, or backbone=mini, which needs no download"
-        )
-    reason = (str(error).strip() or "no message").splitlines()[0]
-    return (
-        f"{subject} cannot be loaded as a CLIPModel with its tokenizer ({type(error).__name__}: "
-        f"{reason}): give a folder with {files}, or the id of such a model"
-    )

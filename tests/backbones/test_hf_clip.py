@@ -181,7 +181,7 @@ def test_a_missing_weight(folder: Path):
 
 
 def test_an_unreachable_hub(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("mmcompress.backbones.hf_clip.hub_reachable", lambda: False)
+    monkeypatch.setattr("mmcompress.backbones.hf_files.hub_reachable", lambda: False)
     with pytest.raises(
         ValueError, match=r"'no/such' is no folder, .* the hub cannot be reached: give"
     ):

@@ -1,0 +1,307 @@
+"""Two-tower models of transformers: SigLIP, Chinese CLIP, AltCLIP, dual encoders, CLAP.
+
+`transformers.CLIPModel` has an adapter of its own, `hf_clip`; `from_pretrained` finds both.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import (
+    AltCLIPModel,
+    AutoConfig,
+    ChineseCLIPModel,
+    ClapFeatureExtractor,
+    ClapModel,
+    PreTrainedModel,
+    Siglip2Model,
+    SiglipModel,
+    VisionTextDualEncoderModel,
+)
+from typing_extensions import Self
+
+from mmcompress.backbones.attention import split_attention
+from mmcompress.backbones.base import Backbone, Row
+from mmcompress.backbones.fused import split_fused
+from mmcompress.backbones.hf_clip import HFClip
+from mmcompress.backbones.hf_files import (
+    TOKENIZER_FILE,
+    check_complete,
+    load_tokenizer,
+    not_loadable,
+    prepared,
+    preprocessing_of,
+    read_preprocessor,
+    stay_local,
+)
+from mmcompress.backbones.images import CLIP_MEAN, CLIP_STD, image_transform
+from mmcompress.backbones.text_encoder import split_blocks
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What the models of one `model_type` have in common.
+
+    Attributes:
+        model: the class.
+        modalities: of its two towers.
+        sees_padding: the text tower was trained on texts padded to the end, padding and all.
+    """
+
+    model: type[PreTrainedModel]
+    modalities: tuple[str, str] = ("image", "text")
+    sees_padding: bool = False
+
+
+KINDS = {
+    "siglip": Kind(SiglipModel, sees_padding=True),
+    "siglip2": Kind(Siglip2Model, sees_padding=True),
+    "chinese_clip": Kind(ChineseCLIPModel),
+    "altclip": Kind(AltCLIPModel),
+    "vision-text-dual-encoder": Kind(VisionTextDualEncoderModel),
+    "clap": Kind(ClapModel, ("audio", "text")),
+}
+"""By `model_type`."""
+
+_ROLES = [
+    (r"(?:q_proj|self\.query)\.weight", "attn.q"),
+    (r"(?:k_proj|self\.key)\.weight", "attn.k"),
+    (r"(?:v_proj|self\.value)\.weight", "attn.v"),
+    (r"(?:out_proj|o_proj|attention\.output\.dense)\.weight", "attn.out"),
+    (r"(?:mlp\.fc1|intermediate\.dense)\.weight", "mlp.up"),
+    (r"(?:mlp\.fc2|output\.dense)\.weight", "mlp.down"),
+    (r"(?:token_embedding|word_embeddings)\.weight", "embed"),
+    (r"(?:position_embeddings?|token_type_embeddings)(?:\.weight)?", "position"),
+    (r"relative_position_bias_table", "position"),
+    (r"(?:patch_embedding|patch_embeddings\.projection|patch_embed\.proj)\.weight", "patch"),
+    (r"head\.probe", "query"),
+]
+_TOWERS = [
+    ("image", r"vision_model\.", r"visual_projection\.(?:\w+\.)?weight"),
+    ("audio", r"audio_model\.", r"audio_projection\.(?:\w+\.)?weight"),
+    ("text", r"text_model\.", r"text_projection\.(?:\w+\.)?weight|text_model\.head\.weight"),
+]
+
+
+class HF(Backbone):
+    """Adapter for the models of `KINDS`.
+
+    Fused attention is split into `nn.Linear`s, BERT's blocks are put together anew, at once.
+
+    Args:
+        model: the dense model; it is edited in place.
+        tokenizer: maps text to ids, special tokens included.
+        mean, std, resize_mode, interpolation: of `image_transform`.
+        features: settings of transformers' feature extractor, for audio.
+    Raises:
+        ValueError: no model of `KINDS`, or images that are not square.
+    """
+
+    adapter = "hf"
+    roles: ClassVar[Sequence[Row]] = [
+        *((pattern, modality, "proj") for modality, _, pattern in _TOWERS),
+        *(
+            (rf"{tower}(?:.*\.)?{row}", modality, role)
+            for modality, tower, _ in _TOWERS
+            for row, role in _ROLES
+        ),
+    ]
+    tower_prefixes: ClassVar[Sequence[tuple[str, str]]] = [
+        (r"vision_model\.|visual_projection\.", "image"),
+        (r"audio_model\.|audio_projection\.|logit_scale_a", "audio"),
+        (r"text_model\.|text_projection\.|logit_scale_t", "text"),
+    ]
+    model: Any
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: Tokenizer,
+        *,
+        mean: Sequence[float] = CLIP_MEAN,
+        std: Sequence[float] = CLIP_STD,
+        resize_mode: str = "shortest",
+        interpolation: str = "bicubic",
+        features: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(model)
+        self.kind = kind_of(model.config)
+        self.modalities = self.kind.modalities
+        split_attention(model)
+        split_fused(model)
+        split_blocks(model)
+        text = model.config.text_config
+        self._pad_id: int = text.pad_token_id
+        self.tokenizer = prepared(
+            tokenizer,
+            max_tokens=_max_tokens(text),
+            pad_id=self._pad_id,
+            to_end=self.kind.sees_padding,
+        )
+        self.preprocessing: dict[str, Any] = {}
+        self.features: dict[str, Any] | None = None
+        if "image" in self.modalities:
+            self.preprocessing = {
+                "mean": list(mean),
+                "std": list(std),
+                "resize_mode": resize_mode,
+                "interpolation": interpolation,
+            }
+            size = _image_size(model.config.vision_config)
+            self._transform = image_transform(size, **self.preprocessing)
+        else:
+            fused = model.config.audio_config.enable_fusion
+            own = {"truncation": "fusion" if fused else "rand_trunc"}
+            self._extractor = ClapFeatureExtractor(**own | (features or {}))
+            self.features = _settings(self._extractor)
+            self.sampling_rate = self._extractor.sampling_rate
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        if self.model.config.model_type == "siglip2":
+            inputs = _patches(pixels, self.model.config.vision_config.patch_size)
+        else:
+            inputs = {"pixel_values": pixels}
+        return self.model.get_image_features(**inputs).pooler_output
+
+    def encode_audio(self, features: Tensor) -> Tensor:
+        longer = torch.zeros(len(features), 1, dtype=torch.bool, device=features.device)
+        return self.model.get_audio_features(features, is_longer=longer).pooler_output
+
+    def encode_text(self, ids: Tensor) -> Tensor:
+        valid = self.valid_tokens("text", ids)
+        mask = None if valid is None else valid.long()
+        return self.model.get_text_features(input_ids=ids, attention_mask=mask).pooler_output
+
+    @property
+    def logit_scale(self) -> Tensor:
+        scale = getattr(self.model, "logit_scale", None)
+        return (self.model.logit_scale_a if scale is None else scale).exp().squeeze()
+
+    def preprocess(self, image: Any) -> Tensor:
+        if "image" not in self.modalities:
+            return super().preprocess(image)
+        return self._transform(image)
+
+    def preprocess_audio(self, waveforms: Sequence[Tensor]) -> Tensor:
+        if "audio" not in self.modalities:
+            return super().preprocess_audio(waveforms)
+        arrays = [waveform.numpy() for waveform in waveforms]
+        found = self._extractor(arrays, sampling_rate=self.sampling_rate, return_tensors="pt")
+        return found["input_features"]
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        return torch.tensor([encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))])
+
+    def valid_tokens(self, modality: str, inputs: Tensor) -> Tensor | None:
+        if modality != "text" or self.kind.sees_padding:
+            return None
+        return torch.ne(inputs, self._pad_id)
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        config = self.model.config.to_diff_dict()
+        audio = {} if self.features is None else {"features": self.features}
+        return {"config": config, **self.preprocessing, **audio}
+
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any], assets: Path) -> Self:
+        config = AutoConfig.for_model(**spec["config"])
+        tokenizer = Tokenizer.from_file(str(assets / TOKENIZER_FILE))
+        rest = {key: value for key, value in spec.items() if key != "config"}
+        return cls(kind_of(config).model(config), tokenizer, **rest)
+
+    def save_assets(self, folder: Path) -> list[str]:
+        self.tokenizer.save(str(folder / TOKENIZER_FILE))
+        return [TOKENIZER_FILE]
+
+
+def from_pretrained(name_or_path: str) -> Backbone:
+    """A two-tower model from a folder or the model hub.
+
+    Raises:
+        ValueError: nothing loadable there, or a model of another kind.
+    """
+    local = stay_local(name_or_path)
+    try:
+        config = AutoConfig.from_pretrained(name_or_path, local_files_only=local)
+    except (OSError, ValueError) as error:
+        raise ValueError(not_loadable(name_or_path, "two-tower model", local, error)) from error
+    if config.model_type == "clip":
+        return HFClip.from_pretrained(name_or_path)
+    kind = kind_of(config)
+    try:
+        loaded: Any = kind.model.from_pretrained(
+            name_or_path, dtype=torch.float32, local_files_only=local, output_loading_info=True
+        )
+        tokenizer = load_tokenizer(name_or_path, local)
+        preprocessor = read_preprocessor(name_or_path, local)
+    # SafetensorError and what `tokenizers` raises on a broken file are bare Exceptions.
+    except Exception as error:
+        what = kind.model.__name__
+        raise ValueError(not_loadable(name_or_path, what, local, error)) from error
+    model, found = loaded
+    check_complete(name_or_path, model, found["missing_keys"])
+    if "image" in kind.modalities:
+        return HF(model, tokenizer, **preprocessing_of(preprocessor)).eval()
+    return HF(model, tokenizer, features=preprocessor).eval()
+
+
+def kind_of(config: Any) -> Kind:
+    """Which of `KINDS` a config is of.
+
+    Raises:
+        ValueError: of none.
+    """
+    if config.model_type not in KINDS:
+        raise ValueError(
+            f"model_type={config.model_type!r} of the config is not supported: give a model of one "
+            f"of the types clip, {', '.join(KINDS)}, or write an adapter (examples/)"
+        )
+    return KINDS[config.model_type]
+
+
+def _max_tokens(text: Any) -> int:
+    # RoBERTa and its kin count positions from behind the padding index.
+    offset = text.pad_token_id + 1 if text.model_type in _ROBERTAS else 0
+    return text.max_position_embeddings - offset
+
+
+_ROBERTAS = ("roberta", "xlm-roberta", "camembert", "altclip_text_model", "clap_text_model")
+
+
+def _image_size(vision: Any) -> int:
+    """Side of the square that the tower reads, in pixels."""
+    if vision.model_type == "siglip2_vision_model":
+        return math.isqrt(vision.num_patches) * vision.patch_size
+    if not isinstance(vision.image_size, int):
+        raise ValueError(
+            f"image_size={vision.image_size} of the vision_config must be one number: images that "
+            "are not square are not supported"
+        )
+    return vision.image_size
+
+
+def _patches(pixels: Tensor, size: int) -> dict[str, Tensor]:
+    """Square images as SigLIP 2 reads them, patches row by row, none of them padding.
+
+    Args:
+        pixels: (B, 3, S, S).
+        size: of a patch, in pixels.
+    """
+    side = pixels.shape[-1] // size
+    patches = pixels.unflatten(-1, (side, size)).unflatten(-3, (side, size))  # B C h p w q
+    patches = patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)  # B hw pqC
+    shapes = torch.full((len(pixels), 2), side, device=pixels.device)
+    mask = torch.ones(patches.shape[:2], dtype=torch.int64, device=pixels.device)
+    return {"pixel_values": patches, "pixel_attention_mask": mask, "spatial_shapes": shapes}
+
+
+def _settings(extractor: ClapFeatureExtractor) -> dict[str, Any]:
+    """Those that differ from the library's own, as JSON."""
+    plain = ClapFeatureExtractor().to_dict()
+    return {key: value for key, value in extractor.to_dict().items() if value != plain[key]}

@@ -1,0 +1,99 @@
+"""What all adapters for transformers read beside the weights: tokenizer, preprocessing, errors."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer
+from transformers.utils import cached_file
+
+from mmcompress.backbones.hub import hub_reachable
+
+TOKENIZER_FILE = "tokenizer.json"
+PREPROCESSOR_FILE = "preprocessor_config.json"
+INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}
+"""By the number that PIL and `preprocessor_config.json` give them."""
+
+
+def stay_local(name_or_path: str) -> bool:
+    """Whether files are to be had from a folder or the cache alone."""
+    return Path(name_or_path).is_dir() or not hub_reachable()
+
+
+def load_tokenizer(name_or_path: str, local: bool) -> Tokenizer:
+    """`tokenizer.json` of a folder, or whatever the model hub has, as a fast tokenizer."""
+    file = Path(name_or_path) / TOKENIZER_FILE
+    if file.exists():
+        return Tokenizer.from_file(str(file))
+    return AutoTokenizer.from_pretrained(name_or_path, local_files_only=local).backend_tokenizer
+
+
+def prepared(tokenizer: Tokenizer, *, max_tokens: int, pad_id: int, to_end: bool) -> Tokenizer:
+    """A copy that cuts and pads.
+
+    Args:
+        tokenizer: special tokens included.
+        max_tokens: longer texts are cut.
+        pad_id: what stands after shorter ones.
+        to_end: up to `max_tokens`; otherwise as far as the longest text of a batch.
+    """
+    copied = Tokenizer.from_str(tokenizer.to_str())
+    copied.enable_truncation(max_tokens)
+    length = max_tokens if to_end else None
+    pad_token = tokenizer.id_to_token(pad_id) or ""
+    copied.enable_padding(pad_id=pad_id, pad_token=pad_token, length=length)
+    return copied
+
+
+def read_preprocessor(name_or_path: str, local: bool) -> dict[str, Any]:
+    """Content of `preprocessor_config.json`; empty when the model has no such file."""
+    path = cached_file(
+        name_or_path,
+        PREPROCESSOR_FILE,
+        local_files_only=local,
+        _raise_exceptions_for_missing_entries=False,
+    )
+    return {} if path is None else json.loads(Path(path).read_text("utf-8"))
+
+
+def preprocessing_of(preprocessor: dict[str, Any]) -> dict[str, Any]:
+    """Those settings that `image_transform` takes, in its words."""
+    found: dict[str, Any] = {}
+    if "image_mean" in preprocessor:
+        found |= {"mean": preprocessor["image_mean"], "std": preprocessor["image_std"]}
+    size = preprocessor.get("size")
+    if isinstance(size, dict):
+        found["resize_mode"] = "shortest" if "shortest_edge" in size else "squash"
+    if preprocessor.get("resample") in INTERPOLATIONS:
+        found["interpolation"] = INTERPOLATIONS[preprocessor["resample"]]
+    return found
+
+
+def check_complete(name_or_path: str, model: object, missing: set[str]) -> None:
+    """Refuse a model that the files hold a part of.
+
+    Raises:
+        ValueError: names weights that are missing.
+    """
+    if missing:
+        raise ValueError(
+            f"backbone.name_or_path={name_or_path!r} holds no complete {type(model).__name__}: "
+            f"{len(missing)} weights are missing ({', '.join(sorted(missing)[:3])} ...)"
+        )
+
+
+def not_loadable(name_or_path: str, what: str, local: bool, error: Exception) -> str:
+    """One sentence on a model that could not be read, and what to do."""
+    subject = f"backbone.name_or_path={name_or_path!r}"
+    files = f"config.json, model.safetensors and {TOKENIZER_FILE}"
+    if local and not Path(name_or_path).is_dir():
+        return (
+            f"{subject} is no folder, it is not in the cache of the model hub, and the hub cannot "
+            f"be reached: give a folder with {files}, or backbone=mini, which needs no download"
+        )
+    reason = (str(error).strip() or "no message").splitlines()[0]
+    return (
+        f"{subject} cannot be loaded as a {what} with its tokenizer ({type(error).__name__}: "
+        f"{reason}): give a folder with {files}, or the id of such a model"
+    )
