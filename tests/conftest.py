@@ -17,7 +17,8 @@ from transformers import CLIPConfig, CLIPModel
 
 from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.backbones.open_clip import OpenClip
-from mmcompress.data.base import Classification, PairData, PairDataset
+from mmcompress.data.base import Classification, PairData
+from mmcompress.data.items import Items, PairDataset
 
 COLOURS = ("red", "green", "blue", "black")
 THINGS = ("cat", "dog", "house", "tree", "boat", "moon", "key", "shoe", "fish", "star")
@@ -73,7 +74,7 @@ class TinyData(PairData):
 
     name = "tiny"
 
-    def build_splits(self) -> dict[str, PairDataset]:
+    def build_splits(self) -> dict[str, Items]:
         captions = [f"{colour} {thing}" for thing in THINGS for colour in COLOURS]
         generator = torch.Generator().manual_seed(0)
         images = torch.randint(0, 256, (40, 3, 32, 32), generator=generator, dtype=torch.uint8)
@@ -90,8 +91,7 @@ class TinyData(PairData):
         labels = [COLOURS.index(caption.split()[0]) for caption in dataset.captions]
         return Classification(
             name="colour",
-            dataset=dataset,
-            labels=torch.tensor(labels),
+            dataset=PairDataset(images=dataset.images, captions=dataset.captions, labels=labels),
             class_names=COLOURS,
             templates=("{} cat", "{} dog"),
         )

@@ -54,7 +54,7 @@ def build(name: str, *overrides: str) -> Recipe:
 
 
 def embeddings(backbone: Backbone, data: PairData) -> torch.Tensor:
-    batch = next(iter(data.test_dataloader()))
+    batch = next(iter(data.eval_dataloader("test")))
     with torch.no_grad():
         return torch.cat([backbone.encode(m, batch[m]) for m in backbone.modalities])
 

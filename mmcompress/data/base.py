@@ -1,63 +1,42 @@
 """Paired data: what every data set hands to calibration, training and evaluation."""
 
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Literal, cast
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, RandomSampler, Subset
+from torch.utils.data import DataLoader, RandomSampler
 
 from mmcompress.backbones.base import Backbone
+from mmcompress.data.decode import Waveform, cropped, resampled
+from mmcompress.data.items import Item, Items, Sample
+
+log = logging.getLogger(__name__)
 
 Batch = dict[str, Tensor]
+"""Modality → preprocessed inputs; `label` (B,) where items have one; `owner` (T,), the item in the
+batch that each text describes, where items have texts of their own."""
 
+Captions = Literal["all", "first", "random"]
 
-class PairDataset(Dataset):
-    """Images and one caption each; index i gives `{"image": image, "text": caption}`.
-
-    Args:
-        images: uint8 tensors (3, H, W) or PIL images.
-        captions: as many strings.
-        augment: image → image, applied at each access.
-    """
-
-    def __init__(
-        self,
-        *,
-        images: Sequence[Any],
-        captions: Sequence[str],
-        augment: Callable[[Any], Any] | None = None,
-    ) -> None:
-        if len(images) != len(captions):
-            raise ValueError(f"{len(images)} images but {len(captions)} captions: pair them up")
-        self.images = images
-        self.captions = captions
-        self.augment = augment
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        image = self.images[index]
-        return {
-            "image": self.augment(image) if self.augment else image,
-            "text": self.captions[index],
-        }
+LOST = "lost"
+"""How many items of a batch could not be read; `Loader` takes it out."""
 
 
 @dataclass(frozen=True)
 class Classification:
     """A labelled set for zero-shot classification.
 
-    `labels` (N,) int64 index `class_names`; each template holds one `{}` for a class name.
+    The labels of `dataset` index `class_names`; each template holds one `{}` for a class name.
     """
 
     name: str
-    dataset: PairDataset
-    labels: Tensor
+    dataset: Items
     class_names: Sequence[str]
     templates: Sequence[str]
 
@@ -68,7 +47,7 @@ class EpochOrder(RandomSampler):
     Lightning calls `set_epoch`, and puts its own sampler in this one's place under DDP.
     """
 
-    def __init__(self, dataset: PairDataset, seed: int) -> None:
+    def __init__(self, dataset: Items, seed: int) -> None:
         super().__init__(dataset)
         self.seed = seed
         self.epoch = 0
@@ -81,7 +60,21 @@ class EpochOrder(RandomSampler):
         yield from torch.randperm(len(self), generator=generator).tolist()
 
 
-class ResumableLoader(DataLoader):
+class Loader(DataLoader):
+    """Batches of `PairData.collate`; says at the end of a pass how many items could not be read."""
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        lost = 0
+        for batch in super().__iter__():
+            lost += batch.pop(LOST)
+            if batch:
+                yield batch
+        if lost:
+            title = cast(Items, self.dataset).title
+            log.warning("%s: %d items left out, which could not be read", title, lost)
+
+
+class ResumableLoader(Loader):
     """A loader whose place in the epoch Lightning writes to checkpoints and reads back."""
 
     _given = 0
@@ -105,20 +98,24 @@ class ResumableLoader(DataLoader):
 class PairData(pl.LightningDataModule, ABC):
     """Base of all data sets: splits in, loaders of preprocessed batches out.
 
-    A subclass gives `build_splits` and, where it has labels, `classification`. The backbone owns
-    preprocessing and tokenisation, so it is attached before loaders are asked for.
+    A subclass gives `build_splits` and, where its items have labels, `class_names` and
+    `templates`. The backbone owns preprocessing and tokenisation, so it is attached before loaders
+    are asked for.
 
     Args:
         batch_size: training pairs per step; negatives of the contrastive loss come from them.
         eval_batch_size: items per encoder call in evaluation.
         calibration_size: pairs of `train` that calibration sees.
         num_workers: worker processes per loader.
+        seconds: sounds that last longer are cut to this; whole when None.
         seed: orders the training pairs and draws the calibration sample.
     """
 
     name: str
-    splits: dict[str, PairDataset]
+    splits: dict[str, Items]
     backbone: Backbone
+    class_names: Sequence[str] = ()
+    templates: Sequence[str] = ("{}",)
 
     def __init__(
         self,
@@ -127,6 +124,7 @@ class PairData(pl.LightningDataModule, ABC):
         eval_batch_size: int = 256,
         calibration_size: int = 256,
         num_workers: int = 0,
+        seconds: float | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -137,68 +135,148 @@ class PairData(pl.LightningDataModule, ABC):
         }.items():
             if value < 1:
                 raise ValueError(f"data.{key}={value} must be at least 1")
+        if seconds is not None and seconds <= 0:
+            raise ValueError(f"data.seconds={seconds} must be positive, or null for whole sounds")
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.calibration_size = calibration_size
         self.num_workers = num_workers
+        self.seconds = seconds
         self.seed = seed
 
     @abstractmethod
-    def build_splits(self) -> dict[str, PairDataset]:
+    def build_splits(self) -> dict[str, Items]:
         """`{"train": …, "val": …, "test": …}`, disjoint."""
 
     def classification(self, split: str) -> Classification | None:
         """The labelled set of `split`, None where the data has no labels."""
-        return None
+        if not self.class_names:
+            return None
+        return Classification(self.name, self.splits[split], self.class_names, self.templates)
 
     def attach(self, backbone: Backbone) -> None:
-        """Read the splits and use `backbone` to preprocess and tokenise from now on."""
+        """Read the splits and use `backbone` to preprocess and tokenise from now on.
+
+        Raises:
+            ValueError: a split is empty.
+        """
         self.backbone = backbone
         if not hasattr(self, "splits"):
-            self.splits = self.build_splits()
+            splits = self.build_splits()
+            for split, items in splits.items():
+                if len(items) == 0:
+                    raise ValueError(f"data {self.name}: split {split} is empty")
+                items.title = f"{self.name} {split}"
+            self.splits = splits
 
-    def collate(self, items: list[dict[str, Any]]) -> Batch:
-        """Inputs of the modalities that the backbone has."""
-        batch = {}
-        if "image" in self.backbone.modalities:
-            batch["image"] = self._pixels([item["image"] for item in items])
+    def collate(
+        self, items: Sequence[Item | None], *, captions: Captions = "all"
+    ) -> dict[str, Any]:
+        """Inputs of the modalities that the backbone has, labels, and how many items are lost.
+
+        Args:
+            items: None for one that could not be read.
+            captions: `all` that an item has, and `owner` says whose they are; or one for each item,
+                the `first` or a `random` one, a prompt with the class name where it has none.
+                With `random` sounds are cut at a random place, else in the middle.
+        """
+        read = [item for item in items if item is not None]
+        batch: dict[str, Any] = {LOST: len(items) - len(read)}
+        if not read:
+            return batch
+        if "image" in self.backbone.modalities and "image" in read[0]:
+            batch["image"] = self._pixels([item["image"] for item in read])
+        if "audio" in self.backbone.modalities and "audio" in read[0]:
+            at = [float(torch.rand(())) if captions == "random" else 0.5 for _ in read]
+            waves = [self._heard(i["audio"], place) for i, place in zip(read, at, strict=True)]
+            batch["audio"] = self.backbone.preprocess_audio(waves)
+        if "label" in read[0]:
+            batch["label"] = torch.tensor([item["label"] for item in read])
         if "text" in self.backbone.modalities:
-            batch["text"] = self.backbone.tokenize([item["text"] for item in items])
+            batch |= self._texts(read, captions)
         return batch
+
+    def _texts(self, items: Sequence[Item], captions: Captions) -> dict[str, Tensor]:
+        if captions == "all":
+            if "text" not in items[0]:
+                return {}
+            texts = [_as_list(item["text"]) for item in items]
+            owners = [i for i, of_item in enumerate(texts) for _ in of_item]
+            flat = [text for of_item in texts for text in of_item]
+            return {"text": self.backbone.tokenize(flat), "owner": torch.tensor(owners)}
+        choices = [
+            _as_list(item["text"]) if "text" in item else self._prompts(item) for item in items
+        ]
+        if captions == "first":
+            chosen = [texts[0] for texts in choices]
+        else:
+            chosen = [texts[int(torch.randint(len(texts), ()))] for texts in choices]
+        return {"text": self.backbone.tokenize(chosen)}
+
+    def _prompts(self, item: Item) -> list[str]:
+        return [template.format(self.class_names[item["label"]]) for template in self.templates]
+
+    def _heard(self, wave: Waveform, at: float) -> Tensor:
+        if self.seconds is not None:
+            wave = cropped(wave, self.seconds, at=at)
+        return resampled(wave, self.backbone.sampling_rate).samples
 
     def _pixels(self, images: list[Any]) -> Tensor:
         if all(torch.is_tensor(image) and image.shape == images[0].shape for image in images):
             return self.backbone.preprocess(torch.stack(images))  # one call is much cheaper
         return torch.stack([self.backbone.preprocess(image) for image in images])
 
-    def _loader(self, dataset: Dataset, **options: Any) -> DataLoader:
-        return DataLoader(dataset, collate_fn=self.collate, num_workers=self.num_workers, **options)
+    def loader(
+        self,
+        items: Items,
+        *,
+        captions: Captions = "all",
+        kind: type[Loader] = Loader,
+        **options: Any,
+    ) -> Loader:
+        """Preprocessed batches of items.
+
+        Args:
+            captions: of `collate`.
+            **options: of `torch.utils.data.DataLoader`; in order, `eval_batch_size` at a time,
+                when there are none.
+        """
+        return kind(
+            items,
+            collate_fn=partial(self.collate, captions=captions),
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            **options or {"batch_size": self.eval_batch_size},
+        )
 
     def train_dataloader(self) -> DataLoader:
         train = self.splits["train"]
-        # A last batch of few pairs would have few negatives, so it is left out.
-        return ResumableLoader(
+        return self.loader(
             train,
-            collate_fn=self.collate,
-            num_workers=self.num_workers,
+            captions="random",
+            kind=ResumableLoader,
             batch_size=min(self.batch_size, len(train)),
             sampler=EpochOrder(train, self.seed),
-            drop_last=True,
+            drop_last=True,  # a last batch of few pairs would have few negatives
         )
 
-    def val_dataloader(self) -> DataLoader:
-        return self.eval_dataloader("val")
-
-    def test_dataloader(self) -> DataLoader:
-        return self.eval_dataloader("test")
+    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+        """Pairs of `val` for validation while training; none where the data has no captions."""
+        val = self.splits["val"]
+        return self.loader(val, captions="first") if val.captioned else []
 
     def eval_dataloader(self, split: str) -> DataLoader:
-        return self._loader(self.splits[split], batch_size=self.eval_batch_size)
+        """All of a split for evaluation, with all captions."""
+        return self.loader(self.splits[split])
 
     def calibration_dataloader(self) -> DataLoader:
         """Pairs of `train` without augmentation, a sample that depends on `seed` only."""
         train = self.splits["train"]
-        plain = PairDataset(images=train.images, captions=train.captions)
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(self.seed))
-        sample = Subset(plain, order[: self.calibration_size].tolist())
-        return self._loader(sample, batch_size=self.eval_batch_size)
+        sample = Sample(train.plain(), order[: self.calibration_size].tolist())
+        return self.loader(sample, captions="first")
+
+
+def _as_list(texts: str | Sequence[str]) -> list[str]:
+    return [texts] if isinstance(texts, str) else list(texts)

@@ -15,7 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import platformdirs
@@ -24,7 +24,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from mmcompress.data.base import Classification, PairData, PairDataset
+from mmcompress.data.base import Classification, PairData
+from mmcompress.data.items import Items, PairDataset
 from mmcompress.files import write_atomically
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class OpenMoji(PairData):
         super().__init__(**kwargs)
         self.augment = augment
 
-    def build_splits(self) -> dict[str, PairDataset]:
+    def build_splits(self) -> dict[str, Items]:
         images, captions = load_pairs()
         affine = v2.RandomAffine(
             degrees=10,
@@ -73,7 +74,7 @@ class OpenMoji(PairData):
 
     def classification(self, split: str) -> Classification:
         """Zero-shot skin tone: the pictures of `split` whose caption names exactly one of five."""
-        dataset = self.splits[split]
+        dataset = cast(PairDataset, self.splits[split])
         labelled = [(i, skin_tone(caption)) for i, caption in enumerate(dataset.captions)]
         kept = [(i, tone) for i, tone in labelled if tone is not None]
         return Classification(
@@ -81,8 +82,8 @@ class OpenMoji(PairData):
             dataset=PairDataset(
                 images=[dataset.images[i] for i, _ in kept],
                 captions=[dataset.captions[i] for i, _ in kept],
+                labels=[SKIN_TONES.index(tone) for _, tone in kept],
             ),
-            labels=torch.tensor([SKIN_TONES.index(tone) for _, tone in kept]),
             class_names=SKIN_TONES,
             templates=SKIN_TONE_TEMPLATES,
         )

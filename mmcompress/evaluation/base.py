@@ -10,7 +10,7 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from mmcompress.data.base import Batch, PairData, PairDataset
+from mmcompress.data.base import PairData
 
 Encode = Callable[[str, Tensor], Tensor]
 """(modality, preprocessed inputs) → embeddings (B, D): L2-normalised, float32, on the CPU."""
@@ -40,10 +40,14 @@ class Comparison(Protocol):
 def embed(encode: Encode, batches: DataLoader, *modalities: str) -> dict[str, Tensor]:
     """Embeddings (N, D) of a whole data set, by modality, in the order of the data set.
 
+    What batches say of items comes along: `label` (N,), and `owner` (T,), the item that each of
+    the T texts describes.
+
     Raises:
         ValueError: the backbone that makes the batches lacks a modality.
     """
-    parts: dict[str, list[Tensor]] = {modality: [] for modality in modalities}
+    parts: dict[str, list[Tensor]] = {}
+    items = 0
     bar = track(
         batches,
         description=f"embed {' and '.join(modalities)}",
@@ -57,18 +61,13 @@ def embed(encode: Encode, batches: DataLoader, *modalities: str) -> dict[str, Te
                     f"this evaluation needs {modality} inputs and the backbone takes "
                     f"{', '.join(batch)} alone: set evaluation=agreement"
                 )
-            parts[modality].append(encode(modality, batch[modality]))
-    return {modality: torch.cat(embedded) for modality, embedded in parts.items()}
-
-
-def batches_of(data: PairData, dataset: PairDataset) -> "DataLoader[Batch]":
-    """Preprocessed batches, in order, of a data set that is not one of the splits of `data`."""
-    return DataLoader(
-        dataset,
-        batch_size=data.eval_batch_size,
-        collate_fn=data.collate,
-        num_workers=data.num_workers,
-    )
+            parts.setdefault(modality, []).append(encode(modality, batch[modality]))
+        if "label" in batch:
+            parts.setdefault("label", []).append(batch["label"])
+        if "owner" in batch:
+            parts.setdefault("owner", []).append(items + batch["owner"])
+            items += int(batch["owner"][-1]) + 1  # ascending, and each item has a text
+    return {key: torch.cat(found) for key, found in parts.items()}
 
 
 def check_split(data: PairData, split: str) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mmcompress.backbones.base import Backbone
 from mmcompress.data.base import PairData
-from mmcompress.evaluation.base import Comparison, Evaluator, batches_of, check_split
+from mmcompress.evaluation.base import Comparison, Evaluator, check_split
 from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.files import write_json
 
@@ -90,8 +90,8 @@ def content_key(
         _add(digest, *(batch[modality] for modality in sorted(batch)))
     labelled = data.classification(split)
     if labelled is not None:
-        _add(digest, list(labelled.class_names), list(labelled.templates), labelled.labels)
-        for batch in batches_of(data, labelled.dataset):
+        _add(digest, list(labelled.class_names), list(labelled.templates))
+        for batch in data.loader(labelled.dataset):
             _add(digest, *(batch[modality] for modality in sorted(batch)))
     return digest.hexdigest()
 

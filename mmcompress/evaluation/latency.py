@@ -1,5 +1,6 @@
 """How long one forward through every tower takes."""
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -91,7 +92,8 @@ def measure_latency(
 
 def _first_pairs(data: PairData, split: str, size: int) -> dict[str, Tensor]:
     pairs = data.splits[split]
-    return data.collate([pairs[i % len(pairs)] for i in range(size)])
+    readable = (item for i in itertools.count() if (item := pairs[i % len(pairs)]) is not None)
+    return data.collate(list(itertools.islice(readable, size)), captions="first")
 
 
 def _forward(backbone: Backbone, batch: Mapping[str, Tensor]) -> Callable[[], None]:

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmcompress.data.base import Classification, PairData
-from mmcompress.evaluation.base import Encode, batches_of, embed
-from mmcompress.evaluation.retrieval import ranks
+from mmcompress.evaluation.base import Encode, embed
+from mmcompress.evaluation.retrieval import ranks, recall_at_k
 
 log = logging.getLogger(__name__)
 
@@ -27,22 +27,22 @@ def class_heads(prompts: Tensor) -> Tensor:
     return F.normalize(prompts.mean(dim=1), dim=-1)
 
 
-def zeroshot_hits(images: Tensor, heads: Tensor, labels: Tensor) -> Tensor:
-    """Whether each image is closest to the head of its own class; a tie is a miss.
+def zeroshot_ranks(items: Tensor, heads: Tensor, labels: Tensor) -> Tensor:
+    """How many other classes each item is at least as close to as to its own; 0 is a hit.
 
     Args:
-        images: (N, D) embeddings, L2-normalised.
+        items: (N, D) embeddings, L2-normalised.
         heads: (classes, D), L2-normalised.
         labels: (N,) int64, in [0, classes).
     Returns:
-        (N,) bool.
+        (N,) int64.
     """
     own = F.one_hot(labels, len(heads)).bool()  # N classes
-    return ranks(images @ heads.T, own) == 0
+    return ranks(items @ heads.T, own)
 
 
-def zeroshot_accuracy(images: Tensor, heads: Tensor, labels: Tensor) -> float:
-    """Share of images that are closest to the head of their own class; see `zeroshot_hits`.
+def zeroshot_accuracy(items: Tensor, heads: Tensor, labels: Tensor, k: int = 1) -> float:
+    """Share of items whose own class is among the `k` closest; a tie counts against it.
 
     Example:
         >>> heads = torch.eye(2)
@@ -50,11 +50,11 @@ def zeroshot_accuracy(images: Tensor, heads: Tensor, labels: Tensor) -> float:
         >>> zeroshot_accuracy(images, heads, torch.tensor([0, 0, 0, 1]))
         0.75
     """
-    return zeroshot_hits(images, heads, labels).double().mean().item()
+    return recall_at_k(zeroshot_ranks(items, heads, labels), k)
 
 
 def balanced_accuracy(hits: Tensor, labels: Tensor) -> float:
-    """Mean over the classes that occur of the share of their images that are hits.
+    """Mean per-class recall: over the classes that occur, of the share of items that are hits.
 
     Example:
         >>> balanced_accuracy(torch.tensor([True, True, True, False]), torch.tensor([0, 0, 0, 1]))
@@ -65,21 +65,31 @@ def balanced_accuracy(hits: Tensor, labels: Tensor) -> float:
 
 
 class ZeroShot:
-    """Yields `zeroshot/acc@1` and `zeroshot/balanced_acc@1`.
+    """Yields `zeroshot/acc@1`, `zeroshot/acc@5` (of more than five classes) and
+    `zeroshot/balanced_acc@1`, the mean per-class recall.
 
     The heads are built with the text tower that is being scored, so its losses count too.
     """
 
     def __call__(self, encode: Encode, data: PairData, split: str) -> Iterator[tuple[str, float]]:
         labelled = data.classification(split)
-        if labelled is None or len(labelled.labels) == 0:
+        if labelled is None or len(labelled.dataset) == 0:
             log.warning("data %s has no labels in %s: zeroshot left out", data.name, split)
             return
-        images = embed(encode, batches_of(data, labelled.dataset), "image")["image"]
+        modality = next(m for m in data.backbone.modalities if m != "text")
+        embedded = embed(encode, data.loader(labelled.dataset), modality)
+        labels, classes = embedded["label"], len(labelled.class_names)
+        if int(labels.max()) >= classes or int(labels.min()) < 0:
+            raise ValueError(
+                f"data {data.name}: labels of {split} run from {int(labels.min())} to "
+                f"{int(labels.max())} and there are {classes} class names: make them match"
+            )
         heads = class_heads(_embed_prompts(encode, data, labelled))
-        hits = zeroshot_hits(images, heads, labelled.labels)
-        yield "zeroshot/acc@1", hits.double().mean().item()
-        yield "zeroshot/balanced_acc@1", balanced_accuracy(hits, labelled.labels)
+        rank = zeroshot_ranks(embedded[modality], heads, labels)
+        yield "zeroshot/acc@1", recall_at_k(rank, 1)
+        if classes > 5:
+            yield "zeroshot/acc@5", recall_at_k(rank, 5)
+        yield "zeroshot/balanced_acc@1", balanced_accuracy(rank == 0, labels)
 
 
 def _embed_prompts(encode: Encode, data: PairData, labelled: Classification) -> Tensor:

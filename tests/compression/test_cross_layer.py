@@ -84,7 +84,7 @@ def test_equal_blocks_are_shared_without_loss(
             second.mlp.fc1.bias.data.add_(0.1)
     dense = copy.deepcopy(tiny_backbone)
     apply(tiny_backbone, tiny_data, transform=transform)
-    batch = next(iter(tiny_data.test_dataloader()))
+    batch = next(iter(tiny_data.eval_dataloader("test")))
     for modality in ("image", "text"):
         # rounding of the scales
         torch.testing.assert_close(
@@ -157,7 +157,7 @@ def test_int4_afterwards_targets_the_shared_weight_once(
     # one block per tower in the file; four bits per weight and no more than the mask-free codes
     assert weights <= 2 * (2 * 32 * 64 + 32 * 32) // 2
     loaded = Artifact.load(tmp_path / "artifact").backbone
-    batch = next(iter(tiny_data.test_dataloader()))
+    batch = next(iter(tiny_data.eval_dataloader("test")))
     assert torch.equal(
         loaded.encode("image", batch["image"]), tiny_backbone.encode("image", batch["image"])
     )

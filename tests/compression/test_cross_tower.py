@@ -59,7 +59,7 @@ def test_equal_towers_are_shared_without_loss(
             text.mlp.fc2.bias.data.sub_(0.5)
     dense = copy.deepcopy(tiny_backbone)
     Recipe({"cross_tower": CrossTower(transform=transform)}).apply(tiny_backbone, [])
-    batch = next(iter(tiny_data.test_dataloader()))
+    batch = next(iter(tiny_data.eval_dataloader("test")))
     for modality in ("image", "text"):
         # rounding of the scales
         torch.testing.assert_close(
@@ -71,7 +71,7 @@ def test_equal_towers_are_shared_without_loss(
 
 
 def embeddings(backbone: Backbone, data: PairData) -> Tensor:
-    batch = next(iter(data.test_dataloader()))
+    batch = next(iter(data.eval_dataloader("test")))
     return torch.cat([backbone.encode(m, batch[m]) for m in ("image", "text")])
 
 

@@ -11,7 +11,8 @@ from PIL import Image
 from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.compression.pruning.magnitude import Magnitude
 from mmcompress.compression.recipe import Recipe
-from mmcompress.data.base import PairData, PairDataset
+from mmcompress.data.base import PairData
+from mmcompress.data.items import PairDataset
 from mmcompress.objectives.objective import Objective
 from mmcompress.training import CompressionModule, plan_in
 
@@ -22,9 +23,10 @@ def captions_of(loader, backbone: HFClip) -> list[str]:
 
 
 def test_a_batch(tiny_data: PairData, tiny_backbone: HFClip):
-    batch = next(iter(tiny_data.test_dataloader()))
+    batch = next(iter(tiny_data.eval_dataloader("test")))
     test = tiny_data.splits["test"]
-    assert set(batch) == {"image", "text"}
+    assert set(batch) == {"image", "text", "owner"}
+    assert batch["owner"].tolist() == list(range(8))
     assert batch["image"].shape == (8, 3, 32, 32)
     torch.testing.assert_close(batch["image"][3], tiny_backbone.preprocess(test.images[3]))
     assert torch.equal(batch["text"], tiny_backbone.tokenize(test.captions))
@@ -132,14 +134,18 @@ def test_a_resumed_fit_equals_an_uninterrupted_one(
 def test_a_last_small_batch_is_left_out_of_training_only(tiny_data: PairData):
     tiny_data.batch_size = tiny_data.eval_batch_size = 5
     assert [len(b["text"]) for b in tiny_data.train_dataloader()] == [5] * 4
-    assert [len(b["text"]) for b in tiny_data.test_dataloader()] == [5, 3]
+    assert [len(b["text"]) for b in tiny_data.eval_dataloader("test")] == [5, 3]
     tiny_data.batch_size = 1000  # more than there are
     assert [len(b["text"]) for b in tiny_data.train_dataloader()] == [24]
 
 
 def test_evaluation_keeps_the_order(tiny_data: PairData, tiny_backbone: HFClip):
-    for split, loader in [("val", tiny_data.val_dataloader), ("test", tiny_data.test_dataloader)]:
-        assert captions_of(loader(), tiny_backbone) == list(tiny_data.splits[split].captions)
+    for split, loader in [
+        ("val", tiny_data.val_dataloader()),
+        ("val", tiny_data.eval_dataloader("val")),
+        ("test", tiny_data.eval_dataloader("test")),
+    ]:
+        assert captions_of(loader, tiny_backbone) == list(tiny_data.splits[split].captions)
 
 
 def test_calibration_is_a_sample_of_train(tiny_data: PairData, tiny_backbone: HFClip):

@@ -162,14 +162,16 @@ def test_skin_tone(caption: str, tone: str | None):
 def test_classification(data: OpenMoji, split: str, count: int):
     found = data.classification(split)
     assert found.class_names == SKIN_TONES
-    assert len(found.dataset) == len(found.labels) == count
-    assert set(found.labels.tolist()) == set(range(5))
-    for caption, label in zip(found.dataset.captions, found.labels.tolist(), strict=True):
+    labels = found.dataset.labels
+    assert len(found.dataset) == len(labels) == count
+    assert set(labels) == set(range(5))
+    for caption, label in zip(found.dataset.captions, labels, strict=True):
         assert f" {SKIN_TONES[label]} skin tone" in caption
     by_caption = dict(zip(data.splits[split].captions, data.splits[split].images, strict=True))
     for i in range(5):
         item = found.dataset[i]
         assert torch.equal(item["image"], by_caption[item["text"]])
+        assert item["label"] == labels[i]
     prompts = {template.format(name) for template in found.templates for name in SKIN_TONES}
     assert len(prompts) == 15
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from mmcompress.backbones.base import Backbone
-from mmcompress.data.base import Classification, PairData, PairDataset
+from mmcompress.data.base import Classification, PairData
+from mmcompress.data.items import Items, PairDataset
 
 COLOURS = ("red", "green", "blue")
 
@@ -67,7 +68,7 @@ class ColourData(PairData):
 
     name = "colours"
 
-    def build_splits(self) -> dict[str, PairDataset]:
+    def build_splits(self) -> dict[str, Items]:
         images = [torch.zeros(3, 2, 2, dtype=torch.uint8) for _ in COLOURS]
         for channel, image in enumerate(images):
             image[channel] = 255
@@ -77,10 +78,10 @@ class ColourData(PairData):
     def classification(self, split: str) -> Classification | None:
         if split != "test":
             return None
+        dataset = self.splits[split]
         return Classification(
             name="colour",
-            dataset=self.splits[split],
-            labels=torch.arange(3),
+            dataset=PairDataset(images=dataset.images, captions=dataset.captions, labels=range(3)),
             class_names=COLOURS,
             templates=["a {} thing", "something {}"],
         )

@@ -3,7 +3,7 @@ import logging
 import pytest
 import torch
 
-from mmcompress.data.base import PairDataset
+from mmcompress.data.items import PairDataset
 from mmcompress.evaluation.baseline import content_key, dense_baseline
 from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.evaluation.retrieval import Retrieval

@@ -9,7 +9,7 @@ from mmcompress.evaluation.zeroshot import (
     balanced_accuracy,
     class_heads,
     zeroshot_accuracy,
-    zeroshot_hits,
+    zeroshot_ranks,
 )
 
 
@@ -23,7 +23,7 @@ def test_accuracy_by_hand():
     heads = torch.eye(3)
     images = torch.tensor([[0.9, 0.1, 0.0], [0.2, 0.7, 0.1], [0.6, 0.3, 0.1], [0.0, 0.4, 0.6]])
     labels = torch.tensor([0, 1, 1, 2])
-    assert zeroshot_hits(images, heads, labels).tolist() == [True, True, False, True]
+    assert (zeroshot_ranks(images, heads, labels) == 0).tolist() == [True, True, False, True]
     assert zeroshot_accuracy(images, heads, labels) == 0.75
 
 

@@ -1,0 +1,99 @@
+"""From the bytes of a file to an image or a waveform."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm")
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+
+
+class Unreadable(ValueError):
+    """A file that holds no image or sound, or only a part of one."""
+
+
+@dataclass(frozen=True)
+class Waveform:
+    """Sound of one channel.
+
+    Attributes:
+        samples: (n,), float32 in [−1, 1].
+        rate: samples per second.
+    """
+
+    samples: Tensor
+    rate: int
+
+
+def read_image(source: bytes | Path) -> Image.Image:
+    """An RGB image.
+
+    Raises:
+        Unreadable: no image, or a damaged one.
+    """
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            return image.convert("RGB")
+    # What Pillow's decoders raise on damaged files.
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise Unreadable(f"no readable image ({_reason(error)})") from error
+
+
+def read_audio(source: bytes | Path) -> Waveform:
+    """A waveform, the mean of all channels.
+
+    Raises:
+        Unreadable: no sound, or a damaged file.
+        ModuleNotFoundError: the extra `audio` is not installed.
+    """
+    soundfile = import_audio("soundfile")
+    try:
+        opened = io.BytesIO(source) if isinstance(source, bytes) else source
+        channels, rate = soundfile.read(opened, dtype="float32", always_2d=True)  # n C
+    except (OSError, RuntimeError) as error:
+        raise Unreadable(f"no readable sound ({_reason(error)})") from error
+    if len(channels) == 0:
+        raise Unreadable("no readable sound (it is empty)")
+    return Waveform(torch.from_numpy(channels.mean(axis=1)), rate)
+
+
+def resampled(wave: Waveform, rate: int) -> Waveform:
+    """At another rate, by soxr's band-limited resampler."""
+    if wave.rate == rate:
+        return wave
+    soxr = import_audio("soxr")
+    return Waveform(torch.from_numpy(soxr.resample(wave.samples.numpy(), wave.rate, rate)), rate)
+
+
+def cropped(wave: Waveform, seconds: float, *, at: float = 0.5) -> Waveform:
+    """As long as asked for: a part of a longer wave; a shorter one stays as it is.
+
+    Args:
+        at: where in the wave the part lies, from 0 at its start to 1 at its end.
+    """
+    length = round(seconds * wave.rate)
+    start = round(max(len(wave.samples) - length, 0) * at)
+    return Waveform(wave.samples[start : start + length], wave.rate)
+
+
+def import_audio(name: str) -> Any:
+    """One of the libraries of the extra `audio`.
+
+    Raises:
+        ModuleNotFoundError: says how to install it.
+    """
+    try:
+        return __import__(name)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f'audio needs the package {name}: pip install "mmcompress[audio]"'
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__

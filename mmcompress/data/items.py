@@ -1,0 +1,112 @@
+"""What a data set holds: items that are read when they are asked for, and never all at once."""
+
+import copy
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch.utils.data import Dataset
+from typing_extensions import Self
+
+from mmcompress.data.decode import Unreadable
+
+log = logging.getLogger(__name__)
+
+Item = dict[str, Any]
+"""`image` (PIL, or uint8 (3, H, W)) or `audio` (a `Waveform`), and what there is of `text` (one
+caption or a list of several) and `label` (int)."""
+
+
+class Items(Dataset, ABC):
+    """Index → item.
+
+    Attributes:
+        title: what messages call it.
+        captioned: whether they have texts of their own; otherwise labels alone.
+        augment: image → image, applied at each access; None for no change.
+    """
+
+    title: str = "data"
+    captioned: bool = True
+    augment: Callable[[Any], Any] | None = None
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @property
+    def keys(self) -> list[str]:
+        """Names of the items, in order: the same wherever the data set lies."""
+        return [str(index) for index in range(len(self))]
+
+    @abstractmethod
+    def read(self, index: int) -> Item:
+        """One item, as it is stored.
+
+        Raises:
+            Unreadable: its file is damaged.
+        """
+
+    def __getitem__(self, index: int) -> Item | None:
+        """One item, augmented; None, after one logged line, where it cannot be read."""
+        try:
+            item = self.read(index)
+        except Unreadable as error:
+            log.warning("%s: item %d left out, %s", self.title, index, error)
+            return None
+        if self.augment is not None and "image" in item:
+            item = item | {"image": self.augment(item["image"])}
+        return item
+
+    def plain(self) -> Self:
+        """The same items without augmentation."""
+        items = copy.copy(self)
+        items.augment = None
+        return items
+
+
+class PairDataset(Items):
+    """Images in memory with one caption each.
+
+    Args:
+        images: uint8 tensors (3, H, W) or PIL images.
+        captions: as many strings.
+        labels: as many class indices, where there are classes.
+        augment: image → image, applied at each access.
+    """
+
+    def __init__(
+        self,
+        *,
+        images: Sequence[Any],
+        captions: Sequence[str],
+        labels: Sequence[int] | None = None,
+        augment: Callable[[Any], Any] | None = None,
+    ) -> None:
+        if len(images) != len(captions):
+            raise ValueError(f"{len(images)} images but {len(captions)} captions: pair them up")
+        self.images = images
+        self.captions = captions
+        self.labels = labels
+        self.augment = augment
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, index: int) -> Item:
+        item: Item = {"image": self.images[index], "text": self.captions[index]}
+        return item if self.labels is None else item | {"label": self.labels[index]}
+
+
+class Sample(Items):
+    """Some items of another data set, in an order of their own."""
+
+    def __init__(self, items: Items, indices: Sequence[int]) -> None:
+        self.items, self.indices = items, indices
+        self.title, self.captioned, self.augment = items.title, items.captioned, items.augment
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def read(self, index: int) -> Item:
+        return self.items.read(self.indices[index])
