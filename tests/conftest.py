@@ -13,8 +13,9 @@ import open_clip
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import CLIPConfig, CLIPModel
+from transformers import ClapConfig, ClapModel, CLIPConfig, CLIPModel
 
+from mmcompress.backbones.hf import HF
 from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.backbones.open_clip import OpenClip
 from mmcompress.data.base import Classification, PairData
@@ -95,6 +96,41 @@ class TinyData(PairData):
             class_names=COLOURS,
             templates=("{} cat", "{} dog"),
         )
+
+
+def build_clap(seed: int = 0) -> HF:
+    """One second of sound at 8 kHz, 16 mel bands; text as in `build_backbone`."""
+    layers = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    text = layers | {"num_attention_heads": 2, "vocab_size": 64, "max_position_embeddings": 19}
+    ids = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+    audio = {
+        "hidden_size": 64,
+        "patch_embeds_hidden_size": 32,
+        "depths": [2, 1],
+        "num_attention_heads": [2, 4],
+        "spec_size": 64,
+        "num_mel_bins": 16,
+        "window_size": 4,
+        "patch_size": 4,
+        "patch_stride": [4, 4],
+    }
+    features = {
+        "feature_size": 16,
+        "sampling_rate": 8000,
+        "max_length_s": 1,
+        "hop_length": 80,
+        "fft_window_size": 512,
+        "frequency_max": 4000,
+    }
+    config = ClapConfig(text_config=text | ids, audio_config=audio, projection_dim=32)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return HF(ClapModel(config), build_tokenizer(), features=features).eval()
+
+
+@pytest.fixture
+def tiny_clap() -> HF:
+    return build_clap()
 
 
 @pytest.fixture

@@ -214,7 +214,13 @@ class PairData(pl.LightningDataModule, ABC):
         return {"text": self.backbone.tokenize(chosen)}
 
     def _prompts(self, item: Item) -> list[str]:
-        return [template.format(self.class_names[item["label"]]) for template in self.templates]
+        label, names = item["label"], self.class_names
+        if not 0 <= label < len(names):
+            raise ValueError(
+                f"data {self.name}: an item has label {label} and there are {len(names)} class "
+                "names: make them match"
+            )
+        return [template.format(names[label]) for template in self.templates]
 
     def _heard(self, wave: Waveform, at: float) -> Tensor:
         if self.seconds is not None:

@@ -15,11 +15,13 @@ class Entry:
 
     Attributes:
         path: of the image or sound.
+        key: its name, the same wherever the data set lies.
         texts: its captions; none when it has a label alone.
         label: its class index; None when it has captions alone.
     """
 
     path: Path
+    key: str
     texts: tuple[str, ...] = ()
     label: int | None = None
 
@@ -44,8 +46,7 @@ class Files(Items):
 
     @property
     def keys(self) -> list[str]:
-        """Of the items, in order."""
-        return [entry.path.as_posix() for entry in self.entries]
+        return [entry.key for entry in self.entries]
 
     def read(self, index: int) -> Item:
         entry = self.entries[index]

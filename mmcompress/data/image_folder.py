@@ -64,7 +64,7 @@ class ImageFolder(PairData):
                 f"data {self.name}: {split} has classes that train lacks ({', '.join(unknown[:3])})"
             )
         return [
-            Entry(path, label=self.folders.index(folder))
+            Entry(path, path.relative_to(split).as_posix(), label=self.folders.index(folder))
             for folder in _classes(split)
             for path in sorted((split / folder).rglob("*"))
             if path.suffix.lower() in (*IMAGE_SUFFIXES, *AUDIO_SUFFIXES)

@@ -50,7 +50,7 @@ class Karpathy(PairData):
             try:
                 path = self.root / image.get("filepath", "") / image["filename"]
                 texts = tuple(sentence["raw"].strip() for sentence in image["sentences"])
-                entries[SPLITS[image["split"]]].append(Entry(path, texts))
+                entries[SPLITS[image["split"]]].append(Entry(path, image["filename"], texts))
             except (KeyError, TypeError, AttributeError) as error:
                 raise ValueError(
                     f"data.annotations={str(self.annotations)!r}: an image lacks {error}; give a "

@@ -63,7 +63,7 @@ class Table(PairData):
         for path, caption in read_pairs(file, *self.columns):
             texts.setdefault(path, []).append(caption)
         root = self.root or file.parent
-        return [Entry(root / path, tuple(captions)) for path, captions in texts.items()]
+        return [Entry(root / path, path, tuple(captions)) for path, captions in texts.items()]
 
 
 def read_pairs(file: Path, path_column: str, caption_column: str) -> Iterator[tuple[str, str]]:

@@ -74,7 +74,6 @@ class Shards(Items):
 
     @property
     def keys(self) -> list[str]:
-        """Of the items, in order."""
         return [entry.key for entry in self.entries]
 
     def read(self, index: int) -> Item:

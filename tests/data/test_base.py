@@ -12,6 +12,7 @@ from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.compression.pruning.magnitude import Magnitude
 from mmcompress.compression.recipe import Recipe
 from mmcompress.data.base import PairData
+from mmcompress.data.decode import Unreadable
 from mmcompress.data.items import PairDataset
 from mmcompress.objectives.objective import Objective
 from mmcompress.training import CompressionModule, plan_in
@@ -176,9 +177,52 @@ def test_attaching_another_backbone_keeps_the_splits(tiny_data: PairData, make_t
     assert tiny_data.backbone is other
 
 
+def test_all_captions_or_one_of_them(tiny_data: PairData, tiny_backbone: HFClip):
+    image = torch.zeros(3, 32, 32, dtype=torch.uint8)
+    texts = [["red cat", "red dog", "red key"], "blue star"]
+    items = [{"image": image, "text": text} for text in texts]
+    every = tiny_data.collate(items)
+    assert every["owner"].tolist() == [0, 0, 0, 1]
+    assert torch.equal(every["text"], tiny_backbone.tokenize([*texts[0], texts[1]]))
+    first = tiny_data.collate(items, captions="first")
+    assert torch.equal(first["text"], tiny_backbone.tokenize(["red cat", "blue star"]))
+    drawn = [tiny_data.collate(items, captions="random")["text"][0].tolist() for _ in range(50)]
+    assert {tuple(row) for row in drawn} == {tuple(row) for row in every["text"][:3].tolist()}
+
+
+def test_damaged_items_are_left_out_and_counted(tiny_data: PairData, caplog):
+    class Damaged(PairDataset):
+        def read(self, index: int) -> dict:
+            if index in (0, 1, 5):
+                raise Unreadable("it is torn")
+            return super().read(index)
+
+    test = tiny_data.splits["test"]
+    damaged = Damaged(images=test.images, captions=test.captions)
+    damaged.title = "tiny test"
+    tiny_data.eval_batch_size = 2
+    sizes = [len(batch["image"]) for batch in tiny_data.loader(damaged)]
+    assert sizes == [2, 1, 2]  # the first two items were a whole batch
+    assert caplog.messages == [
+        *(f"tiny test: item {i} left out, it is torn" for i in (0, 1, 5)),
+        "tiny test: 3 items left out, which could not be read",
+    ]
+
+
+def test_an_empty_split_is_refused(make_tiny_backbone, tiny_data: PairData):
+    class Empty(type(tiny_data)):
+        def build_splits(self):
+            return super().build_splits() | {"val": PairDataset(images=[], captions=[])}
+
+    with pytest.raises(ValueError, match="data tiny: split val is empty"):
+        Empty().attach(make_tiny_backbone())
+
+
 def test_bad_input(tiny_data: PairData):
     with pytest.raises(ValueError, match="2 images but 1 captions: pair them up"):
         PairDataset(images=["a", "b"], captions=["c"])
     for key in ("batch_size", "eval_batch_size", "calibration_size"):
         with pytest.raises(ValueError, match=rf"data\.{key}=0 must be at least 1"):
             type(tiny_data)(**{key: 0})
+    with pytest.raises(ValueError, match=r"data\.seconds=0 must be positive"):
+        type(tiny_data)(seconds=0)
