@@ -6,6 +6,7 @@
 """
 
 import copy
+from functools import partial
 
 import hydra
 import pytorch_lightning as pl
@@ -85,7 +86,9 @@ def main(cfg: DictConfig) -> None:
                 run={"config_hash": record.config_hash, "recipe": cfg.name},
             )
 
-        artifact = Artifact.load(run.folder / "artifact")
+        artifact = Artifact.load(
+            run.folder / "artifact", skeleton=partial(instantiate, cfg.backbone)
+        )
         with record.time("evaluate_s"):
             record.metrics["compressed"] = evaluate(
                 artifact.backbone, data, evaluators, split, dense=teacher

@@ -5,6 +5,7 @@ import json
 import logging
 import runpy
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,12 @@ def main() -> None:
     )
     inspecting = commands.add_parser("inspect", help="where the bytes of an artifact went")
     inspecting.add_argument("artifact", type=Path)
+    inspecting.add_argument("overrides", nargs="*", help="backbone=… of a model of your own")
     scoring = commands.add_parser("evaluate", help="score an artifact in this process")
     scoring.add_argument("artifact", type=Path)
     scoring.add_argument("overrides", nargs="*", help="such as data=openmoji evaluation.split=val")
+    for command in (inspecting, scoring):
+        command.add_argument("--config-dir", type=Path, help="folder with configs of your own")
     scoring.add_argument("--json", action="store_true", help="print full precision as JSON")
 
     # Hydra has options of its own, so `train` hands everything over.
@@ -44,27 +48,30 @@ def main() -> None:
         return
     # Overrides may stand before and after --json, which argparse alone does not allow.
     args, more = parser.parse_known_args()
-    if (args.command == "inspect" and more) or any(word.startswith("-") for word in more):
+    if any(word.startswith("-") for word in more):
         parser.error(f"unrecognized arguments: {' '.join(more)}")
+    overrides = [*args.overrides, *more]
+    if args.config_dir is not None:
+        overrides.append(f"hydra.searchpath=[file://{args.config_dir.resolve()}]")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if args.command == "inspect":
-        inspect(args.artifact)
+        inspect(args.artifact, overrides)
     else:
-        score(args.artifact, [*args.overrides, *more], as_json=args.json)
+        score(args.artifact, overrides, as_json=args.json)
 
 
 @in_one_sentence
-def inspect(folder: Path) -> None:
+def inspect(folder: Path, overrides: list[str]) -> None:
     """Print the ledger of an artifact."""
-    artifact = Artifact.read(folder)
+    artifact = Artifact.read(folder, skeleton=_own_model(overrides))
     print_ledger(artifact.ledger())
 
 
 @in_one_sentence
 def score(folder: Path, overrides: list[str], *, as_json: bool = False) -> dict[str, Any]:
     """Print the metrics of an artifact, by the evaluators and data of the configuration."""
-    artifact = Artifact.load(folder)
     cfg = composed(*overrides)
+    artifact = Artifact.load(folder, skeleton=_own_model(overrides))
     data = instantiate(cfg.data)
     data.attach(artifact.backbone)
     evaluators = instantiate(cfg.evaluation.evaluators)
@@ -75,6 +82,13 @@ def score(folder: Path, overrides: list[str], *, as_json: bool = False) -> dict[
         for name, value in metrics.items():
             print(f"{name:28} {format_metric(name, value)}")
     return metrics
+
+
+def _own_model(overrides: list[str]) -> Callable[[], Any] | None:
+    """Builds the backbone that the command line names; None when it names none."""
+    if not any(override.startswith("backbone") for override in overrides):
+        return None
+    return lambda: instantiate(composed(*overrides).backbone)
 
 
 if __name__ == "__main__":

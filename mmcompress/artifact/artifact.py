@@ -17,6 +17,7 @@ from mmcompress.artifact.ledger import LedgerRow, list_rows, summarise_size
 from mmcompress.artifact.load import read_backbone, read_manifest, read_skeleton
 from mmcompress.artifact.manifest import MANIFEST_FILE, TENSORS_FILE, Manifest
 from mmcompress.artifact.save import write_artifact
+from mmcompress.artifact.skeleton import Skeleton
 from mmcompress.backbones.base import Backbone
 
 
@@ -82,27 +83,30 @@ class Artifact:
         return cls(Path(folder), manifest, backbone)
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
+    def load(cls, folder: Path, *, skeleton: Skeleton | None = None) -> Self:
         """Rebuild the model: dense, ordinary modules, float tensors, evaluation mode.
 
         Runs no code from the folder, and allocates nothing before sizes, shapes and checksums are
         found right.
 
+        Args:
+            skeleton: builds the dense model; called only where its code is not part of mmcompress
+                (`mmcompress.backbones.custom`).
         Raises:
             ArtifactError: anything about the folder is wrong.
         """
         manifest = read_manifest(Path(folder))
-        return cls(Path(folder), manifest, read_backbone(Path(folder), manifest))
+        return cls(Path(folder), manifest, read_backbone(Path(folder), manifest, skeleton))
 
     @classmethod
-    def read(cls, folder: Path) -> Self:
+    def read(cls, folder: Path, *, skeleton: Skeleton | None = None) -> Self:
         """The same checks as `load` but for decoding, without weights: enough for the ledger.
 
         Raises:
             ArtifactError: anything about the folder is wrong.
         """
         manifest = read_manifest(Path(folder))
-        return cls(Path(folder), manifest, read_skeleton(Path(folder), manifest))
+        return cls(Path(folder), manifest, read_skeleton(Path(folder), manifest, skeleton))
 
     @property
     def bytes(self) -> int:

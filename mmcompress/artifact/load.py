@@ -34,7 +34,7 @@ from mmcompress.artifact.chain import (
 from mmcompress.artifact.codecs import planes
 from mmcompress.artifact.errors import ArtifactError
 from mmcompress.artifact.manifest import MANIFEST_FILE, TENSORS_FILE, Manifest, parse
-from mmcompress.artifact.skeleton import build_skeleton
+from mmcompress.artifact.skeleton import Skeleton, build_skeleton
 from mmcompress.artifact.table import Weight, payload_bytes, read_table
 from mmcompress.backbones.base import Backbone
 
@@ -69,28 +69,28 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def read_skeleton(folder: Path, manifest: Manifest) -> Backbone:
+def read_skeleton(folder: Path, manifest: Manifest, own: Skeleton | None = None) -> Backbone:
     """The backbone on the meta device, once every tensor is found to fit it.
 
     Raises:
         ArtifactError: a tensor is missing, superfluous, or of another shape or dtype.
     """
     path = folder / MANIFEST_FILE
-    backbone = build_skeleton(manifest, folder, path=path, on_meta=True)
+    backbone = build_skeleton(manifest, folder, path=path, on_meta=True, own=own)
     with open_tensors(folder) as tensors:
         _check_tensors(folder, manifest, backbone, tensors)
     return backbone
 
 
-def read_backbone(folder: Path, manifest: Manifest) -> Backbone:
+def read_backbone(folder: Path, manifest: Manifest, own: Skeleton | None = None) -> Backbone:
     """The backbone with its weights, dense and in evaluation mode.
 
     Raises:
         ArtifactError: as `read_skeleton`; or a payload does not decode.
     """
-    read_skeleton(folder, manifest)
+    read_skeleton(folder, manifest, own)
     path = folder / MANIFEST_FILE
-    backbone = build_skeleton(manifest, folder, path=path, on_meta=False)
+    backbone = build_skeleton(manifest, folder, path=path, on_meta=False, own=own)
     skeleton = backbone.model.state_dict(keep_vars=True)
     state: dict[str, Tensor] = {}
     with open_tensors(folder) as tensors:

@@ -6,6 +6,7 @@ A manifest names classes of this package and nothing else; no other code is reac
 import importlib
 import inspect
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,23 @@ from mmcompress.artifact.manifest import Manifest
 from mmcompress.backbones.base import Backbone
 from mmcompress.compression.base import Compressor, put
 
+Skeleton = Callable[[], Backbone]
+"""Builds the dense model where only the user's code can."""
+
+OWN = "custom"
+"""The adapter of models of the user's own."""
+
 UPGRADE = "install the version of mmcompress that wrote it"
 
 
-def build_skeleton(manifest: Manifest, folder: Path, *, path: Path, on_meta: bool) -> Backbone:
+def build_skeleton(
+    manifest: Manifest,
+    folder: Path,
+    *,
+    path: Path,
+    on_meta: bool,
+    own: Skeleton | None = None,
+) -> Backbone:
     """The backbone, its parameters and persistent buffers on the meta device.
 
     Args:
@@ -29,6 +43,7 @@ def build_skeleton(manifest: Manifest, folder: Path, *, path: Path, on_meta: boo
         path: of the manifest, for messages.
         on_meta: the rest on the meta device too; otherwise buffers that no state dict holds, such
             as position ids, have their values, at the price of allocating the dense model once.
+        own: what builds a model of the user's own; it is called for those alone.
     Raises:
         ArtifactError: a class is not ours, or it refuses what the manifest gives it.
     """
@@ -36,18 +51,33 @@ def build_skeleton(manifest: Manifest, folder: Path, *, path: Path, on_meta: boo
     methods = [_find_method(edit["method"], path) for edit in manifest["structure"]]
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta" if on_meta else "cpu"):
-            backbone = adapter.from_spec(manifest["spec"], assets=folder)
+            if manifest["adapter"] == OWN:
+                backbone = _build_own(own, path)
+            else:
+                backbone = adapter.from_spec(manifest["spec"], assets=folder)
         _empty(backbone.model)
         with torch.device("meta"):
             for method, edit in zip(methods, manifest["structure"], strict=True):
                 _replay(backbone.model, method, edit["modules"])
-    except ImportError:
+    except (ImportError, ArtifactError):
         raise
     # What a foreign spec makes a library raise cannot be listed.
     except Exception as error:
         problem = f"describes a model that cannot be built ({type(error).__name__}: {error})"
         raise ArtifactError(path, problem, UPGRADE) from error
     return backbone
+
+
+def _build_own(own: Skeleton | None, path: Path) -> Backbone:
+    if own is None:
+        raise ArtifactError(
+            path,
+            "is of a model whose code is not part of mmcompress",
+            "give what builds the dense one: Artifact.load(folder, skeleton=…), or backbone=… on "
+            "the command line",
+        )
+    with torch.device("cpu"):  # code of others need not know the meta device
+        return own()
 
 
 def _replay(model: nn.Module, method: type[Compressor], modules: dict[str, Any]) -> None:

@@ -82,7 +82,7 @@ class Backbone(nn.Module, ABC):
 
     modalities: tuple[str, ...] = ("image", "text")
 
-    roles: ClassVar[Sequence[Row]]
+    roles: Sequence[Row]
     """Rows (pattern, modality, role): the first pattern that matches a whole weight path wins.
 
     Bare parameters that no row matches are no targets; layers get their granularity as a role.

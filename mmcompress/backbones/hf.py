@@ -103,7 +103,7 @@ class HF(Backbone):
     """
 
     adapter = "hf"
-    roles: ClassVar[Sequence[Row]] = [
+    roles: Sequence[Row] = [
         *((pattern, modality, "proj") for modality, _, pattern in _TOWERS),
         *(
             (rf"{tower}(?:.*\.)?{row}", modality, role)

@@ -15,7 +15,7 @@ from transformers import (
 )
 from typing_extensions import Self
 
-from mmcompress.backbones.base import Backbone
+from mmcompress.backbones.base import Backbone, Row
 from mmcompress.backbones.hf_files import (
     TOKENIZER_FILE,
     check_complete,
@@ -41,7 +41,7 @@ class HFClip(Backbone):
     """
 
     adapter = "hf_clip"
-    roles: ClassVar[Sequence[tuple[str, str, str]]] = [
+    roles: Sequence[Row] = [
         (rf"{tower}.*{name}\.weight", modality, role)
         for tower, modality in [("vision_model", "image"), ("text_model", "text")]
         for name, role in [

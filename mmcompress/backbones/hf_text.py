@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel
 from typing_extensions import Self
 
-from mmcompress.backbones.base import Backbone
+from mmcompress.backbones.base import Backbone, Row
 from mmcompress.backbones.hf_files import TOKENIZER_FILE, prepared
 from mmcompress.backbones.text_encoder import TextEncoder
 
@@ -60,7 +60,7 @@ class HFText(Backbone):
 
     adapter = "hf_text"
     modalities = ("text",)
-    roles: ClassVar[Sequence[tuple[str, str, str]]] = [
+    roles: Sequence[Row] = [
         (rf"{name}\.weight", "text", role)
         for name, role in [
             (r"layers\.\d+\.self_attn\.q_proj", "attn.q"),

@@ -102,7 +102,7 @@ class OpenClip(Backbone):
 
     adapter = "open_clip"
     # In the plain CLIP class the text tower lies at the root, elsewhere under `text.`.
-    roles: ClassVar[Sequence[Row]] = [
+    roles: Sequence[Row] = [
         *_rows(r"visual\.", "image", [*_OWN, *_RESNET_POOL, *_IMAGE]),
         *_rows(r"visual\.trunk\.", "image", _TIMM),
         (r"visual\.head\.(?:mlp\.fc1|mlp\.fc2|proj)\.weight", "image", "proj"),
