@@ -26,7 +26,7 @@ from mmcompress.locations import shipped
 from mmcompress.report.plot import Mark, families_plot
 from mmcompress.report.record import FILE, finished, read_records
 from mmcompress.report.settings import config_hash
-from mmcompress.report.summary import summarise
+from mmcompress.report.summary import Spread, summarise
 from mmcompress.report.table import MAIN_METRIC, results_table
 
 
@@ -129,6 +129,12 @@ METHODS = (
     post("quantisation", "gptq 2", *set_step("gptq", "bits=2", "group_size=32", "midrise=true")),
     tuned("quantisation", "lsq 2", *set_step("lsq", "bits=2", "midrise=true"), *FINE_TUNED),
     tuned("quantisation", "binary", *set_step("binary"), *FINE_TUNED),
+    tuned(
+        "quantisation", "entropy 0.7", "experiment=best_28x", "compression.steps.entropy.step=0.7"
+    ),
+    tuned(
+        "quantisation", "entropy 1.5", "experiment=best_28x", "compression.steps.entropy.step=1.5"
+    ),
     tuned("stacks", "magnitude 0.5 + int4", "compression=magnitude_int4", *FINE_TUNED),
     tuned("stacks", "minivit + int4", "compression=minivit_int4", *FINE_TUNED),
     post("best", "best_post_training", "experiment=best_post_training"),
@@ -240,12 +246,16 @@ def draw(rows: list[Row], records: list[dict[str, Any]], peers: Path | None, pat
 
 
 def peer_marks(path: Path | None) -> dict[str, list[Mark]]:
-    """Points by library, from the JSON of `benchmark_peers.py`."""
-    marks: dict[str, list[Mark]] = {}
+    """Points by library, from the JSON of `benchmark_peers.py`, seeds together."""
+    settings: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in json.loads(path.read_bytes())["results"] if path else []:
         if row.get("metrics"):
-            mark = Mark(row["bytes"], row["metrics"][MAIN_METRIC])
-            marks.setdefault(row["peer"], []).append(mark)
+            settings.setdefault((row["peer"], row["name"], row["trained"]), []).append(row)
+    marks: dict[str, list[Mark]] = {}
+    for rows in settings.values():
+        size = Spread.of([row["bytes"] for row in rows])
+        value = Spread.of([row["metrics"][MAIN_METRIC] for row in rows])
+        marks.setdefault(rows[0]["peer"], []).append(Mark(size.mean, value.mean, value.std))
     return marks
 
 

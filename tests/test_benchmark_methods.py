@@ -24,6 +24,20 @@ def mini():
     return HFClip.mini()
 
 
+def test_seeds_of_a_peer_are_one_point(tmp_path: Path):
+    def row(seed: int, value: float, trained: bool = True) -> dict:
+        named = {"peer": "lib", "name": "int4", "trained": trained, "seed": seed}
+        return named | {"bytes": 10 + seed, "metrics": {"retrieval/mean_recall": value}}
+
+    failed = {"peer": "lib", "name": "int2", "trained": False, "seed": 0, "metrics": None}
+    results = [row(0, 0.9, trained=False), row(0, 0.5), row(1, 0.7), failed]
+    write_json(tmp_path / "peers.json", {"results": results})
+    alone, mean = SCRIPT.peer_marks(tmp_path / "peers.json")["lib"]
+    assert (alone.bytes, alone.value) == (10, 0.9)
+    assert (mean.bytes, mean.value) == (10.5, 0.6)
+    assert SCRIPT.peer_marks(None) == {}
+
+
 def test_names_are_distinct():
     assert len({row.name for row in ROWS}) == len(ROWS)
 

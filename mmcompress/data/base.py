@@ -207,10 +207,7 @@ class PairData(pl.LightningDataModule, ABC):
         choices = [
             _as_list(item["text"]) if "text" in item else self._prompts(item) for item in items
         ]
-        if captions == "first":
-            chosen = [texts[0] for texts in choices]
-        else:
-            chosen = [texts[int(torch.randint(len(texts), ()))] for texts in choices]
+        chosen = [_drawn(texts) if captions == "random" else texts[0] for texts in choices]
         return {"text": self.backbone.tokenize(chosen)}
 
     def _prompts(self, item: Item) -> list[str]:
@@ -282,6 +279,11 @@ class PairData(pl.LightningDataModule, ABC):
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(self.seed))
         sample = Sample(train.plain(), order[: self.calibration_size].tolist())
         return self.loader(sample, captions="first")
+
+
+def _drawn(texts: Sequence[str]) -> str:
+    """One of them at random; where there is no choice, no random number is used up."""
+    return texts[int(torch.randint(len(texts), ()))] if len(texts) > 1 else texts[0]
 
 
 def _as_list(texts: str | Sequence[str]) -> list[str]:
