@@ -13,6 +13,7 @@ from typing import Any
 from typing_extensions import Self
 
 from mmcompress.artifact.encoding import Encoding
+from mmcompress.artifact.errors import ArtifactError
 from mmcompress.artifact.ledger import LedgerRow, list_rows, summarise_size
 from mmcompress.artifact.load import read_backbone, read_manifest, read_skeleton
 from mmcompress.artifact.manifest import MANIFEST_FILE, TENSORS_FILE, Manifest
@@ -120,3 +121,23 @@ class Artifact:
     def size_summary(self) -> dict[str, Any]:
         """The artifact's size against the dense model's; see `summarise_size`."""
         return summarise_size(self.ledger(), self.manifest)
+
+
+def backbone_in(folder: str) -> Backbone:
+    """The model of an artifact, to start another run from: `backbone=artifact backbone.folder=…`.
+
+    Codes and masks are plain weights again.
+
+    Raises:
+        ArtifactError: anything about the folder is wrong, or layers have been replaced, of which
+            the new run's artifact would know nothing.
+    """
+    artifact = Artifact.load(Path(folder))
+    if artifact.manifest["structure"]:
+        steps = ", ".join(edit["step"] for edit in artifact.manifest["structure"])
+        raise ArtifactError(
+            Path(folder),
+            f"holds layers that {steps} has put in place of others",
+            "start from the dense model, and stack the steps in one recipe",
+        )
+    return artifact.backbone

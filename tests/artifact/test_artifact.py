@@ -15,11 +15,14 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from mmcompress.artifact import bundles
-from mmcompress.artifact.artifact import Artifact
+from mmcompress.artifact.artifact import Artifact, backbone_in
 from mmcompress.artifact.codecs.codebook import lookup
 from mmcompress.artifact.encoding import Encoding
+from mmcompress.artifact.errors import ArtifactError
 from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.compression.base import Compressor
+from mmcompress.compression.lowrank.lowrank import LowRank
+from mmcompress.compression.lowrank.modules import LowRankLinear
 
 Save = Callable[..., Artifact]
 EncodeAs = Callable[[str, Tensor], Encoding]
@@ -59,6 +62,28 @@ def test_every_kind_of_encoding_comes_back(
     assert not loaded.backbone.training
     assert all(p.requires_grad and p.is_leaf for p in loaded.backbone.parameters())
     assert loaded.backbone.tokenize(["cat"]).tolist() == backbone.tokenize(["cat"]).tolist()
+
+
+def test_another_run_can_start_from_it(
+    backbone: HFClip, encode_as: EncodeAs, save_artifact: Save
+) -> None:
+    saved = save_artifact(backbone, encodings=encode_all(backbone, "int4", encode_as))
+    assert_same_model(backbone_in(str(saved.folder)), backbone)
+
+
+def test_no_run_starts_from_layers_that_were_replaced(
+    backbone: HFClip, save_artifact: Save
+) -> None:
+    layer = backbone.model.vision_model.encoder.layers[0].mlp
+    layer.fc1 = LowRankLinear(layer.fc1, rank=2)
+    structure = {
+        "step": "lowrank",
+        "method": f"{LowRank.__module__}.LowRank",
+        "modules": {FC1.removesuffix(".weight"): {"rank": 2}},
+    }
+    saved = save_artifact(backbone, structure=[structure])
+    with pytest.raises(ArtifactError, match=r"lowrank has put in place .* stack the steps in one"):
+        backbone_in(str(saved.folder))
 
 
 def test_dense_model_comes_back_and_leaves_the_random_state_alone(

@@ -51,10 +51,11 @@ def test_other_dtypes_are_selected_alike(dtype: torch.dtype):
     assert torch.equal(lowest_mask(scores.to(dtype), 20), lowest_mask(scores.float(), 20))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("offset", [0.0, 0.01, -0.01])
 @pytest.mark.parametrize("k", [1, 200, 1000])
-def test_a_near_guess_finds_the_same(offset: float, k: int):
-    scores = torch.randn(1, 1000, generator=torch.Generator().manual_seed(0))
+def test_a_near_guess_finds_the_same(offset: float, k: int, dtype: torch.dtype):
+    scores = torch.randn(1, 1000, generator=torch.Generator().manual_seed(0)).to(dtype)
     expected = kth_smallest(scores, k)
     found = kth_smallest_near(scores, k, float(expected) * (1 + offset))
     assert found is not None
