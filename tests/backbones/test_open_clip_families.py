@@ -37,7 +37,7 @@ from tests.conftest import build_tokenizer
 # float32; the explicit layers add in another order than the fused ones.
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
 SIZE = 64
-TEXT = {"context_length": 16, "vocab_size": 49408, "width": 64, "heads": 4, "layers": 2}
+TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
 
 
 def reduced(kind: type[nn.Module], name: str, **sizes: Any) -> None:
@@ -85,9 +85,10 @@ def timm_tower(name: str, pool: str, proj: str | None) -> dict[str, Any]:
 
 
 VIT = {"patch_size": 16, "layers": 2, "width": 64, "head_width": 16}
+WIDE = TEXT | {"width": 64, "heads": 4}
 SIGLIP_TEXT = {"no_causal_mask": True, "proj_bias": True, "pool_type": "last"}
 COCA_IMAGE = {"attentional_pool": True, "attn_pooler_heads": 4, "attn_pooler_queries": 8}
-COCA_TEXT = {"embed_cls": True, "output_tokens": True}
+COCA_TEXT = WIDE | {"embed_cls": True, "output_tokens": True}
 
 FAMILIES = {
     "vit": config(VIT),
@@ -106,12 +107,12 @@ FAMILIES = {
     "eva02": config(timm_tower("reduced_eva02", "token", None)),
     "perception_encoder": config(timm_tower("reduced_pe", "map", None)),
     "coca": config(
-        VIT | COCA_IMAGE | {"output_tokens": True}, COCA_TEXT, multimodal_cfg=TEXT, custom_text=True
+        VIT | COCA_IMAGE | {"output_tokens": True}, COCA_TEXT, multimodal_cfg=WIDE, custom_text=True
     ),
     "coca_cascade": config(
         VIT | COCA_IMAGE | {"attentional_pool": "cascade", "output_tokens": True},
         COCA_TEXT,
-        multimodal_cfg=TEXT,
+        multimodal_cfg=WIDE,
         custom_text=True,
     ),
 }
