@@ -31,7 +31,7 @@ class LinearProbe:
             raise ValueError(f"linear_probe.strengths={self.strengths} must hold positive numbers")
 
     def __call__(self, encode: Encode, data: PairData, split: str) -> Iterator[tuple[str, float]]:
-        modality = next(m for m in data.backbone.modalities if m != "text")
+        modality = next((m for m in data.backbone.modalities if m != "text"), "image")
         seen: dict[str, tuple[Tensor, Tensor]] = {}
         for name in dict.fromkeys(("train", "val", split)):
             labelled = data.classification(name)

@@ -76,7 +76,7 @@ class ZeroShot:
         if labelled is None or len(labelled.dataset) == 0:
             log.warning("data %s has no labels in %s: zeroshot left out", data.name, split)
             return
-        modality = next(m for m in data.backbone.modalities if m != "text")
+        modality = next((m for m in data.backbone.modalities if m != "text"), "image")
         embedded = embed(encode, data.loader(labelled.dataset), modality)
         labels, classes = embedded["label"], len(labelled.class_names)
         if int(labels.max()) >= classes or int(labels.min()) < 0:
