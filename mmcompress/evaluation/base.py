@@ -57,9 +57,10 @@ def embed(encode: Encode, batches: DataLoader, *modalities: str) -> dict[str, Te
     for batch in bar:
         for modality in modalities:
             if modality not in batch:
+                there = ", ".join(key for key in batch if key not in ("label", "owner"))
                 raise ValueError(
                     f"this evaluation needs {modality} inputs and the backbone takes "
-                    f"{', '.join(batch)} alone: set evaluation=agreement"
+                    f"{there or 'none of the data'} alone: set evaluation=agreement"
                 )
             parts.setdefault(modality, []).append(encode(modality, batch[modality]))
         if "label" in batch:
