@@ -15,9 +15,12 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import ClapConfig, ClapModel, CLIPConfig, CLIPModel
 
+from mmcompress.artifact.artifact import Artifact
+from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.hf import HF
 from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.backbones.open_clip import OpenClip
+from mmcompress.compression.recipe import Recipe
 from mmcompress.data.base import Classification, PairData
 from mmcompress.data.items import Items, PairDataset
 
@@ -43,6 +46,22 @@ def build_tokenizer() -> Tokenizer:
         single="<bos> $A <eos>", special_tokens=[("<bos>", 0), ("<eos>", 1)]
     )
     return tokenizer
+
+
+def store(folder: Path, backbone: Backbone, recipe: Recipe, *, dense_parameters: int) -> Artifact:
+    """Bake and save what a recipe has compressed."""
+    encodings = recipe.finalize(backbone)
+    return Artifact.save(
+        folder,
+        backbone,
+        structure=recipe.structure(),
+        encodings=encodings,
+        reasons=recipe.reasons(),
+        dense_bytes=4 * dense_parameters,
+        dense_parameters=dense_parameters,
+        dense_dtype=recipe.dense_dtype,
+        run={"config_hash": "0", "recipe": "test"},
+    )
 
 
 def build_backbone(seed: int = 0) -> HFClip:
@@ -98,34 +117,36 @@ class TinyData(PairData):
         )
 
 
+SOUND_TOWER = {
+    "hidden_size": 64,
+    "patch_embeds_hidden_size": 32,
+    "depths": [2, 1],
+    "num_attention_heads": [2, 4],
+    "spec_size": 64,
+    "num_mel_bins": 16,
+    "window_size": 4,
+    "patch_size": 4,
+    "patch_stride": [4, 4],
+}
+SOUND_FEATURES = {
+    "feature_size": 16,
+    "sampling_rate": 8000,
+    "max_length_s": 1,
+    "hop_length": 80,
+    "fft_window_size": 512,
+    "frequency_max": 4000,
+}
+
+
 def build_clap(seed: int = 0) -> HF:
     """One second of sound at 8 kHz, 16 mel bands; text as in `build_backbone`."""
     layers = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
     text = layers | {"num_attention_heads": 2, "vocab_size": 64, "max_position_embeddings": 19}
     ids = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
-    audio = {
-        "hidden_size": 64,
-        "patch_embeds_hidden_size": 32,
-        "depths": [2, 1],
-        "num_attention_heads": [2, 4],
-        "spec_size": 64,
-        "num_mel_bins": 16,
-        "window_size": 4,
-        "patch_size": 4,
-        "patch_stride": [4, 4],
-    }
-    features = {
-        "feature_size": 16,
-        "sampling_rate": 8000,
-        "max_length_s": 1,
-        "hop_length": 80,
-        "fft_window_size": 512,
-        "frequency_max": 4000,
-    }
-    config = ClapConfig(text_config=text | ids, audio_config=audio, projection_dim=32)
+    config = ClapConfig(text_config=text | ids, audio_config=SOUND_TOWER, projection_dim=32)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return HF(ClapModel(config), build_tokenizer(), features=features).eval()
+        return HF(ClapModel(config), build_tokenizer(), features=SOUND_FEATURES).eval()
 
 
 @pytest.fixture

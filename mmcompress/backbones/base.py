@@ -91,6 +91,9 @@ class Backbone(nn.Module, ABC):
     tower_prefixes: ClassVar[Sequence[tuple[str, str]]]
     """Rows (pattern, modality): which tower a tensor lies in, by the start of its name."""
 
+    sampling_rate: int = 0
+    """Of the waveforms that `preprocess_audio` takes, in Hz."""
+
     joint: bool = False
     """Whether there are layers behind the towers, `shared`, that `run_jointly` runs."""
 
@@ -116,9 +119,6 @@ class Backbone(nn.Module, ABC):
     def preprocess(self, image: Any) -> Tensor:
         """PIL image or uint8 tensor (…, 3, H, W) → the encoder's input (…, 3, S, S), float32."""
         raise ValueError(f"{type(self).__name__} has no image tower: choose another backbone")
-
-    sampling_rate: int = 0
-    """Of the waveforms that `preprocess_audio` takes, in Hz."""
 
     def preprocess_audio(self, waveforms: Sequence[Tensor]) -> Tensor:
         """Waveforms (samples,), float32 in [−1, 1] → the encoder's input (B, …)."""

@@ -68,6 +68,9 @@ KINDS = {
 }
 """By `model_type`."""
 
+_ROBERTAS = ("roberta", "xlm-roberta", "camembert", "altclip_text_model", "clap_text_model")
+"""Text encoders that count positions from behind the padding index."""
+
 _ROLES = [
     (r"(?:q_proj|self\.query)\.weight", "attn.q"),
     (r"(?:k_proj|self\.key)\.weight", "attn.k"),
@@ -136,6 +139,8 @@ class HF(Backbone):
         split_fused(model)
         split_blocks(model)
         text = model.config.text_config
+        if text.pad_token_id is None:
+            raise ValueError("the text_config has no pad_token_id: set it in config.json")
         self._pad_id: int = text.pad_token_id
         self.tokenizer = prepared(
             tokenizer,
@@ -266,12 +271,8 @@ def kind_of(config: Any) -> Kind:
 
 
 def _max_tokens(text: Any) -> int:
-    # RoBERTa and its kin count positions from behind the padding index.
     offset = text.pad_token_id + 1 if text.model_type in _ROBERTAS else 0
     return text.max_position_embeddings - offset
-
-
-_ROBERTAS = ("roberta", "xlm-roberta", "camembert", "altclip_text_model", "clap_text_model")
 
 
 def _image_size(vision: Any) -> int:
@@ -304,4 +305,4 @@ def _patches(pixels: Tensor, size: int) -> dict[str, Tensor]:
 def _settings(extractor: ClapFeatureExtractor) -> dict[str, Any]:
     """Those that differ from the library's own, as JSON."""
     plain = ClapFeatureExtractor().to_dict()
-    return {key: value for key, value in extractor.to_dict().items() if value != plain[key]}
+    return {k: value for k, value in extractor.to_dict().items() if value != plain.get(k)}

@@ -331,21 +331,5 @@ def keep_zeros(values: Tensor, weight: Tensor) -> Tensor:
     return values * weight.detach().sign().abs()
 
 
-class Zeros:
-    """`keep_zeros`, which costs nothing for a parameter that is not trained and has no zeros."""
-
-    def __init__(self) -> None:
-        self._looked_at: int | None = None
-        self._some = True
-
-    def keep(self, values: Tensor, weight: Tensor) -> Tensor:
-        """As `keep_zeros`."""
-        if not isinstance(weight, nn.Parameter):  # an earlier step may change it at any time
-            return keep_zeros(values, weight)
-        if self._looked_at != weight._version:
-            self._looked_at, self._some = weight._version, not bool(kept_mask(weight).all())
-        return keep_zeros(values, weight) if self._some else values
-
-
 def _as_list(value: str | Sequence[str] | None) -> list[str] | None:
     return [value] if isinstance(value, str) else None if value is None else list(value)

@@ -67,6 +67,7 @@ class Shards(Items):
         )
         self.entries = [entry for shard in bar for entry in index_shard(shard)]
         self.captioned = any(CAPTION in entry.places for entry in self.entries)
+        self.labelled = any(LABEL in entry.places for entry in self.entries)
         self.augment = augment
 
     def __len__(self) -> int:
@@ -78,6 +79,9 @@ class Shards(Items):
 
     def read(self, index: int) -> Item:
         entry = self.entries[index]
+        for suffix, needed in ((CAPTION, self.captioned), (LABEL, self.labelled)):
+            if needed and suffix not in entry.places:
+                raise Unreadable(f"{entry.shard.name}/{entry.key}: no {suffix} file")
         item: Item = {}
         with entry.shard.open("rb") as file:
             for suffix, (offset, size) in entry.places.items():

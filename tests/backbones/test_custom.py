@@ -12,6 +12,7 @@ from mmcompress.backbones.custom import Custom
 from mmcompress.compression.lowrank.lowrank import LowRank
 from mmcompress.compression.quantization.gptq import GPTQ
 from mmcompress.compression.recipe import Recipe
+from tests.conftest import store
 
 
 class Image(nn.Module):
@@ -85,17 +86,7 @@ def save(folder: Path, backbone: Custom, batch: dict[str, Tensor]) -> Path:
     lowrank = LowRank(rank_ratio=0.5, rank_multiple=1, role="conv")
     recipe = Recipe({"lowrank": lowrank, "gptq": GPTQ(bits=4)})
     recipe.apply(backbone, [batch])
-    encodings = recipe.finalize(backbone)
-    Artifact.save(
-        folder,
-        backbone,
-        structure=recipe.structure(),
-        encodings=encodings,
-        reasons=recipe.reasons(),
-        dense_bytes=4 * parameters,
-        dense_parameters=parameters,
-        run={"config_hash": "0", "recipe": "test"},
-    )
+    store(folder, backbone, recipe, dense_parameters=parameters)
     return folder
 
 

@@ -30,7 +30,7 @@ from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.compression.lowrank.lowrank import LowRank
 from mmcompress.compression.quantization.gptq import GPTQ
 from mmcompress.compression.recipe import Recipe
-from tests.conftest import build_backbone, build_tokenizer
+from tests.conftest import SOUND_FEATURES, SOUND_TOWER, build_backbone, build_tokenizer, store
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
 TEXTS = ["red cat", "blue house key", "star"]
@@ -42,25 +42,6 @@ LAYERS = {
 }
 TEXT = LAYERS | {"vocab_size": 64, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
 IMAGE = LAYERS | {"image_size": 32, "patch_size": 8}
-AUDIO = {
-    "hidden_size": 64,
-    "patch_embeds_hidden_size": 32,
-    "depths": [2, 1],
-    "num_attention_heads": [2, 4],
-    "spec_size": 64,
-    "num_mel_bins": 16,
-    "window_size": 4,
-    "patch_size": 4,
-    "patch_stride": [4, 4],
-}
-FEATURES = {
-    "feature_size": 16,
-    "sampling_rate": 8000,
-    "max_length_s": 1,
-    "hop_length": 80,
-    "fft_window_size": 512,
-    "frequency_max": 4000,
-}
 
 
 def dual(text: PretrainedConfig) -> VisionTextDualEncoderConfig:
@@ -88,7 +69,9 @@ CONFIGS: dict[str, Any] = {
     "vit_bert": lambda: dual(BertConfig(**TEXT, max_position_embeddings=16)),
     "vit_roberta": lambda: dual(RobertaConfig(**TEXT, max_position_embeddings=19)),
     "clap": lambda: ClapConfig(
-        text_config=TEXT | {"max_position_embeddings": 19}, audio_config=AUDIO, projection_dim=32
+        text_config=TEXT | {"max_position_embeddings": 19},
+        audio_config=SOUND_TOWER,
+        projection_dim=32,
     ),
 }
 
@@ -106,7 +89,7 @@ def untouched(request: pytest.FixtureRequest) -> PreTrainedModel:
 
 
 def adapt(model: PreTrainedModel) -> HF:
-    features = FEATURES if model.config.model_type == "clap" else None
+    features = SOUND_FEATURES if model.config.model_type == "clap" else None
     return HF(copy.deepcopy(model), build_tokenizer(), features=features).eval()
 
 
@@ -188,17 +171,7 @@ def test_stored_and_loaded(untouched: PreTrainedModel, tmp_path: Path) -> None:
     lowrank = LowRank(rank_ratio=0.3, rank_multiple=1, role="mlp.*")
     recipe = Recipe({"lowrank": lowrank, "gptq": GPTQ(bits=4)})
     recipe.apply(backbone, [batch])
-    encodings = recipe.finalize(backbone)
-    Artifact.save(
-        tmp_path / "artifact",
-        backbone,
-        structure=recipe.structure(),
-        encodings=encodings,
-        reasons=recipe.reasons(),
-        dense_bytes=4 * parameters,
-        dense_parameters=parameters,
-        run={"config_hash": "0", "recipe": "test"},
-    )
+    store(tmp_path / "artifact", backbone, recipe, dense_parameters=parameters)
     loaded = Artifact.load(tmp_path / "artifact").backbone
     assert loaded.modalities == backbone.modalities
     assert torch.equal(inputs_of(loaded)[backbone.modalities[0]], batch[backbone.modalities[0]])
@@ -212,7 +185,10 @@ def test_from_a_folder(untouched: PreTrainedModel, tmp_path: Path) -> None:
     build_tokenizer().save(str(tmp_path / "tokenizer.json"))
     audio = untouched.config.model_type == "clap"
     pixels = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.2, 0.1], "resample": 2}
-    stored = FEATURES if audio else pixels | {"size": {"height": 32, "width": 32}}
+    pixels["size"] = {"height": 32, "width": 32}
+    # Files of the model hub say more than the extractor's arguments.
+    sound = SOUND_FEATURES | {"processor_class": "ClapProcessor", "chunk_length_s": 1}
+    stored = sound if audio else pixels
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(stored))
     backbone = from_pretrained(str(tmp_path))
     spec = json.loads(json.dumps(backbone.spec))
@@ -228,6 +204,14 @@ def test_from_a_folder(untouched: PreTrainedModel, tmp_path: Path) -> None:
         for modality, inputs in batch.items():
             found = getattr(backbone, f"encode_{modality}")(inputs)
             torch.testing.assert_close(found, expected[modality], **TOLERANCE)
+
+
+def test_a_text_tower_needs_a_padding_token() -> None:
+    config = CONFIGS["vit_bert"]()
+    config.text_config.pad_token_id = None
+    model = KINDS[config.model_type].model(config)
+    with pytest.raises(ValueError, match="the text_config has no pad_token_id"):
+        HF(model, build_tokenizer())
 
 
 def test_a_clip_model_gets_its_own_adapter(tmp_path: Path) -> None:
@@ -254,7 +238,7 @@ def test_texts_are_padded_as_in_training() -> None:
 def test_audio_is_preprocessed_as_by_the_library() -> None:
     clap = adapt(KINDS["clap"].model(CONFIGS["clap"]()))
     wave = 0.1 * torch.randn(8000, generator=torch.Generator().manual_seed(0))
-    extractor = ClapFeatureExtractor(**FEATURES, truncation="rand_trunc")
+    extractor = ClapFeatureExtractor(**SOUND_FEATURES, truncation="rand_trunc")
     expected = extractor(wave.numpy(), sampling_rate=8000, return_tensors="pt")["input_features"]
     assert torch.equal(clap.preprocess_audio([wave]), expected)
     with pytest.raises(ValueError, match="has no image tower"):

@@ -32,7 +32,7 @@ from mmcompress.backbones.open_clip_build import build_model
 from mmcompress.compression.lowrank.lowrank import LowRank
 from mmcompress.compression.quantization.gptq import GPTQ
 from mmcompress.compression.recipe import Recipe
-from tests.conftest import build_tokenizer
+from tests.conftest import build_tokenizer, store
 
 # float32; the explicit layers add in another order than the fused ones.
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
@@ -194,17 +194,7 @@ def check_round_trip(backbone: OpenClip, folder: Path) -> None:
     recipe = Recipe(steps)
     recipe.apply(backbone, [batch])
     assert recipe.coverage["gptq"] >= 0.95
-    encodings = recipe.finalize(backbone)
-    Artifact.save(
-        folder / "artifact",
-        backbone,
-        structure=recipe.structure(),
-        encodings=encodings,
-        reasons=recipe.reasons(),
-        dense_bytes=4 * parameters,
-        dense_parameters=parameters,
-        run={"config_hash": "0", "recipe": "test"},
-    )
+    store(folder / "artifact", backbone, recipe, dense_parameters=parameters)
     loaded = Artifact.load(folder / "artifact").backbone
     assert torch.equal(loaded.tokenize(TEXTS), batch["text"])
     for modality, inputs in batch.items():

@@ -96,6 +96,18 @@ def test_sounds_with_several_captions(
     assert len(train["text"]) == len(train["audio"]) == 2
 
 
+@pytest.mark.parametrize("suffix", ["cls", "txt"])
+def test_items_that_lack_what_others_have_are_left_out(
+    suffix: str, tmp_path: Path, tiny_backbone: HFClip, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = {"a.jpg": picture(), f"a.{suffix}": b"1", "b.jpg": picture(), "c.jpg": picture()}
+    write_shard(tmp_path / "train" / "0.tar", files | {f"c.{suffix}": b"0"})
+    data = load(tmp_path, tiny_backbone, class_names=["red", "blue"])
+    (batch,) = data.loader(Shards([tmp_path / "train" / "0.tar"]))
+    assert len(batch["image"]) == 2
+    assert f"0.tar/b: no .{suffix} file" in caplog.messages[0]
+
+
 def test_captions_may_be_ignored(sound_root: Path, tiny_clap: HF) -> None:
     with pytest.raises(ValueError, match=r"neither captions .* nor class names"):
         load(sound_root, tiny_clap, captions=False)

@@ -20,8 +20,8 @@ from mmcompress.compression.base import (
     LEFT_DENSE,
     Compressor,
     Decision,
-    Zeros,
     as_matrix,
+    keep_zeros,
     kept_mask,
 )
 from mmcompress.compression.statistics import Statistic
@@ -134,6 +134,22 @@ def would_not_shrink(size: int, *, clusters: int, block_size: int, extra_bits: i
     if clusters < blocks and stored < size * 32:
         return ""
     return f"{clusters} entries of {block_size} would not shrink its {blocks} blocks"
+
+
+class Zeros:
+    """`keep_zeros`, which costs nothing for a parameter that is not trained and has no zeros."""
+
+    def __init__(self) -> None:
+        self._looked_at: int | None = None
+        self._some = True
+
+    def keep(self, values: Tensor, weight: Tensor) -> Tensor:
+        """As `keep_zeros`."""
+        if not isinstance(weight, nn.Parameter):  # an earlier step may change it at any time
+            return keep_zeros(values, weight)
+        if self._looked_at != weight._version:
+            self._looked_at, self._some = weight._version, not bool(kept_mask(weight).all())
+        return keep_zeros(values, weight) if self._some else values
 
 
 class Lookup(nn.Module):
