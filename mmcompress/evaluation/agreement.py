@@ -1,5 +1,6 @@
 """How well a compressed model agrees with the dense one: no labels, and one tower is enough."""
 
+import logging
 from collections.abc import Iterator
 
 import torch
@@ -8,6 +9,8 @@ from torch import Tensor
 from mmcompress.data.base import PairData
 from mmcompress.evaluation.base import Encode, embed
 from mmcompress.evaluation.retrieval import ranks, recall_at_k
+
+log = logging.getLogger(__name__)
 
 
 def mean_cosine(first: Tensor, second: Tensor) -> float:
@@ -51,6 +54,9 @@ class Agreement:
         self, encode: Encode, dense: Encode, data: PairData, split: str
     ) -> Iterator[tuple[str, float]]:
         for modality in data.backbone.modalities:
+            if modality == "text" and not data.splits[split].captioned:
+                log.warning("data %s has no captions in %s: text left out", data.name, split)
+                continue
             ours = embed(encode, data.eval_dataloader(split), modality)[modality]
             theirs = embed(dense, data.eval_dataloader(split), modality)[modality]
             yield f"agreement/{modality}_cosine", mean_cosine(ours, theirs)

@@ -90,6 +90,16 @@ def test_without_a_dense_model_it_is_left_out(
     assert "agreement left out: there is no dense model to compare with" in caplog.text
 
 
+def test_data_without_captions_leave_the_text_tower_out(
+    model, confused, data, caplog: pytest.LogCaptureFixture
+) -> None:
+    data.splits["test"].captioned = False
+    with caplog.at_level(logging.WARNING):
+        metrics = evaluate(confused, data, {"agreement": Agreement()}, "test", dense=model)
+    assert list(metrics) == ["agreement/image_cosine", "agreement/image_neighbour_r@1"]
+    assert "data colours has no captions in test: text left out" in caplog.text
+
+
 def test_it_is_told_from_an_evaluator() -> None:
     def plain(encode, data, split):
         return []
