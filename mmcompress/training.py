@@ -17,12 +17,8 @@ from torch.utils.data import DataLoader
 
 from mmcompress.backbones.base import Backbone
 from mmcompress.compression.recipe import Plan, Recipe
-from mmcompress.evaluation.retrieval import retrieval_metrics
 from mmcompress.memory import keep_freed_memory
-from mmcompress.objectives.objective import Objective
-
-MAX_LOGIT_SCALE = 100.0
-"""CLIP's own bound on the inverse temperature (arXiv:2103.00020, section 2.5)."""
+from mmcompress.objectives.base import Loss
 
 
 class CompressionModule(pl.LightningModule):
@@ -42,7 +38,7 @@ class CompressionModule(pl.LightningModule):
         self,
         backbone: Backbone,
         recipe: Recipe,
-        objective: Objective,
+        objective: Loss,
         *,
         optimizer: Callable[[list[dict[str, Any]]], Optimizer],
         warmup_ratio: float = 0.1,
@@ -50,7 +46,7 @@ class CompressionModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         if objective.needs_teacher and teacher is None:
-            raise ValueError("objective.affinity, feature and interactive need a dense teacher")
+            raise ValueError("this objective needs the dense model: give it as teacher")
         self.backbone = backbone.train()
         self.recipe = recipe
         self.objective = objective
@@ -70,15 +66,9 @@ class CompressionModule(pl.LightningModule):
         self.recipe.on_step(self.global_step / max(self._total_steps, 1))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        teacher = next(iter(self._teacher), None)
         with parametrize.cached():
-            student = self._embed(self.backbone, batch)
-        teacher, teacher_scale = None, None
-        if self.objective.needs_teacher:
-            with torch.no_grad():
-                teacher = self._embed(self._teacher[0], batch)
-                teacher_scale = self._teacher[0].logit_scale
-        scale = self.backbone.logit_scale.clamp(max=MAX_LOGIT_SCALE)
-        terms = self.objective(student, scale, teacher, teacher_scale)
+            terms = self.objective(self.backbone, batch, teacher=teacher, gather=self._gathered)
         loss = sum(terms.values(), start=torch.zeros((), device=self.device))
         loss = loss + self.recipe.penalty()
         if not torch.isfinite(loss):
@@ -91,45 +81,33 @@ class CompressionModule(pl.LightningModule):
         self.log_dict({f"train/{name}": term for name, term in terms.items()})
         return loss
 
-    def _embed(self, backbone: Backbone, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Both modalities (B, D), gathered from all processes with their gradients."""
-        if len(backbone.modalities) != 2:
-            raise ValueError(
-                f"fine-tuning needs pairs of two modalities and {type(backbone).__name__} has "
-                f"{', '.join(backbone.modalities)} alone: set trainer=post_training"
-            )
-        first, second = backbone.modalities
-        pair = backbone.encode(first, batch[first]), backbone.encode(second, batch[second])
+    def _gathered(self, rows: Tensor) -> Tensor:
+        """Rows of all processes, with their gradients."""
         if self.trainer.world_size == 1:
-            return pair
-        gathered = (self.all_gather(x, sync_grads=True).flatten(0, 1) for x in pair)  # type: ignore[union-attr]
-        return next(gathered), next(gathered)
+            return rows
+        return cast(Tensor, self.all_gather(rows, sync_grads=True)).flatten(0, 1)
 
     def on_validation_epoch_start(self) -> None:
-        self._embedded: list[tuple[Tensor, Tensor]] = []
+        self._outputs: list[dict[str, Tensor]] = []
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         with parametrize.cached():
-            first, second = self.backbone.modalities
-            pair = (
-                self.backbone.encode(first, batch[first]),
-                self.backbone.encode(second, batch[second]),
-            )
-        self._embedded.append(pair)
+            self._outputs.append(self.objective.outputs(self.backbone, batch))
 
     def on_validation_epoch_end(self) -> None:
-        first, second = (
-            self._in_order(torch.cat(part).float()) for part in zip(*self._embedded, strict=True)
-        )
-        metrics = retrieval_metrics(first, second, torch.arange(len(first), device=first.device))
-        self.log("val/mean_recall", metrics["mean_recall"], prog_bar=True, sync_dist=True)
+        outputs = {
+            key: self._in_order(torch.cat([part[key] for part in self._outputs]))
+            for key in self._outputs[0]
+        }
+        for name, value in self.objective.metrics(outputs).items():
+            self.log(f"val/{name}", value, prog_bar=True, sync_dist=True)
 
-    def _in_order(self, embedded: Tensor) -> Tensor:
-        """All rows of the split (N, D), of which each process has every world_size-th."""
+    def _in_order(self, rows: Tensor) -> Tensor:
+        """All rows of the split (N, …), of which each process has every world_size-th."""
         if self.trainer.world_size == 1:
-            return embedded
+            return rows
         loader = cast(DataLoader, self.trainer.val_dataloaders)
-        gathered = cast(Tensor, self.all_gather(embedded))  # world N/world D
+        gathered = cast(Tensor, self.all_gather(rows))  # world N/world …
         return gathered.transpose(0, 1).flatten(0, 1)[: len(cast(Sized, loader.dataset))]
 
     def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]

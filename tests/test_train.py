@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from mmcompress.artifact.artifact import Artifact
 from mmcompress.locations import shipped
@@ -76,6 +77,30 @@ def test_post_training_takes_no_step(run_train, tmp_path: Path) -> None:
     assert record["latency"]["compressed_ms"] is None
     assert "decoded" in record["latency"]["no_speedup"]
     assert not list((tmp_path / "r").glob("checkpoints/*"))
+
+
+def test_data_with_labels_alone(
+    run_train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The line as a user of class folders has it: prompts train, and nothing is looked for."""
+    for index in range(12):
+        split = "test" if index < 4 else "train"
+        folder = tmp_path / "data" / split / ("red", "blue")[index % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        colour = ((200 + index, 0, 0), (0, 0, 200 + index))[index % 2]
+        Image.new("RGB", (16, 16), colour).save(folder / f"{index}.png")
+    run = tmp_path / "run"
+    options = ["data=image_folder", f"data.root={tmp_path / 'data'}", "data.num_workers=0"]
+    run_train("compression=int4", *options, *SHORT, "evaluation=classification", f"run_dir={run}")
+    record = json.loads((run / "run.json").read_text())
+    assert set(record["metrics"]["compressed"]) == {
+        "zeroshot/acc@1",
+        "zeroshot/balanced_acc@1",
+        "linear_probe/acc@1",
+        "agreement/image_cosine",
+        "agreement/image_neighbour_r@1",
+    }
+    assert "text left out" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

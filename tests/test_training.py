@@ -108,7 +108,7 @@ def test_validation_scores_the_val_split(tiny_backbone: Backbone, tiny_data: Pai
 
 def test_a_teacher_is_asked_for_and_stays_out_of_the_state(tiny_backbone: Backbone) -> None:
     make = partial(CompressionModule, tiny_backbone, Recipe(), optimizer=torch.optim.AdamW)
-    with pytest.raises(ValueError, match="need a dense teacher"):
+    with pytest.raises(ValueError, match="needs the dense model"):
         make(Objective(feature=1.0))
     module = make(Objective(feature=1.0), teacher=copy.deepcopy(tiny_backbone))
     assert len(module.state_dict()) == len(tiny_backbone.state_dict())

@@ -161,7 +161,7 @@ def collect_gradients(
         for batch in track(batches, description="gradients", transient=True):
             first, second = backbone.modalities
             pair = backbone.encode(first, batch[first]), backbone.encode(second, batch[second])
-            loss = contrastive_loss(*pair, backbone.logit_scale.detach())
+            loss = contrastive_loss(*pair, backbone.logit_scale.detach(), batch.get("concept"))
             gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
             for name, gradient in zip(weights, gradients, strict=True):
                 if gradient is not None:
@@ -204,7 +204,12 @@ def collect_loss_changes(
                 else dense[m]
                 for m in backbone.modalities
             ]
-            losses.append([contrastive_loss(a, b, scale) for a, b in zip(*towers, strict=True)])
+            losses.append(
+                [
+                    contrastive_loss(a, b, scale, batch.get("concept"))
+                    for a, b, batch in zip(*towers, batches, strict=True)
+                ]
+            )
         weight.copy_(before)
         moved = [(up - down).abs() for up, down in zip(*losses, strict=True)]
         changes[target.name] = float(torch.stack(moved).mean()) / (2 * PERTURBATION)

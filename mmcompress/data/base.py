@@ -20,7 +20,8 @@ log = logging.getLogger(__name__)
 
 Batch = dict[str, Tensor]
 """Modality → preprocessed inputs; `label` (B,) where items have one; `owner` (T,), the item in the
-batch that each text describes, where items have texts of their own."""
+batch that each text describes, where items have texts of their own; `concept` (B,), equal for items
+whose texts are prompts with the same class name."""
 
 Captions = Literal["all", "first", "random"]
 
@@ -208,7 +209,10 @@ class PairData(pl.LightningDataModule, ABC):
             _as_list(item["text"]) if "text" in item else self._prompts(item) for item in items
         ]
         chosen = [_drawn(texts) if captions == "random" else texts[0] for texts in choices]
-        return {"text": self.backbone.tokenize(chosen)}
+        found = {"text": self.backbone.tokenize(chosen)}
+        if "text" not in items[0]:
+            found["concept"] = torch.tensor([item["label"] for item in items])
+        return found
 
     def _prompts(self, item: Item) -> list[str]:
         label, names = item["label"], self.class_names
@@ -264,10 +268,9 @@ class PairData(pl.LightningDataModule, ABC):
             drop_last=True,  # a last batch of few pairs would have few negatives
         )
 
-    def val_dataloader(self) -> DataLoader | list[DataLoader]:
-        """Pairs of `val` for validation while training; none where the data has no captions."""
-        val = self.splits["val"]
-        return self.loader(val, captions="first") if val.captioned else []
+    def val_dataloader(self) -> DataLoader:
+        """Pairs of `val` for validation while training."""
+        return self.loader(self.splits["val"], captions="first")
 
     def eval_dataloader(self, split: str) -> DataLoader:
         """All of a split for evaluation, with all captions."""

@@ -1,8 +1,9 @@
 """Keeping a compressed student close to its dense teacher, by affinities and by features."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from mmcompress.objectives.contrastive import partners
 
 
 def affinity_loss(
@@ -53,7 +54,10 @@ def feature_loss(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor])
 
 
 def interactive_loss(
-    student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], student_scale: Tensor
+    student: tuple[Tensor, Tensor],
+    teacher: tuple[Tensor, Tensor],
+    student_scale: Tensor,
+    concept: Tensor | None = None,
 ) -> Tensor:
     """Contrastive loss of each student embedding against the teacher's of the other modality.
 
@@ -63,10 +67,11 @@ def interactive_loss(
     Args:
         student, teacher: two modalities each, (B, D), L2-normalised, of one width.
         student_scale: scalar, inverse temperature.
+        concept: (B,) int64, equal for pairs that say the same; None when all differ.
     Returns:
-        Scalar; log B when nothing was learnt, 0 at best.
+        Scalar; log B when nothing was learnt, 0 at best where all differ.
     """
-    partner = torch.arange(len(student[0]), device=student[0].device)
-    forth = F.cross_entropy(student_scale * student[0] @ teacher[1].T, partner)
-    back = F.cross_entropy(student_scale * student[1] @ teacher[0].T, partner)
+    right = partners(len(student[0]), concept).to(student[0].device)
+    forth = F.cross_entropy(student_scale * student[0] @ teacher[1].T, right)
+    back = F.cross_entropy(student_scale * student[1] @ teacher[0].T, right)
     return (forth + back) / 2

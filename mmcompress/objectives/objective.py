@@ -1,9 +1,19 @@
-"""The weighted sum of terms that a fine-tune minimises."""
+"""The weighted sum of terms that a fine-tune of two towers minimises."""
 
+from collections.abc import Mapping
+
+import torch
 from torch import Tensor
 
+from mmcompress.backbones.base import Backbone
+from mmcompress.evaluation.retrieval import retrieval_metrics
+from mmcompress.evaluation.zeroshot import zeroshot_accuracy
+from mmcompress.objectives.base import Gather, alone
 from mmcompress.objectives.contrastive import contrastive_loss
 from mmcompress.objectives.distillation import affinity_loss, feature_loss, interactive_loss
+
+MAX_LOGIT_SCALE = 100.0
+"""CLIP's own bound on the inverse temperature (arXiv:2103.00020, section 2.5)."""
 
 
 class Objective:
@@ -44,20 +54,56 @@ class Objective:
 
     def __call__(
         self,
+        student: Backbone,
+        batch: Mapping[str, Tensor],
+        *,
+        teacher: Backbone | None = None,
+        gather: Gather = alone,
+    ) -> dict[str, Tensor]:
+        """See `Loss`; the negatives come from the batches of all processes."""
+        ours = _embed(student, batch, gather)
+        theirs, teacher_scale = None, None
+        if self.needs_teacher:
+            assert teacher is not None
+            with torch.no_grad():
+                theirs, teacher_scale = _embed(teacher, batch, gather), teacher.logit_scale
+        concept = gather(batch["concept"]) if "concept" in batch else None
+        scale = student.logit_scale.clamp(max=MAX_LOGIT_SCALE)
+        return self.terms(ours, scale, theirs, teacher_scale, concept)
+
+    def outputs(self, student: Backbone, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """See `Loss`: the two embeddings, and the concept where there is one."""
+        pair = dict(zip(("first", "second"), _embed(student, batch, alone), strict=True))
+        return pair | {key: batch[key] for key in ("concept",) if key in batch}
+
+    def metrics(self, outputs: Mapping[str, Tensor]) -> dict[str, float]:
+        """`mean_recall` of pairs; `acc@1` of items whose text is a prompt with their class."""
+        first, second = outputs["first"].float(), outputs["second"].float()
+        if "concept" not in outputs:
+            index = torch.arange(len(first), device=first.device)
+            return {"mean_recall": retrieval_metrics(first, second, index)["mean_recall"]}
+        classes, labels = outputs["concept"].unique(return_inverse=True)
+        heads = torch.stack([second[labels == c].mean(dim=0) for c in range(len(classes))])
+        return {"acc@1": zeroshot_accuracy(first, heads, labels)}
+
+    def terms(
+        self,
         student: tuple[Tensor, Tensor],
         logit_scale: Tensor,
         teacher: tuple[Tensor, Tensor] | None = None,
         teacher_scale: Tensor | None = None,
+        concept: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """The weighted terms by name; the loss is their sum.
+        """The weighted terms by name.
 
         Args:
             student, teacher: two modalities each, (B, D), L2-normalised.
             logit_scale, teacher_scale: scalars.
+            concept: (B,) int64, equal for pairs that say the same; None when all differ.
         """
         terms = {}
         if self.weights["contrastive"]:
-            terms["contrastive"] = contrastive_loss(*student, logit_scale)
+            terms["contrastive"] = contrastive_loss(*student, logit_scale, concept)
         if self.needs_teacher:
             assert teacher is not None
             assert teacher_scale is not None
@@ -66,5 +112,19 @@ class Objective:
         if self.weights["feature"]:
             terms["feature"] = feature_loss(student, teacher)  # type: ignore[arg-type]
         if self.weights["interactive"]:
-            terms["interactive"] = interactive_loss(student, teacher, logit_scale)  # type: ignore[arg-type]
+            terms["interactive"] = interactive_loss(student, teacher, logit_scale, concept)  # type: ignore[arg-type]
         return {name: self.weights[name] * term for name, term in terms.items()}
+
+
+def _embed(
+    backbone: Backbone, batch: Mapping[str, Tensor], gather: Gather
+) -> tuple[Tensor, Tensor]:
+    """Both modalities (B, D)."""
+    if len(backbone.modalities) != 2:
+        raise ValueError(
+            f"this objective needs pairs of two modalities and {type(backbone).__name__} has "
+            f"{', '.join(backbone.modalities)} alone: set trainer=post_training"
+        )
+    first, second = backbone.modalities
+    pair = backbone.encode(first, batch[first]), backbone.encode(second, batch[second])
+    return gather(pair[0]), gather(pair[1])

@@ -44,10 +44,12 @@ def test_labels_alone(labelled_root: Path, tiny_backbone: HFClip) -> None:
     seen = {tuple(row) for batch in batches for row in batch["text"].tolist()}
     assert len(seen) == 4
     assert seen <= known
-    assert all(set(batch) == {"image", "label", "text"} for batch in batches)
+    assert all(set(batch) == {"image", "label", "text", "concept"} for batch in batches)
+    assert all(torch.equal(batch["label"], batch["concept"]) for batch in batches)
     calibration = [b["text"].tolist() for b in data.calibration_dataloader()]
     assert calibration == [b["text"].tolist() for b in data.calibration_dataloader()]
-    assert data.val_dataloader() == []
+    (val,) = data.val_dataloader()
+    assert {"label", "concept"} <= set(val)
     batch = next(iter(data.eval_dataloader("test")))
     assert set(batch) == {"image", "label"}
     evaluators = {"zeroshot": ZeroShot(), "retrieval": Retrieval()}

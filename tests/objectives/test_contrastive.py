@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmcompress.objectives.contrastive import contrastive_loss
+from mmcompress.objectives.contrastive import contrastive_loss, partners
 
 
 def slow_contrastive(first: Tensor, second: Tensor, scale: float) -> float:
@@ -50,3 +50,28 @@ def test_equals_the_slow_loop():
     loss = contrastive_loss(first, second, torch.tensor(10.0))
     expected = slow_contrastive(first, second, 10.0)
     assert loss.item() == pytest.approx(expected, rel=1e-5)  # float32 against float64
+
+
+def test_pairs_of_one_concept_are_no_negatives():
+    """UniCL (arXiv:2204.03610, eq. 2-4): minus the mean log-probability of all that are right."""
+    generator = torch.Generator().manual_seed(0)
+    first, second = F.normalize(torch.randn(2, 6, 4, generator=generator), dim=-1)
+    concept = [3, 0, 3, 1, 3, 0]
+    rows = [[8 * float(a @ b) for b in second.double()] for a in first.double()]
+    total = 0.0
+    for logits in (rows, [list(column) for column in zip(*rows, strict=True)]):
+        for i, row in enumerate(logits):
+            floor = math.log(sum(math.exp(x) for x in row))
+            right = [row[j] - floor for j in range(6) if concept[j] == concept[i]]
+            total -= sum(right) / len(right) / 12
+    found = contrastive_loss(first, second, torch.tensor(8.0), torch.tensor(concept))
+    assert found.item() == pytest.approx(total, rel=1e-5)  # float32 against float64
+
+
+def test_concepts_that_all_differ_change_nothing():
+    generator = torch.Generator().manual_seed(0)
+    first, second = F.normalize(torch.randn(2, 6, 4, generator=generator), dim=-1)
+    expected = contrastive_loss(first, second, torch.tensor(8.0))
+    found = contrastive_loss(first, second, torch.tensor(8.0), torch.arange(6))
+    torch.testing.assert_close(found, expected)
+    assert partners(2, torch.tensor([1, 1])).tolist() == [[0.5, 0.5], [0.5, 0.5]]

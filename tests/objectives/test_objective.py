@@ -24,7 +24,7 @@ def test_terms_are_weighted():
     a, b, c, d = F.normalize(torch.randn(4, 6, 5, generator=generator), dim=-1)
     ours, theirs = torch.tensor(3.0), torch.tensor(4.0)
     objective = Objective(contrastive=0.5, affinity=2.0, feature=3.0, interactive=4.0)
-    found = objective((a, b), ours, (c, d), theirs)
+    found = objective.terms((a, b), ours, (c, d), theirs)
     expected = {
         "contrastive": 0.5 * contrastive_loss(a, b, ours),
         "affinity": 2.0 * affinity_loss((a, b), (c, d), ours, theirs),
@@ -39,11 +39,11 @@ def test_a_term_of_weight_zero_is_absent(name: str):
     pair, scale = (torch.eye(3), torch.eye(3)), torch.tensor(1.0)
     objective = Objective(**({"contrastive": 0.0} | {name: 1.0}))
     assert objective.needs_teacher == (name != "contrastive")
-    assert list(objective(pair, scale, pair, scale)) == [name]
+    assert list(objective.terms(pair, scale, pair, scale)) == [name]
 
 
 def test_without_distillation_no_teacher_is_asked_for():
-    found = Objective()((torch.eye(2), torch.eye(2)), torch.tensor(1.0))
+    found = Objective().terms((torch.eye(2), torch.eye(2)), torch.tensor(1.0))
     assert list(found) == ["contrastive"]
 
 
@@ -96,7 +96,7 @@ def test_clip_kd_as_published() -> None:
     icl = (contrast(v, s_teacher) + contrast(s, v_teacher)) / 2
     fd = F.mse_loss(v, v_teacher) + F.mse_loss(s, s_teacher)
     expected = clip + crd + icl + 2000 * fd
-    terms = configured("clip_kd")(
+    terms = configured("clip_kd").terms(
         (v, s), torch.tensor(1 / tau), (v_teacher, s_teacher), torch.tensor(1 / tau_teacher)
     )
     assert float(sum(terms.values())) == pytest.approx(float(expected), rel=1e-5)  # float32
@@ -114,7 +114,7 @@ def test_tinyclip_as_published() -> None:
         for our_row, their_row in zip(scale * ours, scale * theirs, strict=True):
             q, p = our_row.exp() / our_row.exp().sum(), their_row.exp() / their_row.exp().sum()
             total = total - (p * q.log()).sum() + (p * p.log()).sum()
-    terms = configured("tinyclip")(
+    terms = configured("tinyclip").terms(
         (v, s), torch.tensor(scale), (v_teacher, s_teacher), torch.tensor(scale)
     )
     assert list(terms) == ["affinity"]

@@ -1,0 +1,49 @@
+"""The contract of what a fine-tune minimises."""
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from torch import Tensor
+
+from mmcompress.backbones.base import Backbone
+
+Gather = Callable[[Tensor], Tensor]
+"""Rows of this process (B, …) → those of all processes (world · B, …), gradients included."""
+
+
+def alone(rows: Tensor) -> Tensor:
+    """The `Gather` of a single process."""
+    return rows
+
+
+class Loss(Protocol):
+    """Constructor arguments are its config.
+
+    Attributes:
+        needs_teacher: whether a call needs the dense model.
+    """
+
+    @property
+    def needs_teacher(self) -> bool: ...
+
+    def __call__(
+        self,
+        student: Backbone,
+        batch: Mapping[str, Tensor],
+        *,
+        teacher: Backbone | None = None,
+        gather: Gather = alone,
+    ) -> dict[str, Tensor]:
+        """The weighted terms by name; the loss is their sum.
+
+        Args:
+            batch: of `PairData`, modality → inputs and what else there is.
+        Raises:
+            ValueError: backbone or data have not what it needs.
+        """
+
+    def outputs(self, student: Backbone, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What `metrics` needs of a batch of `val`, one row per item."""
+
+    def metrics(self, outputs: Mapping[str, Tensor]) -> dict[str, float]:
+        """Scores of the whole of `val`, from all rows in order."""
