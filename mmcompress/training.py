@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from mmcompress.backbones.base import Backbone
 from mmcompress.compression.recipe import Plan, Recipe
+from mmcompress.data.base import PairData
 from mmcompress.memory import keep_freed_memory
 from mmcompress.objectives.base import Loss
 
@@ -129,6 +130,30 @@ class CompressionModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["plan"] = self.recipe.plan
+
+
+def trained(
+    model: Backbone,
+    data: PairData,
+    objective: Loss,
+    optimizer: Callable[[list[dict[str, Any]]], Optimizer],
+    trainer: pl.Trainer,
+    *,
+    warmup_ratio: float = 0.1,
+) -> Backbone:
+    """A dense model that is trained before it is compressed: `backbone=trained`.
+
+    Args:
+        model: trained in place.
+        data, objective, optimizer, warmup_ratio: as in `CompressionModule`; without a teacher.
+        trainer: says for how long.
+    """
+    data.attach(model)
+    module = CompressionModule(
+        model, Recipe(), objective, optimizer=optimizer, warmup_ratio=warmup_ratio
+    )
+    trainer.fit(module, data)
+    return model.eval().cpu()
 
 
 def plan_in(checkpoint: str | Path) -> Plan:

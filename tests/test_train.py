@@ -103,6 +103,16 @@ def test_data_with_labels_alone(
     assert "text left out" in capsys.readouterr().out
 
 
+def test_a_classifier_is_trained_and_then_quantised(run_train, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run_train("experiment=dense_int8", "logger=none", f"run_dir={run}")
+    record = json.loads((run / "run.json").read_text())
+    dense, compressed = (record["metrics"][k]["accuracy/acc@1"] for k in ("dense", "compressed"))
+    assert dense > 0.85
+    assert compressed > dense - 0.02
+    assert record["size"]["compression_ratio"] > 3.9
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

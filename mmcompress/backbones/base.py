@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from mmcompress.backbones.anatomy import attention_of, find_stacks, heads_of, mlp_of
+from mmcompress.objectives.contrastive import contrastive_loss
 
 WEIGHTS = ("linear", "embedding", "conv", "grouped_conv", "matrix")
 """Granularities of weights."""
@@ -71,7 +72,7 @@ class Target:
 
 
 class Backbone(nn.Module, ABC):
-    """A multimodal encoder around a library's model.
+    """A multimodal model around a library's.
 
     A subclass sets the class attributes and implements `encode_*`, `preprocess`, `tokenize`,
     `spec`, `from_spec`; `targets` and the rest follow from them.
@@ -115,6 +116,23 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def logit_scale(self) -> Tensor:
         """The factor on cosine similarities, already exponentiated: a scalar."""
+
+    def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """What the model is trained to minimise, a scalar; its gradients say what weights matter.
+
+        Of two towers the contrastive loss.
+
+        Args:
+            batch: of `PairData`.
+        """
+        if len(self.modalities) != 2:
+            raise ValueError(
+                f"this needs a loss on pairs of two modalities and {type(self).__name__} has "
+                f"{', '.join(self.modalities)} alone: choose a recipe that looks at weights or "
+                "activations"
+            )
+        first, second = (self.encode(m, batch[m]) for m in self.modalities)
+        return contrastive_loss(first, second, self.logit_scale.detach(), batch.get("concept"))
 
     def preprocess(self, image: Any) -> Tensor:
         """PIL image or uint8 tensor (…, 3, H, W) → the encoder's input (…, 3, S, S), float32."""

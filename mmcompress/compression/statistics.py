@@ -151,17 +151,14 @@ def collect_inputs(
 def collect_gradients(
     backbone: Backbone, batches: Sequence[Batch], targets: Sequence[Target]
 ) -> dict[str, GradientStatistic]:
-    """Gradients of the contrastive loss at all targets (at the original of a parametrised one)."""
-    _check_pair(backbone)
+    """Gradients of the loss at all targets (at the original of a parametrised one)."""
     weights = {t.name: _trainable(backbone, t) for t in targets}
     sums = {
         n: GradientStatistic(torch.zeros_like(w), torch.zeros_like(w)) for n, w in weights.items()
     }
     with _only_these_train(backbone, weights.values()):
         for batch in track(batches, description="gradients", transient=True):
-            first, second = backbone.modalities
-            pair = backbone.encode(first, batch[first]), backbone.encode(second, batch[second])
-            loss = contrastive_loss(*pair, backbone.logit_scale.detach(), batch.get("concept"))
+            loss = backbone.loss(batch)
             gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
             for name, gradient in zip(weights, gradients, strict=True):
                 if gradient is not None:
@@ -174,7 +171,7 @@ def collect_gradients(
 def collect_loss_changes(
     backbone: Backbone, batches: Sequence[Batch], targets: Sequence[Target], *, seed: int = 0
 ) -> dict[str, float]:
-    """How much the contrastive loss moves when one weight is perturbed.
+    """How much the loss moves when one weight is perturbed.
 
     The zeroth-order importance of "ECoFLaP", Sung et al. 2024, arXiv:2310.02998, section 3.2: no
     gradient is stored. Only the tower that the weight lies in is run again.
@@ -185,10 +182,8 @@ def collect_loss_changes(
     Returns:
         By target name, the mean over batches of |L(W + ε z) − L(W − ε z)| / 2ε.
     """
-    _check_pair(backbone)
     batches = _first_pairs(batches, PERTURBED_PAIRS)
-    scale = backbone.logit_scale
-    dense = {m: [backbone.encode(m, b[m]) for b in batches] for m in backbone.modalities}
+    losses_after = _contrast(backbone, batches)
     generator = torch.Generator().manual_seed(seed)
     changes: dict[str, float] = {}
     for target in track(targets, description="perturb weights", transient=True):
@@ -198,18 +193,7 @@ def collect_loss_changes(
         losses = []
         for sign in (1, -1):
             weight.copy_(before + sign * PERTURBATION * noise)
-            towers = [
-                [backbone.encode(m, b[m]) for b in batches]
-                if target.modality in (m, "shared")
-                else dense[m]
-                for m in backbone.modalities
-            ]
-            losses.append(
-                [
-                    contrastive_loss(a, b, scale, batch.get("concept"))
-                    for a, b, batch in zip(*towers, batches, strict=True)
-                ]
-            )
+            losses.append(losses_after(target))
         weight.copy_(before)
         moved = [(up - down).abs() for up, down in zip(*losses, strict=True)]
         changes[target.name] = float(torch.stack(moved).mean()) / (2 * PERTURBATION)
@@ -226,12 +210,26 @@ def _first_pairs(batches: Sequence[Batch], pairs: int) -> list[Batch]:
     return found
 
 
-def _check_pair(backbone: Backbone) -> None:
-    if len(backbone.modalities) != 2:
-        raise ValueError(
-            f"the contrastive loss needs two modalities and {type(backbone).__name__} has "
-            f"{', '.join(backbone.modalities)}: choose a method that needs inputs only"
-        )
+def _contrast(backbone: Backbone, batches: Sequence[Batch]) -> Callable[[Target], list[Tensor]]:
+    """Which tower moved → the loss of each batch, without running the other towers again."""
+    if type(backbone).loss is not Backbone.loss:  # not one of embeddings
+        return lambda target: [backbone.loss(batch) for batch in batches]
+    scale = backbone.logit_scale
+    dense = {m: [backbone.encode(m, b[m]) for b in batches] for m in backbone.modalities}
+
+    def losses(target: Target) -> list[Tensor]:
+        towers = [
+            [backbone.encode(m, b[m]) for b in batches]
+            if target.modality in (m, "shared")
+            else dense[m]
+            for m in backbone.modalities
+        ]
+        return [
+            contrastive_loss(a, b, scale, batch.get("concept"))
+            for a, b, batch in zip(*towers, batches, strict=True)
+        ]
+
+    return losses
 
 
 def _trainable(backbone: Backbone, target: Target) -> nn.Parameter:

@@ -123,7 +123,8 @@ def _embed(
     if len(backbone.modalities) != 2:
         raise ValueError(
             f"this objective needs pairs of two modalities and {type(backbone).__name__} has "
-            f"{', '.join(backbone.modalities)} alone: set trainer=post_training"
+            f"{', '.join(backbone.modalities)} alone: set trainer=post_training, "
+            "or objective=cross_entropy for a classifier"
         )
     first, second = backbone.modalities
     pair = backbone.encode(first, batch[first]), backbone.encode(second, batch[second])

@@ -1,0 +1,84 @@
+"""A fully connected classifier of grey images, without a second tower."""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.transforms import v2
+from typing_extensions import Self
+
+from mmcompress.backbones.base import Backbone
+
+
+class MLP(Backbone):
+    """Pixels → hidden layers with ReLU → one logit per class.
+
+    `encode_image` gives the logits, so that `encode` gives them normalised, in the same order.
+
+    Args:
+        size: height and width of the images, in pixels.
+        hidden: widths of the hidden layers.
+        classes: how many.
+    """
+
+    adapter = "mlp"
+    modalities = ("image",)
+    roles = (
+        (r"hidden\.\d+\.weight", "image", "mlp.up"),
+        (r"head\.weight", "image", "proj"),
+    )
+    tower_prefixes: ClassVar[Sequence[tuple[str, str]]] = [("", "image")]
+
+    def __init__(
+        self, *, size: int = 28, hidden: Sequence[int] = (128,), classes: int = 10
+    ) -> None:
+        if min(size, classes, *hidden) < 1:
+            raise ValueError(
+                f"backbone.size={size}, hidden={list(hidden)}, classes={classes}: all must be at "
+                "least 1"
+            )
+        widths = [size * size, *hidden]
+        layers = [nn.Linear(a, b) for a, b in pairwise(widths)]
+        head = nn.Linear(widths[-1], classes)
+        super().__init__(nn.ModuleDict({"hidden": nn.ModuleList(layers), "head": head}))
+        self._spec = {"size": size, "hidden": list(hidden), "classes": classes}
+        self._transform = v2.Compose(
+            [
+                v2.ToImage(),
+                v2.Grayscale(),
+                v2.Resize((size, size), antialias=True),
+                v2.ToDtype(torch.float32, scale=True),
+            ]
+        )
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """Logits (B, classes) of pixels (B, 1, size, size)."""
+        x = pixels.flatten(1)
+        for layer in self.model["hidden"]:  # type: ignore[index]
+            x = layer(x).relu()
+        return self.model["head"](x)  # type: ignore[index]
+
+    def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
+        return F.cross_entropy(self.encode_image(batch["image"]), batch["label"])
+
+    @property
+    def logit_scale(self) -> Tensor:
+        return torch.ones(())
+
+    def preprocess(self, image: Any) -> Tensor:
+        return self._transform(image).as_subclass(torch.Tensor)
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        raise ValueError("MLP has no text tower: set evaluation=accuracy")
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        return self._spec
+
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any], assets: Path) -> Self:
+        return cls(**spec)

@@ -1,0 +1,76 @@
+"""The loss of a classifier with a fixed list of classes."""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmcompress.backbones.base import Backbone
+from mmcompress.objectives.base import Gather, alone
+
+
+class CrossEntropy:
+    """Cross entropy of the labels, plus that of the dense model's softened classes.
+
+    "Distilling the Knowledge in a Neural Network", Hinton et al. 2015, arXiv:1503.02531, section 2.
+
+    Args:
+        distillation: weight of the Kullback-Leibler divergence from the teacher.
+        temperature: that both are softened with; the term is multiplied by its square.
+    """
+
+    def __init__(self, *, distillation: float = 0.0, temperature: float = 2.0) -> None:
+        if distillation < 0 or temperature <= 0:
+            raise ValueError(
+                f"objective.distillation={distillation} must not be negative and "
+                f"objective.temperature={temperature} must be positive"
+            )
+        self.distillation, self.temperature = distillation, temperature
+
+    @property
+    def needs_teacher(self) -> bool:
+        return self.distillation > 0
+
+    def __call__(
+        self,
+        student: Backbone,
+        batch: Mapping[str, Tensor],
+        *,
+        teacher: Backbone | None = None,
+        gather: Gather = alone,
+    ) -> dict[str, Tensor]:
+        """See `Loss`."""
+        logits = _logits(student, batch)
+        terms = {"cross_entropy": F.cross_entropy(logits, batch["label"])}
+        if self.needs_teacher:
+            assert teacher is not None
+            with torch.no_grad():
+                theirs = _logits(teacher, batch)
+            divergence = F.kl_div(
+                (logits / self.temperature).log_softmax(dim=1),
+                (theirs / self.temperature).log_softmax(dim=1),
+                log_target=True,
+                reduction="batchmean",
+            )
+            terms["distillation"] = self.distillation * self.temperature**2 * divergence
+        return terms
+
+    def outputs(self, student: Backbone, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """See `Loss`."""
+        return {"hit": _logits(student, batch).argmax(dim=1) == batch["label"]}
+
+    def metrics(self, outputs: Mapping[str, Tensor]) -> dict[str, float]:
+        """`acc@1`."""
+        return {"acc@1": outputs["hit"].double().mean().item()}
+
+
+def _logits(backbone: Backbone, batch: Mapping[str, Tensor]) -> Tensor:
+    """(B, classes)."""
+    if len(backbone.modalities) != 1 or "label" not in batch:
+        raise ValueError(
+            "objective=cross_entropy needs a classifier and data with labels: choose "
+            "objective=contrastive, or another backbone or data"
+        )
+    (modality,) = backbone.modalities
+    return getattr(backbone, f"encode_{modality}")(batch[modality])
