@@ -1,4 +1,4 @@
-"""The command `mmcompress`: train, inspect, evaluate."""
+"""The command `mmcompress`: train, inspect, evaluate, export."""
 
 import argparse
 import json
@@ -12,6 +12,7 @@ from typing import Any
 from hydra.utils import instantiate
 
 from mmcompress.artifact.artifact import Artifact
+from mmcompress.artifact.export import LOADED_BY, export
 from mmcompress.configuration import composed
 from mmcompress.errors import in_one_sentence
 from mmcompress.evaluation.evaluate import evaluate
@@ -37,6 +38,12 @@ def main() -> None:
     scoring = commands.add_parser("evaluate", help="score an artifact in this process")
     scoring.add_argument("artifact", type=Path)
     scoring.add_argument("overrides", nargs="*", help="such as data=openmoji evaluation.split=val")
+    exporting = commands.add_parser(
+        "export", help="write an artifact as a dense checkpoint of the library it comes from"
+    )
+    exporting.add_argument("artifact", type=Path)
+    exporting.add_argument("--to", required=True, choices=LOADED_BY)
+    exporting.add_argument("--out", type=Path, help="folder to create; ARTIFACT_<to> by default")
     for command in (inspecting, scoring):
         command.add_argument("--config-dir", type=Path, help="folder with configs of your own")
     scoring.add_argument("--json", action="store_true", help="print full precision as JSON")
@@ -50,6 +57,11 @@ def main() -> None:
     args, more = parser.parse_known_args()
     if any(word.startswith("-") for word in more):
         parser.error(f"unrecognized arguments: {' '.join(more)}")
+    if args.command == "export":
+        if more:
+            parser.error(f"unrecognized arguments: {' '.join(more)}")
+        write_back(args.artifact, args.to, args.out)
+        return
     overrides = [*args.overrides, *more]
     if args.config_dir is not None:
         overrides.append(f"hydra.searchpath=[file://{args.config_dir.resolve()}]")
@@ -65,6 +77,14 @@ def inspect(folder: Path, overrides: list[str]) -> None:
     """Print the ledger of an artifact."""
     artifact = Artifact.read(folder, skeleton=_own_model(overrides))
     print_ledger(artifact.ledger())
+
+
+@in_one_sentence
+def write_back(folder: Path, library: str, out: Path | None) -> None:
+    """Write the dense checkpoint and say what loads it."""
+    out = out or folder.with_name(f"{folder.name}_{library}")
+    export(Artifact.load(folder), library, out)
+    print(f"{out}: read it with {LOADED_BY[library].format(out)}")
 
 
 @in_one_sentence

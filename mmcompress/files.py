@@ -2,8 +2,11 @@
 
 import json
 import os
+import secrets
+import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,6 +24,45 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def folder_atomically(folder: Path) -> Iterator[Path]:
+    """A folder to fill beside `folder`, which then appears in one rename, complete.
+
+    When anything fails before, nothing is left.
+
+    Raises:
+        ValueError: `folder` exists.
+    """
+    check_new(folder)
+    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                _flush(file)
+        check_new(folder)
+        temporary.rename(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def check_new(folder: Path) -> None:
+    """Refuse to write over what is there.
+
+    Raises:
+        ValueError: `folder` exists.
+    """
+    if folder.exists() or folder.is_symlink():
+        raise ValueError(f"{folder} already exists: remove it, or choose another place")
+
+
+def _flush(file: Path) -> None:
+    with file.open("rb") as handle:
+        os.fsync(handle.fileno())
 
 
 def _umask() -> int:

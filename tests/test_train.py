@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from transformers import CLIPModel
 
 from mmcompress.artifact.artifact import Artifact
 from mmcompress.locations import shipped
@@ -68,6 +70,14 @@ def test_the_whole_line(run_train, tmp_path: Path, capsys: pytest.CaptureFixture
     ledger = command("inspect", run / "artifact")
     assert f"{artifact.bytes:,}" in ledger
     assert "position" in ledger
+
+    # The library alone reads what is written back; low-rank layers are multiplied out.
+    assert "transformers" in command("export", run / "artifact", "--to", "hf")
+    exported = CLIPModel.from_pretrained(run / "artifact_hf").eval()
+    ids = artifact.backbone.tokenize(["a red heart"])
+    with torch.no_grad():
+        found = exported.get_text_features(input_ids=ids).pooler_output
+        torch.testing.assert_close(found, artifact.backbone.encode_text(ids), rtol=1e-3, atol=1e-4)
 
 
 def test_post_training_takes_no_step(run_train, tmp_path: Path) -> None:

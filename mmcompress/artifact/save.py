@@ -1,8 +1,5 @@
 """Writing an artifact: both files and the assets, or nothing."""
 
-import os
-import secrets
-import shutil
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -28,6 +25,7 @@ from mmcompress.artifact.manifest import (
 )
 from mmcompress.artifact.table import Rows, add_row
 from mmcompress.backbones.base import Backbone
+from mmcompress.files import check_new, folder_atomically
 
 LIBRARIES = (
     *["mmcompress", "torch", "safetensors", "zstandard", "constriction"],
@@ -51,7 +49,7 @@ def write_artifact(
 
     The folder appears in one rename, complete. When anything fails before, nothing is left.
     """
-    check_target(folder)
+    check_new(folder)
     for name, module in backbone.model.named_modules():
         assert not parametrize.is_parametrized(module), f"{name} is not baked"
     state = backbone.model.state_dict(keep_vars=True)
@@ -67,9 +65,7 @@ def write_artifact(
     if payloads:
         tensors[PAYLOADS] = torch.cat([_as_bytes(payload) for payload in payloads])
 
-    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
-    temporary.mkdir(parents=True)
-    try:
+    with folder_atomically(folder) as temporary:
         save_file(tensors, temporary / TENSORS_FILE)
         names = sorted(backbone.save_assets(temporary))
         manifest = {
@@ -98,24 +94,7 @@ def write_artifact(
         }
         data = sign(manifest)
         (temporary / MANIFEST_FILE).write_bytes(data)
-        for file in temporary.iterdir():
-            _flush(file)
-        check_target(folder)
-        temporary.rename(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     return parse(data, folder / MANIFEST_FILE)
-
-
-def check_target(folder: Path) -> None:
-    """Refuse to write over what is there.
-
-    Raises:
-        ValueError: `folder` exists.
-    """
-    if folder.exists() or folder.is_symlink():
-        raise ValueError(f"{folder} already exists: remove it, or save the artifact elsewhere")
 
 
 def _encode_all(
@@ -187,8 +166,3 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _flush(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

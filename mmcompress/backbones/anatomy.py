@@ -6,6 +6,7 @@ more row in a table here.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from torch import nn
 
@@ -91,8 +92,13 @@ def mlp_of(block: nn.Module) -> tuple[str, nn.Module]:
 def find_stacks(model: nn.Module) -> Iterator[tuple[str, Stack]]:
     """Every list of transformer blocks: path and module, in module order."""
     for path, module in model.named_modules():
-        if isinstance(module, Stack) and len(module) and all(map(_is_block, module)):
+        if is_stack(module):
             yield path, module
+
+
+def is_stack(module: nn.Module) -> TypeGuard[Stack]:
+    """Whether a module is a list of transformer blocks; an MLP may be a list too, of layers."""
+    return isinstance(module, Stack) and len(module) > 0 and all(map(_is_block, module))
 
 
 def _is_block(module: nn.Module) -> bool:

@@ -13,6 +13,7 @@ from open_clip.transformer import Attention as OpenClipAttention
 from torch import Tensor, nn
 
 from mmcompress.backbones.fused import linear
+from mmcompress.backbones.native import native_state
 
 
 class _Projections(nn.Module):
@@ -26,6 +27,22 @@ class _Projections(nn.Module):
         self.heads = heads
         self.scale: float | None = None
         """Of the scores; 1/√(dimensions of a head) when None."""
+
+    @property
+    def _inputs(self) -> dict[str, nn.Module]:
+        return {"q_proj": self.q_proj, "k_proj": self.k_proj, "v_proj": self.v_proj}
+
+    def native_state(self, path: str) -> dict[str, Tensor]:
+        """One matrix for q, k and v, or three where they read different widths."""
+        out = native_state(self.out_proj, f"{path}.out_proj")
+        states = {name: native_state(layer, name) for name, layer in self._inputs.items()}
+        weights = [states[name][f"{name}.weight"] for name in states]
+        biases = [state[key] for state in states.values() for key in state if "bias" in key]
+        found = {f"{path}.in_proj_bias": torch.cat(biases)} if biases else {}
+        if len({weight.shape[1] for weight in weights}) == 1:
+            return out | found | {f"{path}.in_proj_weight": torch.cat(weights)}
+        separate = zip(states, weights, strict=True)
+        return out | found | {f"{path}.{name}_weight": weight for name, weight in separate}
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # B H T D/H
@@ -114,6 +131,15 @@ class ExplicitSelfAttention(_Projections):
             mixed = mixed * self.head_scale
         return self.out_drop(self.out_proj(self.ln_inner(self._merge(mixed))))
 
+    def native_state(self, path: str) -> dict[str, Tensor]:
+        """The projections as in `nn.MultiheadAttention`, norms and head scales beside them."""
+        found = super().native_state(path)
+        for name in ("ln_q", "ln_k", "ln_inner"):
+            found |= native_state(getattr(self, name), f"{path}.{name}")
+        if self.head_scale is not None:
+            found[f"{path}.head_scale"] = self.head_scale.detach()
+        return found
+
 
 class ExplicitAttentionPool(ExplicitAttention):
     """Called like open_clip's `AttentionPool2d`: the mean of all positions attends to them.
@@ -134,6 +160,13 @@ class ExplicitAttentionPool(ExplicitAttention):
         x = x + self.positional_embedding.to(x.dtype)
         pooled, _ = super().forward(x[:, :1], x, x)
         return pooled[:, 0]
+
+    def native_state(self, path: str) -> dict[str, Tensor]:
+        """The layers under open_clip's names."""
+        found = {f"{path}.positional_embedding": self.positional_embedding.detach()}
+        for name, layer in {**self._inputs, "c_proj": self.out_proj}.items():
+            found |= native_state(layer, f"{path}.{name}")
+        return found
 
 
 def split_attention(model: nn.Module) -> None:

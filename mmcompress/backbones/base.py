@@ -81,6 +81,9 @@ class Backbone(nn.Module, ABC):
     adapter: ClassVar[str]
     """Stem of the file in `mmcompress/backbones/` that defines the class; artifacts store it."""
 
+    library: ClassVar[str] = ""
+    """Where the model comes from, as `mmcompress export --to` calls it: `open_clip` or `hf`."""
+
     modalities: tuple[str, ...] = ("image", "text")
 
     roles: Sequence[Row]
@@ -174,6 +177,14 @@ class Backbone(nn.Module, ABC):
     def save_assets(self, folder: Path) -> list[str]:
         """Write what is neither weight nor config (the tokenizer); returns the file names."""
         return []
+
+    def write_native(self, folder: Path) -> None:
+        """Write the model, all weights dense, as the library that it comes from stores its own.
+
+        Raises:
+            ValueError: the library has no way to say what this model computes.
+        """
+        raise ValueError(f"a {type(self).__name__} comes from no library that could load it")
 
     def targets(self) -> list[Target]:
         """Every compressible weight in the model as it stands now, in module order.

@@ -7,6 +7,8 @@ together from parts can stand in its place; the outputs are the same up to round
 import torch
 from torch import Tensor, nn
 
+from mmcompress.backbones.native import native_state
+
 PARTS = {"qkv": ("q", "k", "v"), "kv": ("k", "v")}
 """Name of a fused layer → what its output rows are for, in order."""
 
@@ -26,6 +28,16 @@ class SplitLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) → (..., sum of the parts' outputs)."""
         return torch.cat([layer(x) for layer in self.children()], dim=-1)
+
+    def native_state(self, path: str) -> dict[str, Tensor]:
+        """One matrix; biases beside it where k has none."""
+        states = {name: native_state(layer, "") for name, layer in self.named_children()}
+        found = {f"{path}.weight": torch.cat([state["weight"] for state in states.values()])}
+        biases = {name: state["bias"] for name, state in states.items() if "bias" in state}
+        if len(biases) == len(states):
+            return found | {f"{path}.bias": torch.cat(list(biases.values()))}
+        parent = path.rpartition(".")[0]
+        return found | {f"{parent}.{name[0]}_bias": bias for name, bias in biases.items()}
 
 
 def split_fused(model: nn.Module) -> None:

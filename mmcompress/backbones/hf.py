@@ -38,6 +38,9 @@ from mmcompress.backbones.hf_files import (
     preprocessing_of,
     read_preprocessor,
     stay_local,
+    write_image_processor,
+    write_native,
+    write_tokenizer,
 )
 from mmcompress.backbones.images import CLIP_MEAN, CLIP_STD, image_transform
 from mmcompress.backbones.text_encoder import split_blocks
@@ -106,6 +109,7 @@ class HF(Backbone):
     """
 
     adapter = "hf"
+    library = "hf"
     roles: Sequence[Row] = [
         *((pattern, modality, "proj") for modality, _, pattern in _TOWERS),
         *(
@@ -219,6 +223,15 @@ class HF(Backbone):
         tokenizer = Tokenizer.from_file(str(assets / TOKENIZER_FILE))
         rest = {key: value for key, value in spec.items() if key != "config"}
         return cls(kind_of(config).model(config), tokenizer, **rest)
+
+    def write_native(self, folder: Path) -> None:
+        write_native(self, folder)
+        write_tokenizer(self.tokenizer, self._pad_id, folder)
+        if "image" in self.modalities:
+            size = _image_size(self.model.config.vision_config)
+            write_image_processor(size, self.preprocessing, folder)
+        else:
+            self._extractor.save_pretrained(folder)
 
     def save_assets(self, folder: Path) -> list[str]:
         self.tokenizer.save(str(folder / TOKENIZER_FILE))

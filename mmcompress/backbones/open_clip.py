@@ -16,6 +16,7 @@ from mmcompress.backbones.attention import split_attention
 from mmcompress.backbones.base import Backbone, Row
 from mmcompress.backbones.fused import split_fused
 from mmcompress.backbones.images import CLIP_MEAN, CLIP_STD, image_transform
+from mmcompress.backbones.native import fill, native_state, tower_sizes
 from mmcompress.backbones.open_clip_build import (
     Model,
     Tokenizer,
@@ -30,6 +31,7 @@ from mmcompress.backbones.open_clip_hub import (
     load_weights,
     preprocessing_of,
     read_config,
+    save_weights,
 )
 from mmcompress.backbones.text_encoder import split_blocks
 
@@ -101,6 +103,7 @@ class OpenClip(Backbone):
     """
 
     adapter = "open_clip"
+    library = "open_clip"
     # In the plain CLIP class the text tower lies at the root, elsewhere under `text.`.
     roles: Sequence[Row] = [
         *_rows(r"visual\.", "image", [*_OWN, *_RESNET_POOL, *_IMAGE]),
@@ -235,6 +238,21 @@ class OpenClip(Backbone):
         tokenizer = build_tokenizer(name, config, source)
         rest = {key: value for key, value in spec.items() if key != "text_config"}
         return cls(build_model(name, config, spec.get("text_config")), tokenizer=tokenizer, **rest)
+
+    def write_native(self, folder: Path) -> None:
+        """A folder that open_clip loads as `local-dir:…`."""
+        config = copy.deepcopy(self.config)
+        for key, modality in (("vision_cfg", "image"), ("text_cfg", "text")):
+            tower, sizes = config[key], tower_sizes(self, modality)
+            if "width" not in tower or not isinstance(tower.get("layers"), int) or sizes is None:
+                continue  # a tower of timm or transformers, or a ResNet
+            tower["layers"] = sizes.blocks
+            if sizes.mlp != int(tower["width"] * tower.get("mlp_ratio", 4.0)):
+                tower["mlp_ratio"] = (sizes.mlp + 0.5) / tower["width"]  # it is rounded down
+        model = build_model(self.name, config, self.spec["text_config"])
+        fill(model, native_state(self.model), "open_clip")
+        save_weights(model, config, self.preprocessing, folder)
+        self.save_assets(folder)
 
     def save_assets(self, folder: Path) -> list[str]:
         if not isinstance(self._tokenizer, HFTokenizer):

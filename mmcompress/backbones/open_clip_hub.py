@@ -8,10 +8,13 @@ from typing import Any
 
 import open_clip
 from huggingface_hub import hf_hub_download
+from safetensors.torch import save_file
 from torch import nn
 
 from mmcompress.backbones.hub import hub_reachable
+from mmcompress.files import write_json
 
+CONFIG_FILE = "open_clip_config.json"
 WEIGHT_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
@@ -54,7 +57,7 @@ def read_config(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
             )
         return config, {}
     try:
-        stored = json.loads((Path(local) / "open_clip_config.json").read_text("utf-8"))
+        stored = json.loads((Path(local) / CONFIG_FILE).read_text("utf-8"))
         config = stored["model_cfg"]
         towers = {key: dict(config[key]) for key in ("vision_cfg", "text_cfg")}
         return config | towers, preprocessing_of(stored.get("preprocess_cfg", {}))
@@ -103,6 +106,15 @@ def load_weights(model: nn.Module, name: str, weights: Path) -> None:
             f"backbone.pretrained={str(weights)!r} does not hold the weights of {name} "
             f"({type(error).__name__}: {reason})"
         ) from error
+
+
+def save_weights(
+    model: nn.Module, config: dict[str, Any], preprocessing: dict[str, Any], folder: Path
+) -> None:
+    """Write what open_clip reads from `local-dir:FOLDER` and from a repository of the model hub."""
+    state = {key: tensor.contiguous() for key, tensor in model.state_dict().items()}
+    save_file(state, folder / WEIGHT_FILES[0])
+    write_json(folder / CONFIG_FILE, {"model_cfg": config, "preprocess_cfg": preprocessing})
 
 
 def _download(name: str, tag: str, place: str) -> Path:

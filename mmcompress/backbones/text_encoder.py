@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mmcompress.backbones.attention import ExplicitAttention
+from mmcompress.backbones.native import native_state
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ class PostNormBlock(nn.Module):
 
     def __init__(self, source: nn.Module, layout: Layout, *, heads: int) -> None:
         super().__init__()
+        self.layout = layout
         part = source.get_submodule
         self.self_attn = ExplicitAttention(
             q=part(layout.q),  # type: ignore[arg-type]
@@ -127,6 +129,24 @@ class PostNormBlock(nn.Module):
         mixed, _ = self.self_attn(hidden, hidden, hidden, attn_mask=attention_mask)
         hidden = self.attention_norm(hidden + mixed)
         return self.mlp_norm(hidden + self.mlp(hidden))
+
+    def native_state(self, path: str) -> dict[str, Tensor]:
+        """The layers where the library's block has them."""
+        layout, attention, mlp = self.layout, self.self_attn, self.mlp
+        places = {
+            layout.q: attention.q_proj,
+            layout.k: attention.k_proj,
+            layout.v: attention.v_proj,
+            layout.out: attention.out_proj,
+            layout.attention_norm: self.attention_norm,
+            layout.up: mlp.fc1,
+            layout.down: mlp.fc2,
+            layout.mlp_norm: self.mlp_norm,
+        }
+        found: dict[str, Tensor] = {}
+        for place, layer in places.items():
+            found |= native_state(layer, f"{path}.{place}")
+        return found
 
 
 def split_blocks(model: nn.Module) -> None:
@@ -193,3 +213,11 @@ class TextEncoder(nn.Module):
         for layer in self.layers:
             hidden = layer(hidden, valid[:, None, None, :])
         return hidden
+
+    def native_state(self, path: str) -> dict[str, Tensor]:
+        """The library's own model, without pooler."""
+        blocks = LAYOUTS[self.config.model_type].blocks
+        found = native_state(self.embeddings, "embeddings")
+        for index, layer in enumerate(self.layers):
+            found |= native_state(layer, f"{blocks}.{index}")
+        return found

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from mmcompress.backbones.anatomy import ATTENTIONS, MLPS, Stack
+from mmcompress.backbones.anatomy import ATTENTIONS, MLPS, is_stack
 from mmcompress.backbones.base import Backbone, Target
 from mmcompress.compression.base import LEFT_DENSE, Compressor, Decision
 from mmcompress.compression.hessian import damp
@@ -136,7 +136,7 @@ class Structured(Compressor):
             check_attention(module)
         if target.granularity == "mlp":
             check_mlp(module)
-        if isinstance(module, Stack):
+        if is_stack(module):
             for path in check_stack(target.module, module):
                 check_unshared(path, backbone.model)
         else:
@@ -195,7 +195,7 @@ class Structured(Compressor):
     ) -> nn.Module:
         kept = decision["kept"]
         kept = range(kept) if isinstance(kept, int) else kept
-        if isinstance(module, Stack):
+        if is_stack(module):
             return keep_blocks(module, kept)
         if decision.get("of") == "head_dims":
             return keep_head_dims(module, kept)

@@ -91,6 +91,13 @@ class QuantizedInput(nn.Module):
     def bias(self) -> Tensor | None:
         return self.linear.bias
 
+    def native_state(self, path: str) -> dict[str, Tensor]:
+        """No library of dense models rounds what a layer reads."""
+        raise ValueError(
+            f"{path} rounds its inputs while the model runs, which a dense checkpoint cannot "
+            "express: keep the artifact, or compress weights alone"
+        )
+
     def forward(self, x: Tensor) -> Tensor:
         if self.smoothing is not None:
             x = x / self.smoothing
