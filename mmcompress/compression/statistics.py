@@ -122,10 +122,9 @@ def collect_inputs(
             module = backbone.model.get_submodule(target.module)
             handle = module.register_forward_pre_hook(observer.hook(target.name))
             stack.callback(handle.remove)
-        shared = {t.name for t in seen if t.modality == "shared"}
-        behind = shared if backbone.joint else set()
+        behind = {t.name for t in seen if t.modality in backbone.joint}
         wanted = {t.modality for t in seen if t.name not in behind}
-        if shared - behind:  # any tower may run them
+        if "shared" in wanted:  # any tower may run them
             wanted |= set(backbone.modalities)
         for batch in track(batches, description="calibrate", transient=True):
             observer.ignored = behind
@@ -134,7 +133,8 @@ def collect_inputs(
                 backbone.encode(modality, batch[modality])
                 observer.forget()
             if behind:
-                observer.ignored, observer.valid = {t.name for t in seen} - behind, None
+                observer.ignored = {t.name for t in seen} - behind
+                observer.valid = backbone.valid_jointly(batch)
                 backbone.run_jointly(batch)
                 observer.forget()
     for target in seen:

@@ -1,6 +1,6 @@
 """The contract that every evaluator fulfils, and how a split is embedded."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,8 +12,19 @@ from torch.utils.data import DataLoader
 
 from mmcompress.data.base import PairData
 
-Encode = Callable[[str, Tensor], Tensor]
-"""(modality, preprocessed inputs) → embeddings (B, D): L2-normalised, float32, on the CPU."""
+
+class Encode(Protocol):
+    """How evaluators run the model that they score; what it gives is on the CPU."""
+
+    def __call__(self, modality: str, inputs: Tensor, /) -> Tensor:
+        """Embeddings (B, D), L2-normalised, float32."""
+
+    def caption_logits(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Of a generative model what it expects of each token, and the tokens.
+
+        Raises:
+            ValueError: the model is none.
+        """
 
 
 class Evaluator(Protocol):

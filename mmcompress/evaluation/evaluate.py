@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from mmcompress.backbones.base import Backbone
+from mmcompress.backbones.hf_generative import HFGenerative
 from mmcompress.data.base import PairData
-from mmcompress.evaluation.base import Comparison, Encode, Evaluator, check_split, inference
+from mmcompress.evaluation.base import Comparison, Evaluator, check_split, inference
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ def evaluate(
         ValueError: an unknown split, or two evaluators that yield one name.
     """
     check_split(data, split)
-    encode = _encoder(backbone)
+    encode = _Encoder(backbone)
 
     def run(name: str, evaluator: Evaluator | Comparison) -> Iterable[tuple[str, float]]:
         if not isinstance(evaluator, Comparison):
@@ -43,7 +44,7 @@ def evaluate(
         if dense is None:
             log.warning("%s left out: there is no dense model to compare with", name)
             return []
-        return evaluator.compare(encode, _encoder(dense), data, split)
+        return evaluator.compare(encode, _Encoder(dense), data, split)
 
     metrics: dict[str, float] = {}
     # Loaders draw random numbers: without the fork, training after a baseline that was measured
@@ -60,10 +61,21 @@ def evaluate(
     return metrics
 
 
-def _encoder(backbone: Backbone) -> Encode:
-    device = next(backbone.parameters()).device
+class _Encoder:
+    """A backbone on the device where its weights are."""
 
-    def encode(modality: str, inputs: Tensor) -> Tensor:
-        return backbone.encode(modality, inputs.to(device)).float().cpu()
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone, self.device = backbone, next(backbone.parameters()).device
 
-    return encode
+    def __call__(self, modality: str, inputs: Tensor, /) -> Tensor:
+        return self.backbone.encode(modality, inputs.to(self.device)).float().cpu()
+
+    def caption_logits(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        if not isinstance(self.backbone, HFGenerative):
+            raise ValueError(
+                f"perplexity needs a generative model and {type(self.backbone).__name__} is none: "
+                "set evaluation=default"
+            )
+        moved = {key: tensor.to(self.device) for key, tensor in batch.items()}
+        logits, targets = self.backbone.caption_logits(moved)
+        return logits.float().cpu(), targets.cpu()

@@ -47,13 +47,8 @@ class CrossEntropy:
             assert teacher is not None
             with torch.no_grad():
                 theirs = _logits(teacher, batch)
-            divergence = F.kl_div(
-                (logits / self.temperature).log_softmax(dim=1),
-                (theirs / self.temperature).log_softmax(dim=1),
-                log_target=True,
-                reduction="batchmean",
-            )
-            terms["distillation"] = self.distillation * self.temperature**2 * divergence
+            divergence = softened_divergence(logits, theirs, self.temperature)
+            terms["distillation"] = self.distillation * divergence
         return terms
 
     def outputs(self, student: Backbone, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -63,6 +58,21 @@ class CrossEntropy:
     def metrics(self, outputs: Mapping[str, Tensor]) -> dict[str, float]:
         """`acc@1`."""
         return {"acc@1": outputs["hit"].double().mean().item()}
+
+
+def softened_divergence(ours: Tensor, theirs: Tensor, temperature: float) -> Tensor:
+    """Kullback-Leibler divergence of softened classes, times the square of the temperature.
+
+    Args:
+        ours, theirs: logits (N, classes).
+    """
+    divergence = F.kl_div(
+        (ours / temperature).log_softmax(dim=1),
+        (theirs / temperature).log_softmax(dim=1),
+        log_target=True,
+        reduction="batchmean",
+    )
+    return temperature**2 * divergence
 
 
 def _logits(backbone: Backbone, batch: Mapping[str, Tensor]) -> Tensor:

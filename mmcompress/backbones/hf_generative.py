@@ -1,0 +1,234 @@
+"""Generative image-text models of transformers: LLaVA, an image encoder before a language model.
+
+"Visual Instruction Tuning", Liu et al. 2023, arXiv:2304.08485: the features of the image's patches
+pass a small projector and stand in front of the text as if they were tokens.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForImageTextToText, LlavaForConditionalGeneration
+from typing_extensions import Self
+
+from mmcompress.backbones.attention import split_attention
+from mmcompress.backbones.base import Backbone, Row
+from mmcompress.backbones.hf_files import (
+    TOKENIZER_FILE,
+    check_complete,
+    load_tokenizer,
+    not_loadable,
+    preprocessing_of,
+    read_preprocessor,
+    stay_local,
+    write_image_processor,
+    write_native,
+    write_tokenizer,
+)
+from mmcompress.backbones.images import CLIP_MEAN, CLIP_STD, image_transform
+from mmcompress.backbones.text_encoder import mean_pool
+
+IGNORED = -100
+"""Label of a position that no loss is asked for."""
+
+
+class HFGenerative(Backbone):
+    """Adapter for `LlavaForConditionalGeneration` with a language model like Llama's.
+
+    The image comes first, then the caption, whose every token is predicted from all before it. As
+    embeddings (for agreement with the dense model) serve the means over the projected patches and
+    over the language model's last hidden states of a caption alone.
+
+    Args:
+        model: the dense model.
+        tokenizer: maps text to ids; its own special tokens are left out, those of the model's
+            config put in.
+        mean, std, resize_mode, interpolation: of `image_transform`.
+        max_tokens: longer captions are cut.
+    Raises:
+        ValueError: another kind of model, or special tokens that its config does not name.
+    """
+
+    adapter = "hf_generative"
+    library = "hf"
+    joint = ("text",)
+    roles: Sequence[Row] = [
+        *(
+            (rf"{tower}.*{name}\.weight", modality, role)
+            for tower, modality in [
+                (r"model\.vision_tower\.", "image"),
+                (r"model\.language_model\.", "text"),
+            ]
+            for name, role in [
+                (r"q_proj", "attn.q"),
+                (r"k_proj", "attn.k"),
+                (r"v_proj", "attn.v"),
+                (r"(?:out_proj|o_proj)", "attn.out"),
+                (r"mlp\.(?:fc1|up_proj)", "mlp.up"),
+                (r"mlp\.gate_proj", "mlp.gate"),
+                (r"mlp\.(?:fc2|down_proj)", "mlp.down"),
+                (r"embed_tokens", "embed"),
+                (r"position_embedding", "position"),
+                (r"patch_embedding", "patch"),
+            ]
+        ),
+        (r"model\.multi_modal_projector\.linear_[12]\.weight", "image", "proj"),
+        (r"lm_head\.weight", "text", "head"),
+    ]
+    tower_prefixes: ClassVar[Sequence[tuple[str, str]]] = [
+        (r"model\.vision_tower\.|model\.multi_modal_projector\.", "image"),
+        (r"model\.language_model\.|lm_head\.", "text"),
+    ]
+    model: Any
+
+    def __init__(
+        self,
+        model: LlavaForConditionalGeneration,
+        tokenizer: Tokenizer,
+        *,
+        mean: Sequence[float] = CLIP_MEAN,
+        std: Sequence[float] = CLIP_STD,
+        resize_mode: str = "shortest",
+        interpolation: str = "bicubic",
+        max_tokens: int = 64,
+    ) -> None:
+        if not isinstance(model, LlavaForConditionalGeneration):
+            raise ValueError(
+                f"{type(model).__name__} is not supported: give a LlavaForConditionalGeneration"
+            )
+        super().__init__(model)
+        split_attention(model)
+        text: Any = model.config.text_config
+        vision: Any = model.config.vision_config
+        tokens = (text.bos_token_id, text.eos_token_id, text.pad_token_id)
+        if not all(isinstance(token, int) for token in tokens) or len(set(tokens)) < 3:
+            raise ValueError(
+                f"bos_token_id, eos_token_id, pad_token_id of the text_config are {tokens}: set "
+                "each to a token of its own in config.json"
+            )
+        self._first, self._end, self._pad = tokens
+        self._image_token: int = model.config.image_token_id
+        self.max_tokens = max_tokens
+        self.tokenizer = Tokenizer.from_str(tokenizer.to_str())
+        self.tokenizer.no_padding()
+        self.tokenizer.no_truncation()
+        self.preprocessing: dict[str, Any] = {
+            "mean": list(mean),
+            "std": list(std),
+            "resize_mode": resize_mode,
+            "interpolation": interpolation,
+        }
+        self._transform = image_transform(vision.image_size, **self.preprocessing)
+        strategy = model.config.vision_feature_select_strategy
+        self._patches = (vision.image_size // vision.patch_size) ** 2 + (strategy == "full")
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """(B, D): mean over the projected patches."""
+        features = self.model.model.get_image_features(pixel_values=pixels).pooler_output
+        return torch.stack(list(features)).mean(dim=1)
+
+    def encode_text(self, ids: Tensor) -> Tensor:
+        """(B, D): mean over the last hidden states of a caption without an image."""
+        valid = torch.ne(ids, self._pad)
+        found = self.model.model.language_model(input_ids=ids, attention_mask=valid.long())
+        return mean_pool(found.last_hidden_state, valid)
+
+    def caption_logits(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """What the model expects of a caption's tokens, and what they are.
+
+        Args:
+            batch: `image` (B, 3, S, S) and `text` (B, L).
+        Returns:
+            Logits (B, L − 1, V) for each token but the first, and the tokens (B, L − 1) int64,
+            `IGNORED` where padding stands.
+        """
+        ids = batch["text"]
+        joined, valid = self._joined(ids)
+        found = self.model(
+            input_ids=joined, pixel_values=batch["image"], attention_mask=valid.long()
+        )
+        # The last patch predicts nothing: the caption's first token is known.
+        logits = found.logits[:, self._patches : -1]
+        targets = ids[:, 1:]
+        return logits, targets.masked_fill(targets == self._pad, IGNORED)
+
+    def _joined(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Places for the patches before each caption (B, P + L), and which tokens are valid."""
+        places = ids.new_full((len(ids), self._patches), self._image_token)
+        joined = torch.cat([places, ids], dim=1)
+        return joined, torch.ne(joined, self._pad)
+
+    def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Mean cross entropy of a caption's tokens."""
+        logits, targets = self.caption_logits(batch)
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+
+    def run_jointly(self, batch: Mapping[str, Tensor]) -> None:
+        self.caption_logits(batch)
+
+    def valid_jointly(self, batch: Mapping[str, Tensor]) -> Tensor:
+        return self._joined(batch["text"])[1]
+
+    @property
+    def logit_scale(self) -> Tensor:
+        return torch.ones(())
+
+    def preprocess(self, image: Any) -> Tensor:
+        return self._transform(image)
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        found = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        rows = [[self._first, *e.ids[: self.max_tokens - 2], self._end] for e in found]
+        length = max(map(len, rows), default=0)
+        return torch.tensor([row + [self._pad] * (length - len(row)) for row in rows])
+
+    def valid_tokens(self, modality: str, inputs: Tensor) -> Tensor | None:
+        return torch.ne(inputs, self._pad) if modality == "text" else None
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        config = self.model.config.to_diff_dict()
+        return {"config": config, "max_tokens": self.max_tokens, **self.preprocessing}
+
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any], assets: Path) -> Self:
+        config: Any = AutoConfig.for_model(**spec["config"])
+        tokenizer = Tokenizer.from_file(str(assets / TOKENIZER_FILE))
+        rest = {key: value for key, value in spec.items() if key != "config"}
+        return cls(LlavaForConditionalGeneration(config), tokenizer, **rest)
+
+    def write_native(self, folder: Path) -> None:
+        write_native(self, folder)
+        write_tokenizer(self.tokenizer, self._pad, folder)
+        size = self.model.config.vision_config.image_size
+        write_image_processor(size, self.preprocessing, folder)
+
+    def save_assets(self, folder: Path) -> list[str]:
+        self.tokenizer.save(str(folder / TOKENIZER_FILE))
+        return [TOKENIZER_FILE]
+
+
+def from_pretrained(name_or_path: str, max_tokens: int = 64) -> HFGenerative:
+    """A LLaVA from a folder or the model hub.
+
+    Raises:
+        ValueError: nothing loadable there, or a model of another kind.
+    """
+    local = stay_local(name_or_path)
+    try:
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            name_or_path, dtype=torch.float32, local_files_only=local, output_loading_info=True
+        )
+        tokenizer = load_tokenizer(name_or_path, local)
+        preprocessing = preprocessing_of(read_preprocessor(name_or_path, local))
+    # SafetensorError and what `tokenizers` raises on a broken file are bare Exceptions.
+    except Exception as error:
+        what = "generative image-text model"
+        raise ValueError(not_loadable(name_or_path, what, local, error)) from error
+    model, found = loaded
+    check_complete(name_or_path, model, found["missing_keys"])
+    return HFGenerative(model, tokenizer, max_tokens=max_tokens, **preprocessing).eval()

@@ -1,0 +1,75 @@
+"""The loss of a model that writes captions."""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmcompress.backbones.base import Backbone
+from mmcompress.backbones.hf_generative import IGNORED, HFGenerative
+from mmcompress.evaluation.perplexity import perplexity, token_losses
+from mmcompress.objectives.base import Gather, alone
+from mmcompress.objectives.classification import softened_divergence
+
+
+class Captioning:
+    """Cross entropy of each token of a caption, plus that of the dense model's expectations.
+
+    Word-level distillation of "Sequence-Level Knowledge Distillation", Kim and Rush 2016,
+    arXiv:1606.07947, section 3.1.
+
+    Args:
+        distillation: weight of the Kullback-Leibler divergence from the teacher.
+        temperature: that both are softened with; the term is multiplied by its square.
+    """
+
+    def __init__(self, *, distillation: float = 0.0, temperature: float = 1.0) -> None:
+        if distillation < 0 or temperature <= 0:
+            raise ValueError(
+                f"objective.distillation={distillation} must not be negative and "
+                f"objective.temperature={temperature} must be positive"
+            )
+        self.distillation, self.temperature = distillation, temperature
+
+    @property
+    def needs_teacher(self) -> bool:
+        return self.distillation > 0
+
+    def __call__(
+        self,
+        student: Backbone,
+        batch: Mapping[str, Tensor],
+        *,
+        teacher: Backbone | None = None,
+        gather: Gather = alone,
+    ) -> dict[str, Tensor]:
+        """See `Loss`; both terms are means over the tokens."""
+        logits, targets = _expected(student, batch)
+        valid = targets != IGNORED
+        terms = {"captioning": F.cross_entropy(logits[valid], targets[valid])}
+        if self.needs_teacher:
+            assert teacher is not None
+            with torch.no_grad():
+                theirs, _ = _expected(teacher, batch)
+            divergence = softened_divergence(logits[valid], theirs[valid], self.temperature)
+            terms["distillation"] = self.distillation * divergence
+        return terms
+
+    def outputs(self, student: Backbone, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """See `Loss`."""
+        losses, tokens = token_losses(*_expected(student, batch))
+        return {"loss": losses, "tokens": tokens}
+
+    def metrics(self, outputs: Mapping[str, Tensor]) -> dict[str, float]:
+        """`perplexity`."""
+        return {"perplexity": perplexity(outputs["loss"], outputs["tokens"])}
+
+
+def _expected(backbone: Backbone, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    if not isinstance(backbone, HFGenerative):
+        raise ValueError(
+            f"objective=captioning needs a generative model and {type(backbone).__name__} is none: "
+            "choose backbone=llava, or objective=contrastive"
+        )
+    return backbone.caption_logits(batch)

@@ -1,0 +1,196 @@
+"""LLaVA, reduced, against the untouched model."""
+
+import copy
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from transformers import LlavaConfig, LlavaForConditionalGeneration
+
+from mmcompress.artifact.artifact import Artifact
+from mmcompress.artifact.export import export
+from mmcompress.backbones.hf_generative import HFGenerative, from_pretrained
+from mmcompress.compression.quantization.gptq import GPTQ
+from mmcompress.compression.recipe import Recipe
+from mmcompress.compression.statistics import collect
+from mmcompress.evaluation.evaluate import evaluate
+from mmcompress.evaluation.perplexity import Perplexity
+from mmcompress.objectives.captioning import Captioning
+from mmcompress.training import CompressionModule
+from tests.conftest import build_tokenizer, store
+
+TEXTS = ["red cat", "blue house key", "star"]
+LAYERS = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
+SPECIAL = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+
+
+def config(**text: Any) -> LlavaConfig:
+    words = {"model_type": "llama", "vocab_size": 64, "num_key_value_heads": 2, **SPECIAL}
+    image = {"model_type": "clip_vision_model", "image_size": 32, "patch_size": 8}
+    return LlavaConfig(
+        vision_config=LAYERS | image,
+        text_config=LAYERS | words | text,
+        image_token_index=63,
+    )
+
+
+@pytest.fixture
+def untouched() -> LlavaForConditionalGeneration:
+    torch.manual_seed(0)
+    model = LlavaForConditionalGeneration(config()).eval()
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+@pytest.fixture
+def backbone(untouched: LlavaForConditionalGeneration) -> HFGenerative:
+    return HFGenerative(copy.deepcopy(untouched), build_tokenizer()).eval()
+
+
+def batch_of(backbone: HFGenerative) -> dict[str, Tensor]:
+    pixels = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    return {"image": pixels, "text": backbone.tokenize(TEXTS)}
+
+
+def test_captions_are_framed_and_padded(backbone: HFGenerative) -> None:
+    ids = backbone.tokenize(TEXTS)
+    assert (ids[:, 0] == 0).all()
+    assert [row.tolist().count(1) for row in ids] == [1, 1, 1]
+    assert [int(row.ne(2).sum()) for row in ids] == [4, 5, 3]
+    backbone.max_tokens = 4
+    assert backbone.tokenize(["red cat house key star"]).shape == (1, 4)
+
+
+def test_the_loss_is_the_librarys(
+    backbone: HFGenerative, untouched: LlavaForConditionalGeneration
+) -> None:
+    """Sixteen patches stand before the caption; its first token is given."""
+    batch = batch_of(backbone)
+    joined = torch.cat([torch.full((3, 16), 63), batch["text"]], dim=1)
+    labels = joined.masked_fill((joined == 63) | (joined == 2), -100)
+    labels[:, 16] = -100  # the beginning
+    with torch.no_grad():
+        expected = untouched(
+            input_ids=joined,
+            pixel_values=batch["image"],
+            attention_mask=(joined != 2).long(),
+            labels=labels,
+        ).loss
+        found = backbone.loss(batch)
+    torch.testing.assert_close(found, expected)
+    other = batch | {"image": batch["image"].flip(0)}
+    assert abs(backbone.loss(other) - found) > 1e-3, "the image makes no difference"
+
+
+def test_padding_makes_no_difference(backbone: HFGenerative) -> None:
+    batch = batch_of(backbone)
+    short = {"image": batch["image"][2:], "text": batch["text"][2:, :3]}
+    with torch.no_grad():
+        alone, _ = backbone.caption_logits(short)
+        together, _ = backbone.caption_logits(batch)
+    torch.testing.assert_close(together[2:, :2], alone, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        backbone.encode_text(batch["text"])[2:], backbone.encode_text(short["text"])
+    )
+
+
+def test_covered_and_every_target_runs(backbone: HFGenerative) -> None:
+    targets = {t.name: t for t in backbone.targets()}
+    sizes = {name: p.numel() for name, p in backbone.model.named_parameters()}
+    assert sum(sizes[name] for name in targets) >= 0.95 * sum(sizes.values())
+    kinds = ("normalisation", "bias", "vector of ")
+    assert all(reason.startswith(kinds) for reason in backbone.remainder().values())
+    assert {t.role for t in targets.values() if t.modality == "text"} == {
+        *("attn.q", "attn.k", "attn.v", "attn.out", "mlp.up", "mlp.gate", "mlp.down"),
+        *("embed", "head"),
+    }
+    assert not {t.role for t in targets.values()} & {"linear", "conv"}
+    ran = set()
+    layers = [t for t in targets.values() if t.granularity != "matrix"]
+    for target in layers:
+        module = backbone.model.get_submodule(target.module)
+        module.register_forward_hook(lambda *_, name=target.name: ran.add(name))
+    backbone.run_jointly(batch_of(backbone))
+    assert ran == {t.name for t in layers}
+
+
+def test_calibration_sees_image_and_caption_and_no_padding(backbone: HFGenerative) -> None:
+    targets = [t for t in backbone.targets() if t.role == "mlp.down" and t.modality == "text"]
+    found = collect(backbone, [batch_of(backbone)], targets)
+    assert [found[t.name].inputs.tokens for t in targets] == [3 * 16 + 4 + 5 + 3] * 2
+
+
+def test_stored_loaded_and_written_back(backbone: HFGenerative, tmp_path: Path) -> None:
+    batch = batch_of(backbone)
+    recipe = Recipe({"gptq": GPTQ(bits=4)})
+    recipe.apply(backbone, [batch])
+    artifact = store(tmp_path / "artifact", backbone, recipe, dense_parameters=1)
+    loaded = Artifact.load(artifact.folder)
+    assert torch.equal(loaded.backbone.tokenize(TEXTS), batch["text"])
+    with torch.no_grad():
+        expected, _ = backbone.caption_logits(batch)
+        found, _ = loaded.backbone.caption_logits(batch)
+        assert torch.equal(found, expected)
+        export(loaded, "hf", tmp_path / "out")
+        again, _ = from_pretrained(str(tmp_path / "out")).caption_logits(batch)
+    assert torch.equal(again, expected)
+
+
+def test_it_is_trained_on_captions(backbone: HFGenerative, tiny_data) -> None:
+    tiny_data.attach(backbone)
+    evaluators = {"perplexity": Perplexity()}
+    before = evaluate(backbone, tiny_data, evaluators, "train")["captioning/perplexity"]
+    assert 30 < before < 120  # 64 tokens, random weights
+    pl.seed_everything(0, verbose=False)
+    module = CompressionModule(
+        backbone,
+        Recipe(),
+        Captioning(distillation=0.1),
+        optimizer=lambda groups: torch.optim.AdamW(groups, lr=1e-2),
+        teacher=copy.deepcopy(backbone),
+    )
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=8,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, tiny_data)
+    after = evaluate(backbone, tiny_data, evaluators, "train")["captioning/perplexity"]
+    assert after < before / 3
+    assert 1 < trainer.callback_metrics["val/perplexity"] < before
+
+
+def test_distillation_is_zero_at_the_teacher(backbone: HFGenerative) -> None:
+    objective, batch = Captioning(distillation=2.0), batch_of(backbone)
+    terms = objective(backbone, batch, teacher=backbone)
+    assert terms["distillation"].item() == pytest.approx(0, abs=1e-6)
+    torch.testing.assert_close(terms["captioning"], backbone.loss(batch))
+    scores = objective.metrics(objective.outputs(backbone, batch))
+    assert scores["perplexity"] == pytest.approx(math.exp(backbone.loss(batch).item()), rel=1e-5)
+
+
+def test_what_it_refuses(tmp_path: Path, tiny_backbone, tiny_data) -> None:
+    model = LlavaForConditionalGeneration(config(pad_token_id=1))
+    with pytest.raises(ValueError, match=r"set each to a token of its own in config.json"):
+        HFGenerative(model, build_tokenizer())
+    with pytest.raises(ValueError, match="HFClip is none: choose backbone=llava"):
+        Captioning()(tiny_backbone, {})
+    tiny_data.attach(tiny_backbone)
+    with pytest.raises(ValueError, match="perplexity needs a generative model and HFClip is none"):
+        evaluate(tiny_backbone, tiny_data, {"perplexity": Perplexity()}, "test")
+    with pytest.raises(ValueError, match="cannot be loaded as a generative image-text model"):
+        from_pretrained(str(tmp_path))
