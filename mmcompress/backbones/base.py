@@ -149,6 +149,11 @@ class Backbone(nn.Module, ABC):
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Strings → token ids (B, L) int64, cut to the context length, padded."""
 
+    def run(self, batch: Mapping[str, Tensor]) -> None:
+        """All that the model computes on a batch, for its latency: every tower once."""
+        for modality in self.modalities:
+            self.encode(modality, batch[modality])
+
     def run_jointly(self, batch: Mapping[str, Tensor]) -> None:
         """Run everything on a batch, layers behind the towers too, for what they read."""
         raise TypeError(f"{type(self).__name__} has no layers behind its towers")

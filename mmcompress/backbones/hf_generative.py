@@ -167,6 +167,10 @@ class HFGenerative(Backbone):
         logits, targets = self.caption_logits(batch)
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
 
+    def run(self, batch: Mapping[str, Tensor]) -> None:
+        """Image and caption together, once."""
+        self.caption_logits(batch)
+
     def run_jointly(self, batch: Mapping[str, Tensor]) -> None:
         self.caption_logits(batch)
 

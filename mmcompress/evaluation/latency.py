@@ -101,8 +101,7 @@ def _forward(backbone: Backbone, batch: Mapping[str, Tensor]) -> Callable[[], No
     inputs = {modality: batch[modality].to(device) for modality in backbone.modalities}
 
     def run() -> None:
-        for modality, values in inputs.items():
-            backbone.encode(modality, values)
+        backbone.run(inputs)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
