@@ -269,6 +269,32 @@ def from_pretrained(name_or_path: str) -> Backbone:
     return HF(model, tokenizer, features=preprocessor).eval()
 
 
+def untrained(
+    config: dict[str, Any], *, features: dict[str, Any] | None = None, seed: int = 0
+) -> HF:
+    """A model with random weights and the tokenizer of the packaged model, to train from scratch.
+
+    Args:
+        config: of transformers; its `model_type` is one of `KINDS`. Beginning, end and padding
+            tokens are 0, 1 and 2.
+        features: settings of transformers' feature extractor, for audio.
+        seed: of the weights.
+    Raises:
+        ValueError: a model of another kind, or fewer token embeddings than tokens.
+    """
+    tokenizer = Tokenizer.from_file(str(Path(__file__).parent / "mini" / TOKENIZER_FILE))
+    built = AutoConfig.for_model(**config)
+    kind, tokens = kind_of(built), tokenizer.get_vocab_size()
+    if built.text_config.vocab_size < tokens:
+        raise ValueError(
+            f"text_config.vocab_size must be at least {tokens}, those of the tokenizer"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = kind.model(built)
+    return HF(model, tokenizer, features=features).eval()
+
+
 def kind_of(config: Any) -> Kind:
     """Which of `KINDS` a config is of.
 

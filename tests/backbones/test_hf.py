@@ -26,6 +26,7 @@ from transformers.models.siglip2.image_processing_siglip2 import Siglip2ImagePro
 
 from mmcompress.artifact.artifact import Artifact
 from mmcompress.backbones.hf import HF, KINDS, from_pretrained
+from mmcompress.backbones.hf import untrained as untrained_from
 from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.compression.lowrank.lowrank import LowRank
 from mmcompress.compression.quantization.gptq import GPTQ
@@ -204,6 +205,22 @@ def test_from_a_folder(untouched: PreTrainedModel, tmp_path: Path) -> None:
         for modality, inputs in batch.items():
             found = getattr(backbone, f"encode_{modality}")(inputs)
             torch.testing.assert_close(found, expected[modality], **TOLERANCE)
+
+
+def test_an_untrained_one_from_its_config() -> None:
+    config = CONFIGS["clap"]().to_dict()
+    with pytest.raises(ValueError, match="vocab_size must be at least 1536"):
+        untrained_from(config, features=SOUND_FEATURES)
+    config["text_config"]["vocab_size"] = 1536
+    first, again, other = (
+        untrained_from(config, features=SOUND_FEATURES, seed=seed) for seed in (0, 0, 1)
+    )
+    ids = first.tokenize(["a recording of the spoken digit seven"])
+    with torch.no_grad():
+        embedded = [backbone.encode("text", ids) for backbone in (first, again, other)]
+    assert torch.equal(embedded[0], embedded[1])
+    assert not torch.equal(embedded[0], embedded[2])
+    assert first.sampling_rate == 8000
 
 
 def test_a_text_tower_needs_a_padding_token() -> None:
