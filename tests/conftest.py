@@ -29,6 +29,18 @@ THINGS = ("cat", "dog", "house", "tree", "boat", "moon", "key", "shoe", "fish", 
 SPECIAL = ("<bos>", "<eos>", "<pad>")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what is marked slow, unless `-m` says what to run.
+
+    Skipped tests are counted in the last line; those that `addopts` deselects are not under xdist.
+    """
+    if config.option.markexpr:
+        return
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.skip(reason="slow: run it with pytest -m slow"))
+
+
 @pytest.fixture(autouse=True)
 def _own_baselines(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
