@@ -66,7 +66,8 @@ def measure_latency(
         seconds: about how long to measure at each batch size.
     Returns:
         `dense_ms` and `compressed_ms` (None when not measured): batch size as a string → median
-        in milliseconds; `threads`, `runtime`, `no_speedup`.
+        in milliseconds; `dense_pairs_per_s` and `compressed_pairs_per_s`: the throughput that
+        follows; `threads`, `runtime`, `no_speedup`.
     """
     check_split(data, split)
     dense_ms: dict[str, float] = {}
@@ -84,10 +85,17 @@ def measure_latency(
     return {
         "dense_ms": dense_ms,
         "compressed_ms": compressed_ms or None,
+        "dense_pairs_per_s": _throughput(dense_ms),
+        "compressed_pairs_per_s": _throughput(compressed_ms) or None,
         "threads": torch.get_num_threads(),
         "runtime": _runtime(compressed),
         "no_speedup": no_speedup,
     }
+
+
+def _throughput(latency: Mapping[str, float]) -> dict[str, float]:
+    """Batch size → pairs per second, from its latency in milliseconds."""
+    return {size: 1e3 * int(size) / milliseconds for size, milliseconds in latency.items()}
 
 
 def _first_pairs(data: PairData, split: str, size: int) -> dict[str, Tensor]:

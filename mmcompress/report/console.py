@@ -110,14 +110,16 @@ def _size_rows(size: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
 
 
 def _latency_rows(latency: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
-    compressed_ms = latency.get("compressed_ms")
-    for batch, dense in latency.get("dense_ms", {}).items():
-        name = f"latency, batch {batch}"
-        if compressed_ms is None:
-            yield name, f"{dense:.1f} ms", NO_VALUE, "no speed-up expected"
-        else:
-            after = compressed_ms[batch]
-            yield name, f"{dense:.1f} ms", f"{after:.1f} ms", f"{dense / after:.2f}× as fast"
+    for name, key, unit in (("latency", "ms", "ms"), ("throughput", "pairs_per_s", "pairs/s")):
+        compressed = latency.get(f"compressed_{key}")
+        for batch, dense in latency.get(f"dense_{key}", {}).items():
+            cells = f"{name}, batch {batch}", f"{dense:.1f} {unit}"
+            if compressed is None:
+                yield *cells, NO_VALUE, "no speed-up expected"
+            else:
+                after = compressed[batch]
+                faster = dense / after if key == "ms" else after / dense
+                yield *cells, f"{after:.1f} {unit}", f"{faster:.2f}× as fast"
 
 
 def _budget_line(limit: int, stored: int) -> str:

@@ -1,5 +1,6 @@
 """Weights & Biases as a sink: it gets copies of what already lies in the run folder."""
 
+import itertools
 import logging
 import netrc
 import os
@@ -157,7 +158,8 @@ def summary_values(record: Mapping[str, Any]) -> dict[str, float]:
         for name, value in record.get(section, {}).items():
             if isinstance(value, int | float):
                 values[f"{section}/{name}"] = value
-    for which in ("dense_ms", "compressed_ms"):
+    for model, unit in itertools.product(("dense", "compressed"), ("ms", "pairs_per_s")):
+        which = f"{model}_{unit}"
         for batch, value in (record.get("latency", {}).get(which) or {}).items():
             values[f"latency/{which}_batch_{batch}"] = value
     return values

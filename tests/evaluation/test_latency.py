@@ -42,6 +42,8 @@ def test_both_models_run_both_towers_on_batches_of_each_size(model, confused, da
     latency = measure_latency(model, confused, data, "test", batch_sizes=(1, 4), seconds=0.0)
     assert list(latency["dense_ms"]) == list(latency["compressed_ms"]) == ["1", "4"]
     assert all(0 < ms < 1000 for ms in latency["dense_ms"].values())
+    assert latency["dense_pairs_per_s"]["4"] == pytest.approx(4000 / latency["dense_ms"]["4"])
+    assert list(latency["compressed_pairs_per_s"]) == ["1", "4"]
     assert latency["threads"] == torch.get_num_threads()
     assert latency["runtime"] == "torch eager float32 on cpu"
     assert latency["no_speedup"] is None
@@ -55,7 +57,7 @@ def test_a_reason_stands_in_for_a_number(model, confused, data):
     latency = measure_latency(
         model, confused, data, "test", no_speedup="unstructured mask", seconds=0.0
     )
-    assert latency["compressed_ms"] is None
+    assert latency["compressed_ms"] is latency["compressed_pairs_per_s"] is None
     assert latency["no_speedup"] == "unstructured mask"
     assert list(latency["dense_ms"]) == ["1", "32"]
     assert confused.calls == []

@@ -35,6 +35,7 @@ def test_report_by_hand(make_record, console, tmp_path):
         "bits_per_weight": ["32.00", "4.00", ""],
         "latency, batch 1": ["9.0 ms", "6.0 ms", "1.50× as fast"],
         "latency, batch 32": ["66.0 ms", "33.0 ms", "2.00× as fast"],
+        "throughput, batch 32": ["484.8 pairs/s", "969.7 pairs/s", "2.00× as fast"],
     }
     lines = console.file.getvalue().splitlines()
     assert lines[-4:] == [
@@ -47,7 +48,11 @@ def test_report_by_hand(make_record, console, tmp_path):
 
 def test_a_reason_takes_the_place_of_compressed_latency(make_record, console, tmp_path):
     record = make_record("int4")
-    record["latency"] |= {"compressed_ms": None, "no_speedup": "decoded to float32"}
+    record["latency"] |= {
+        "compressed_ms": None,
+        "compressed_pairs_per_s": None,
+        "no_speedup": "decoded to float32",
+    }
     print_report(record, tmp_path, console=console)
     assert cells(console)["latency, batch 1"] == ["9.0 ms", "–", "no speed-up expected"]
     assert "no speed-up expected: decoded to float32" in console.file.getvalue()
