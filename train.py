@@ -21,7 +21,9 @@ from mmcompress.evaluation.baseline import dense_baseline
 from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.evaluation.latency import measure_latency
 from mmcompress.locations import shipped
+from mmcompress.processes import start_processes
 from mmcompress.report.run import start_run
+from mmcompress.sharding import unsharded
 from mmcompress.training import CompressionModule, plan_in
 
 
@@ -44,9 +46,12 @@ def main(cfg: DictConfig) -> None:
 
     with start_run(cfg) as run:
         record = run.record
+        trainer = instantiate(cfg.trainer, logger=run.loggers, callbacks=run.callbacks)
+        start_processes(trainer)
         teacher = copy.deepcopy(backbone)
         dense_bytes = dense_file_bytes(teacher.model)
-        record.metrics["dense"] = dense_baseline(teacher, data, evaluators, split)
+        if trainer.is_global_zero:
+            record.metrics["dense"] = dense_baseline(teacher, data, evaluators, split)
 
         with record.time("calibrate_s"):
             if plan is None:
@@ -66,10 +71,10 @@ def main(cfg: DictConfig) -> None:
             warmup_ratio=cfg.warmup_ratio,
             teacher=teacher,
         )
-        trainer = instantiate(cfg.trainer, logger=run.loggers, callbacks=run.callbacks)
         with record.time("fit_s"):
             trainer.fit(module, data, ckpt_path=cfg.resume)
-        if not trainer.is_global_zero:
+        backbone = unsharded(backbone, recipe, teacher)
+        if not trainer.is_global_zero:  # the first process stores and scores what all have made
             return
 
         with record.time("save_s"):

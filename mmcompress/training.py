@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -20,6 +21,8 @@ from mmcompress.compression.recipe import Plan, Recipe
 from mmcompress.data.base import PairData
 from mmcompress.memory import keep_freed_memory
 from mmcompress.objectives.base import Loss
+from mmcompress.processes import gather
+from mmcompress.sharding import shard, whole_weights
 
 
 class CompressionModule(pl.LightningModule):
@@ -58,18 +61,26 @@ class CompressionModule(pl.LightningModule):
         if teacher is not None:
             self._teacher = (teacher.eval().requires_grad_(False),)
 
+    def configure_model(self) -> None:
+        # Only a strategy that splits the model gives a mesh; a second `fit` finds it split.
+        if self.device_mesh is not None and not isinstance(self, FSDPModule):
+            shard(self, self.recipe, self.device_mesh["data_parallel"])
+
     def on_fit_start(self) -> None:
         keep_freed_memory()
         for teacher in self._teacher:
             teacher.to(self.device)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        self.recipe.on_step(self.global_step / max(self._total_steps, 1))
+        progress = self.global_step / max(self._total_steps, 1)
+        if self.recipe.has_schedule:
+            with whole_weights(self):
+                self.recipe.on_step(progress)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         teacher = next(iter(self._teacher), None)
         with parametrize.cached():
-            terms = self.objective(self.backbone, batch, teacher=teacher, gather=self._gathered)
+            terms = self.objective(self.backbone, batch, teacher=teacher, gather=_gathered)
         loss = sum(terms.values(), start=torch.zeros((), device=self.device))
         loss = loss + self.recipe.penalty()
         if not torch.isfinite(loss):
@@ -81,12 +92,6 @@ class CompressionModule(pl.LightningModule):
         self.log("train/loss", loss, prog_bar=True)
         self.log_dict({f"train/{name}": term for name, term in terms.items()})
         return loss
-
-    def _gathered(self, rows: Tensor) -> Tensor:
-        """Rows of all processes, with their gradients."""
-        if self.trainer.world_size == 1:
-            return rows
-        return cast(Tensor, self.all_gather(rows, sync_grads=True)).flatten(0, 1)
 
     def on_validation_epoch_start(self) -> None:
         self._outputs: list[dict[str, Tensor]] = []
@@ -105,11 +110,11 @@ class CompressionModule(pl.LightningModule):
 
     def _in_order(self, rows: Tensor) -> Tensor:
         """All rows of the split (N, …), of which each process has every world_size-th."""
-        if self.trainer.world_size == 1:
-            return rows
+        parts = gather(rows)
+        if len({len(part) for part in parts}) > 1:  # some could not be read: pairs are still pairs
+            return torch.cat(parts)
         loader = cast(DataLoader, self.trainer.val_dataloaders)
-        gathered = cast(Tensor, self.all_gather(rows))  # world N/world …
-        return gathered.transpose(0, 1).flatten(0, 1)[: len(cast(Sized, loader.dataset))]
+        return torch.stack(parts, dim=1).flatten(0, 1)[: len(cast(Sized, loader.dataset))]
 
     def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]
         optimizer = self.optimizer(parameter_groups(self.backbone))
@@ -130,6 +135,11 @@ class CompressionModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["plan"] = self.recipe.plan
+
+
+def _gathered(rows: Tensor) -> Tensor:
+    """Those of all processes, with their gradients."""
+    return torch.cat(gather(rows))
 
 
 def trained(

@@ -23,6 +23,7 @@ from mmcompress.compression.base import (
 )
 from mmcompress.compression.budget import Budget, left_out
 from mmcompress.compression.statistics import Statistic, collect
+from mmcompress.processes import from_first
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +154,7 @@ class Recipe:
                 else:
                     step.check_module(target, backbone)
             if plan is None:
-                decisions = step.plan(targets, weights, statistics)
+                decisions = from_first(step.plan(targets, weights, statistics))
             else:
                 decisions = left_out(plan[name], targets)
             compressed = [t for t in targets if LEFT_DENSE not in decisions[t.name]]
@@ -212,6 +213,11 @@ class Recipe:
                 self._edit(backbone, step, targets[key], decision, {})
             step.join()
         self.plan = plan
+
+    @property
+    def has_schedule(self) -> bool:
+        """Whether `on_step` does anything."""
+        return any(type(s).on_step is not Compressor.on_step for s in self.steps.values())
 
     def on_step(self, progress: float) -> None:
         """Tell every schedule how far training is, in [0, 1]."""

@@ -1,4 +1,8 @@
-"""What calibration data says about a weight: inputs it sees, gradients it gets, what it moves."""
+"""What calibration data says about a weight: inputs it sees, gradients it gets, what it moves.
+
+Several processes share the work: batches for inputs and gradients, weights for loss changes. All
+get what one process alone would, bit for bit.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,6 +16,7 @@ from torch.nn.utils import parametrize
 
 from mmcompress.backbones.base import UNOBSERVED, Backbone, Target
 from mmcompress.objectives.contrastive import contrastive_loss
+from mmcompress.processes import from_all, in_order, rank, size
 
 INPUTS = "inputs"
 GRADIENTS = "gradients"
@@ -126,7 +131,9 @@ def collect_inputs(
         wanted = {t.modality for t in seen if t.name not in behind}
         if "shared" in wanted:  # any tower may run them
             wanted |= set(backbone.modalities)
-        for batch in track(batches, description="calibrate", transient=True):
+
+        def run(batch: Batch, give: Callable[[Seen], None]) -> None:
+            observer.give = give
             observer.ignored = behind
             for modality in sorted(wanted & set(backbone.modalities)):
                 observer.valid = backbone.valid_tokens(modality, batch[modality])
@@ -137,6 +144,8 @@ def collect_inputs(
                 observer.valid = backbone.valid_jointly(batch)
                 backbone.run_jointly(batch)
                 observer.forget()
+
+        in_order(batches, run, observer.add, description="calibrate")
     for target in seen:
         if target.name not in observer.sums or observer.sums[target.name].tokens == 0:
             raise ValueError(
@@ -156,14 +165,21 @@ def collect_gradients(
     sums = {
         n: GradientStatistic(torch.zeros_like(w), torch.zeros_like(w)) for n, w in weights.items()
     }
+
+    def run(batch: Batch, give: Callable[[tuple[str, Tensor]], None]) -> None:
+        loss = backbone.loss(batch)
+        gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+        for name, gradient in zip(weights, gradients, strict=True):
+            if gradient is not None:
+                give((name, gradient))
+
+    def add(found: tuple[str, Tensor]) -> None:
+        name, gradient = found
+        sums[name].mean += gradient / len(batches)
+        sums[name].squared += gradient.square() / len(batches)
+
     with _only_these_train(backbone, weights.values()):
-        for batch in track(batches, description="gradients", transient=True):
-            loss = backbone.loss(batch)
-            gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
-            for name, gradient in zip(weights, gradients, strict=True):
-                if gradient is not None:
-                    sums[name].mean += gradient / len(batches)
-                    sums[name].squared += gradient.square() / len(batches)
+        in_order(batches, run, add, description="gradients")
     return sums
 
 
@@ -186,10 +202,12 @@ def collect_loss_changes(
     losses_after = _contrast(backbone, batches)
     generator = torch.Generator().manual_seed(seed)
     changes: dict[str, float] = {}
-    for target in track(targets, description="perturb weights", transient=True):
+    for index, target in enumerate(track(targets, description="perturb weights", transient=True)):
         weight = _trainable(backbone, target)
-        before = weight.clone()
         noise = torch.randn(weight.shape, generator=generator).to(weight)
+        if index % size() != rank():
+            continue
+        before = weight.clone()
         losses = []
         for sign in (1, -1):
             weight.copy_(before + sign * PERTURBATION * noise)
@@ -197,7 +215,8 @@ def collect_loss_changes(
         weight.copy_(before)
         moved = [(up - down).abs() for up, down in zip(*losses, strict=True)]
         changes[target.name] = float(torch.stack(moved).mean()) / (2 * PERTURBATION)
-    return changes
+    found = {name: change for part in from_all(changes) for name, change in part.items()}
+    return {target.name: found[target.name] for target in targets}
 
 
 def _first_pairs(batches: Sequence[Batch], pairs: int) -> list[Batch]:
@@ -252,11 +271,19 @@ def _only_these_train(backbone: Backbone, weights: Iterable[nn.Parameter]) -> It
             parameter.requires_grad_(required)
 
 
+Seen = tuple[str, InputStatistic | str]
+"""A target, and what it saw in one pass; or the name of another that saw the same."""
+
+
 class _Observer:
-    """Sums over forward passes, by target name."""
+    """Sums over forward passes, by target name.
+
+    Hooks give what they see to `give`, and `add` sums it up.
+    """
 
     def __init__(self) -> None:
         self.sums: dict[str, InputStatistic] = {}
+        self.give: Callable[[Seen], None] = self.add
         self.valid: Tensor | None = None
         self.ignored: set[str] = set()
         """Targets whose inputs do not count for now."""
@@ -274,10 +301,10 @@ class _Observer:
                 self._owners[name] = self._last[1] if self._last and twin else name
             owner = self._owners[name]
             if owner != name:
-                self.sums[name] = self.sums[owner]
+                self.give((name, owner))
                 return
             self._last = (x, name)
-            self._add(name, input_statistic(module, x, self.valid))
+            self.give((name, input_statistic(module, x, self.valid)))
 
         return observe
 
@@ -285,9 +312,11 @@ class _Observer:
         """Drop the reference to the last input."""
         self._last = None
 
-    def _add(self, name: str, new: InputStatistic) -> None:
-        if name not in self.sums:
-            self.sums[name] = new
+    def add(self, seen: Seen) -> None:
+        """Sum up; order matters to the last bit."""
+        name, new = seen
+        if isinstance(new, str) or name not in self.sums:
+            self.sums[name] = self.sums[new] if isinstance(new, str) else new
             return
         known = self.sums[name]
         known.second_moment += new.second_moment

@@ -16,6 +16,15 @@ def alone(rows: Tensor) -> Tensor:
     return rows
 
 
+def share(count: Tensor, gather: Gather) -> Tensor:
+    """Factor on a mean over `count` items of this process.
+
+    With it the mean over the processes, which is what the optimizer gets, is the mean over all
+    items: 1 where all processes have as many.
+    """
+    return count / gather(count[None]).float().mean()
+
+
 class Loss(Protocol):
     """Constructor arguments are its config.
 
@@ -35,6 +44,9 @@ class Loss(Protocol):
         gather: Gather = alone,
     ) -> dict[str, Tensor]:
         """The weighted terms by name; the loss is their sum.
+
+        Over several processes the gradient of a term is the mean of theirs: a term made from
+        gathered rows is the same in each, another takes its `share`.
 
         Args:
             batch: of `PairData`, modality → inputs and what else there is.

@@ -9,7 +9,7 @@ from torch import Tensor
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.hf_generative import IGNORED, HFGenerative
 from mmcompress.evaluation.perplexity import perplexity, token_losses
-from mmcompress.objectives.base import Gather, alone
+from mmcompress.objectives.base import Gather, alone, share
 from mmcompress.objectives.classification import softened_divergence
 
 
@@ -47,13 +47,14 @@ class Captioning:
         """See `Loss`; both terms are means over the tokens."""
         logits, targets = _expected(student, batch)
         valid = targets != IGNORED
-        terms = {"captioning": F.cross_entropy(logits[valid], targets[valid])}
+        part = share(valid.sum(), gather)
+        terms = {"captioning": part * F.cross_entropy(logits[valid], targets[valid])}
         if self.needs_teacher:
             assert teacher is not None
             with torch.no_grad():
                 theirs, _ = _expected(teacher, batch)
             divergence = softened_divergence(logits[valid], theirs[valid], self.temperature)
-            terms["distillation"] = self.distillation * divergence
+            terms["distillation"] = self.distillation * part * divergence
         return terms
 
     def outputs(self, student: Backbone, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

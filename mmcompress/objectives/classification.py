@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmcompress.backbones.base import Backbone
-from mmcompress.objectives.base import Gather, alone
+from mmcompress.objectives.base import Gather, alone, share
 
 
 class CrossEntropy:
@@ -42,13 +42,14 @@ class CrossEntropy:
     ) -> dict[str, Tensor]:
         """See `Loss`."""
         logits = _logits(student, batch)
-        terms = {"cross_entropy": F.cross_entropy(logits, batch["label"])}
+        part = share(batch["label"].new_tensor(len(logits)), gather)
+        terms = {"cross_entropy": part * F.cross_entropy(logits, batch["label"])}
         if self.needs_teacher:
             assert teacher is not None
             with torch.no_grad():
                 theirs = _logits(teacher, batch)
             divergence = softened_divergence(logits, theirs, self.temperature)
-            terms["distillation"] = self.distillation * divergence
+            terms["distillation"] = self.distillation * part * divergence
         return terms
 
     def outputs(self, student: Backbone, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

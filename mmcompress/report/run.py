@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
+from rich import get_console
 
 from mmcompress.artifact.artifact import Artifact
 from mmcompress.artifact.manifest import MANIFEST_FILE
@@ -63,13 +64,15 @@ class Run:
 def start_run(cfg: DictConfig) -> Iterator[Run]:
     """Make the run folder and open loggers; whatever happens inside, the record is written.
 
-    Of several processes (DDP) only the first has a folder and loggers.
+    Of several processes only the first has a folder and loggers; the others show warnings alone.
 
     Raises:
         ValueError: the folder cannot be written.
     """
     _quiet_libraries()
     if getattr(rank_zero_only, "rank", 0) != 0:
+        logging.getLogger().setLevel(logging.WARNING)
+        get_console().quiet = True
         record = RunRecord.start(Path(cfg.run_dir), _plain(cfg))
         yield Run(record, [], _instantiate(cfg.callbacks))
         return

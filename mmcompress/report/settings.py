@@ -8,13 +8,17 @@ from typing import Any
 WITHOUT_EFFECT = ("name", "logger", "callbacks", "run_dir", "resume", "experiment")
 """Top-level keys that do not change a result."""
 
+PROCESSES = ("devices", "num_nodes", "strategy", "use_distributed_sampler")
+"""Keys of `trainer` that change no result where nothing is trained."""
+
 
 def config_hash(config: Mapping[str, Any], *, without_seed: bool = False) -> str:
     """First 16 hexadecimal digits of the SHA-256 over every setting that can change a result.
 
     Args:
         config: plain containers, resolved. `WITHOUT_EFFECT` does not count, nor does the run
-            folder where other settings hold it as a part of a path.
+            folder where other settings hold it as a part of a path, nor, without training, how
+            many processes there are.
         without_seed: leave every key `seed` out too: equal for the repetitions of one experiment.
 
     Example:
@@ -43,6 +47,10 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
         {'data.ks.0': 1, 'data.ks.1': 5, 'dir': '<run_dir>/x'}
     """
     kept = {key: value for key, value in config.items() if key not in WITHOUT_EFFECT}
+    trainer = kept.get("trainer") or {}
+    if trainer.get("max_steps") == 0 and "devices" in trainer:
+        others = {key: value for key, value in trainer.items() if key not in PROCESSES}
+        kept["trainer"] = others | {"devices": 1}
     run_dir = config.get("run_dir")
     return {
         path: value.replace(run_dir, "<run_dir>") if run_dir and isinstance(value, str) else value

@@ -29,6 +29,13 @@ def test_hash_ignores_what_changes_no_result(change):
     assert config_hash(CONFIG | change) == config_hash(CONFIG)
 
 
+def test_hash_ignores_how_many_processes_calibrate_but_not_how_many_train():
+    one, two = {"devices": 1}, {"devices": 2, "num_nodes": 1, "strategy": {"_target_": "ddp"}}
+    for steps, same in [(0, True), (1, False)]:
+        hashes = {config_hash({"trainer": t | {"max_steps": steps}}) for t in (one, two)}
+        assert (len(hashes) == 1) is same
+
+
 @pytest.mark.parametrize(
     "change",
     [{"seed": 1}, {"data": {"seed": 1}}, {"compression": {"steps": {"int4": {"bits": 3}}}}],

@@ -50,6 +50,7 @@ from mmcompress.compression.pruning.cuts import (
 from mmcompress.compression.pruning.encodings import keep_in_encoding
 from mmcompress.compression.pruning.structured import Structured
 from mmcompress.compression.statistics import GRADIENTS, Statistic
+from mmcompress.processes import mean
 
 log = logging.getLogger(__name__)
 
@@ -157,7 +158,7 @@ class StructureMask(Parametrization):
         alpha = self.alpha
         if torch.is_grad_enabled():
             alpha = alpha.clone().requires_grad_()
-            alpha.register_hook(self._gather)
+            alpha.register_hook(lambda gradient: self._gather(mean(gradient)))
         return weight * self._factor(alpha)
 
 
