@@ -14,7 +14,7 @@ import logging
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,12 @@ from omegaconf import OmegaConf
 from mmcompress.configuration import composed
 from mmcompress.files import write_atomically
 from mmcompress.locations import shipped
-from mmcompress.report.plot import Mark, families_plot
+from mmcompress.report.pictures import size_marks
+from mmcompress.report.plot import SIZE, Mark, pareto_figure, save
 from mmcompress.report.record import FILE, finished, read_records
 from mmcompress.report.settings import config_hash
 from mmcompress.report.summary import Spread, summarise
-from mmcompress.report.table import MAIN_METRIC, results_table
+from mmcompress.report.table import MAIN_METRIC, MEGABYTE, results_table
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ AGREEMENT = "+evaluation.evaluators.agreement._target_=mmcompress.evaluation.agr
 COSINES = ("agreement/image_cosine", "agreement/text_cosine")
 
 METHODS = (
-    tuned("dense", "none, 400 steps", "experiment=best_28x", "compression.steps.entropy=null"),
+    tuned("none", "none, 400 steps", "experiment=best_28x", "compression.steps.entropy=null"),
     post("sharing", "cluster 16", *set_step("cluster", "clusters=16")),
     post("sharing", "cluster 8", *set_step("cluster", "clusters=8")),
     post("sharing", "vq 256x4", *set_step("vq")),
@@ -135,8 +136,8 @@ METHODS = (
     tuned(
         "quantisation", "entropy 1.5", "experiment=best_28x", "compression.steps.entropy.step=1.5"
     ),
-    tuned("stacks", "magnitude 0.5 + int4", "compression=magnitude_int4", *FINE_TUNED),
-    tuned("stacks", "minivit + int4", "compression=minivit_int4", *FINE_TUNED),
+    tuned("stack", "magnitude 0.5 + int4", "compression=magnitude_int4", *FINE_TUNED),
+    tuned("stack", "minivit + int4", "compression=minivit_int4", *FINE_TUNED),
     post("best", "best_post_training", "experiment=best_post_training"),
     tuned("best", "best_28x", "experiment=best_28x"),
     tuned("best", "best_45x", "experiment=best_45x"),
@@ -232,30 +233,26 @@ def is_done(folder: Path, overrides: list[str]) -> bool:
 def draw(rows: list[Row], records: list[dict[str, Any]], peers: Path | None, path: Path) -> None:
     """One line per family, the peers of `benchmark_peers.py` as points."""
     families = {row.name: row.family for row in rows}
-    marks: dict[str, list[Mark]] = {}
-    summaries = summarise(records)
-    for summary in summaries:
-        value = summary.compressed[MAIN_METRIC]
-        mark = Mark(summary.size["artifact_bytes"].mean, value.mean, value.std)
-        family = families[summary.name.partition(" (")[0]]
-        if family != "dense":
-            marks.setdefault(family, []).append(mark)
-    dense = summaries[0]
-    first = Mark(dense.size["dense_bytes"].mean, dense.dense[MAIN_METRIC].mean, label="dense")
-    families_plot(marks, peer_marks(peers), first, path, lowest=first.value - 0.06)
+    summaries = [s for s in summarise(records) if MAIN_METRIC in s.compressed]
+    ours, dense = size_marks(summaries, MAIN_METRIC)
+    marks = [
+        replace(mark, family=families[mark.label.partition(" (")[0]]) for mark in ours.values()
+    ]
+    everything = marks + peer_marks(peers)
+    save(pareto_figure(everything, dense, MAIN_METRIC, SIZE, width=5.6, height=4.0), path)
 
 
-def peer_marks(path: Path | None) -> dict[str, list[Mark]]:
-    """Points by library, from the JSON of `benchmark_peers.py`, seeds together."""
+def peer_marks(path: Path | None) -> list[Mark]:
+    """Points of the JSON of `benchmark_peers.py`, seeds together."""
     settings: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in json.loads(path.read_bytes())["results"] if path else []:
         if row.get("metrics"):
             settings.setdefault((row["peer"], row["name"], row["trained"]), []).append(row)
-    marks: dict[str, list[Mark]] = {}
+    marks = []
     for rows in settings.values():
-        size = Spread.of([row["bytes"] for row in rows])
+        size = Spread.of([row["bytes"] / MEGABYTE for row in rows])
         value = Spread.of([row["metrics"][MAIN_METRIC] for row in rows])
-        marks.setdefault(rows[0]["peer"], []).append(Mark(size.mean, value.mean, value.std))
+        marks.append(Mark(size.mean, value.mean, value.std, family=rows[0]["peer"], peer=True))
     return marks
 
 

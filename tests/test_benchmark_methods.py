@@ -32,10 +32,10 @@ def test_seeds_of_a_peer_are_one_point(tmp_path: Path):
     failed = {"peer": "lib", "name": "int2", "trained": False, "seed": 0, "metrics": None}
     results = [row(0, 0.9, trained=False), row(0, 0.5), row(1, 0.7), failed]
     write_json(tmp_path / "peers.json", {"results": results})
-    alone, mean = SCRIPT.peer_marks(tmp_path / "peers.json")["lib"]
-    assert (alone.bytes, alone.value) == (10, 0.9)
-    assert (mean.bytes, mean.value) == (10.5, 0.6)
-    assert SCRIPT.peer_marks(None) == {}
+    alone, mean = SCRIPT.peer_marks(tmp_path / "peers.json")
+    assert (alone.cost, alone.value, alone.family) == (10e-6, 0.9, "lib")
+    assert (mean.cost, mean.value, mean.peer) == (pytest.approx(10.5e-6), 0.6, True)
+    assert SCRIPT.peer_marks(None) == []
 
 
 def test_names_are_distinct():

@@ -13,6 +13,7 @@ from transformers import CLIPModel
 
 from mmcompress.artifact.artifact import Artifact
 from mmcompress.locations import shipped
+from mmcompress.report.details import with_ledger
 
 # A fine-tune of two steps on the embedded backbone and data.
 SHORT = ["trainer.max_steps=2", "data.batch_size=16", "data.calibration_size=32", "logger=none"]
@@ -53,6 +54,10 @@ def test_the_whole_line(run_train, tmp_path: Path, capsys: pytest.CaptureFixture
     artifact = Artifact.load(run / "artifact")
     assert record["size"]["artifact_bytes"] == artifact.bytes
     assert artifact.bytes == sum(row.bytes for row in artifact.ledger())
+    assert artifact.bytes == sum(row["bytes"] for row in record["ledger"])
+    # A report on a run of an earlier version reads it from the artifact.
+    earlier = with_ledger({**record, "ledger": None, "folder": str(run)})
+    assert earlier["ledger"] == record["ledger"]
     assert record["size"]["compression_ratio"] > 6
     assert record["latency"]["compressed_ms"].keys() == {"1", "32"}
     assert record["size"]["coverage"].keys() == {"lowrank", "int8"}

@@ -121,6 +121,28 @@ def summarise_treatments(rows: Iterable[LedgerRow]) -> dict[tuple[str, str, str]
     }
 
 
+def compact(rows: Iterable[LedgerRow]) -> list[dict[str, Any]]:
+    """The ledger for a run record: rows alike in all but their tensor are one.
+
+    Returns:
+        JSON: modality, role, payload, how, why (of tensors left dense, the reason), tensors,
+        parameters, bytes; the bytes still add up to the files.
+    """
+    groups: dict[tuple[str, ...], list[LedgerRow]] = {}
+    for row in rows:
+        why = row.note.removesuffix("; frame share") if row.payload == "dense" else ""
+        groups.setdefault((row.modality, row.role, row.payload, row.how, why), []).append(row)
+    return [
+        dict(zip(("modality", "role", "payload", "how", "why"), place, strict=True))
+        | {
+            "tensors": len(group),
+            "parameters": sum(row.parameters for row in group),
+            "bytes": sum(row.bytes for row in group),
+        }
+        for place, group in sorted(groups.items())
+    ]
+
+
 def summarise_size(rows: Iterable[LedgerRow], manifest: Manifest) -> dict[str, Any]:
     """The numbers of a run record, `size` in it.
 

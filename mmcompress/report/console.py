@@ -10,12 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from mmcompress.artifact.ledger import LedgerRow, Share, summarise, summarise_treatments
+from mmcompress.report.metrics import format_metric, is_percent
 
 MIN_WIDTH = 120
 """Columns that a pipe or a log gets, where there is no terminal to ask."""
 
 NO_VALUE = "–"
-PERCENT_METRICS = ("r@", "recall", "acc@")
 
 
 def report_console() -> Console:
@@ -24,21 +24,6 @@ def report_console() -> Console:
     if not console.is_terminal:
         console.width = max(console.width, MIN_WIDTH)
     return console
-
-
-def format_metric(name: str, value: float) -> str:
-    """Recalls and accuracies in percent, everything else with four digits.
-
-    Example:
-        >>> format_metric("retrieval/mean_recall", 0.8883), format_metric("loss", 0.12346)
-        ('88.83 %', '0.1235')
-    """
-    return f"{100 * value:.2f} %" if is_percent(name) else f"{value:.4g}"
-
-
-def is_percent(name: str) -> bool:
-    """Whether a metric is a share in [0, 1] that is shown in percent."""
-    return any(part in name for part in PERCENT_METRICS)
 
 
 def format_bytes(count: int) -> str:

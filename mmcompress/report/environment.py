@@ -8,8 +8,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
 PACKAGES = (
     "mmcompress",
     "torch",
@@ -38,6 +36,8 @@ def versions() -> dict[str, str]:
 
 def hardware() -> dict[str, Any]:
     """`cpu` (model), `cores` that this process may use, `ram_bytes`, `gpu` (name or None)."""
+    import torch  # here: who only reads records need not wait for it
+
     return {
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),

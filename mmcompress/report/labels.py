@@ -2,20 +2,22 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-FONT_SIZE = 8
 RADII = (7, 14, 22, 32, 44, 58, 74)
 """Distances of a label from its point that are tried, in typographic points."""
 ANGLES = (90, 270, 0, 180, 60, 120, 240, 300, 30, 150, 210, 330)
 """Directions that are tried, in degrees."""
 AMBIGUOUS = 300
 """What it costs that another point lies as near to a label as its own does."""
+ACROSS = 200
+"""What it costs that the line to a label runs three pixels through another label."""
 MARKER = 5
 """Half the side of the square that a marker needs, in typographic points."""
 
@@ -27,6 +29,7 @@ def place_labels(
     *,
     lines: Sequence[Sequence[tuple[float, float]]] = (),
     color: str,
+    font_size: float = 8,
 ) -> None:
     """Write each label in the free place nearest to its point, with a thin line when it is far.
 
@@ -34,35 +37,39 @@ def place_labels(
     neighbours choose first. Set the limits of the axes before.
 
     Args:
-        points: in data coordinates.
+        points: in data coordinates; those after the last label have none and are kept free.
         lines: drawn curves, each a list of points in data coordinates.
         color: of the thin line.
+        font_size: in typographic points.
     """
     figure = axes.figure
+    assert isinstance(figure, Figure)
     canvas = figure.canvas
     assert isinstance(canvas, FigureCanvasAgg)
-    canvas.draw()  # The layout has to be settled before pixels mean anything.
+    figure.draw_without_rendering()  # The layout has to be settled before pixels mean anything.
     renderer = canvas.get_renderer()
     pixels = figure.dpi / 72
     centres = axes.transData.transform(points)  # N 2
     curve = _samples(axes, lines)
-    markers = [Bbox.from_extents(*(c - MARKER * pixels), *(c + MARKER * pixels)) for c in centres]
-    taken: list[Bbox] = []
-    for i in sorted(range(len(points)), key=lambda i: _crowd(centres, i)):
-        text = figure.text(0, 0, labels[i], fontsize=FONT_SIZE, linespacing=1.15)
+    half = np.array([MARKER, MARKER]) * pixels
+    markers = np.hstack([centres - half, centres + half])  # N 4: left, bottom, right, top
+    taken = np.empty((0, 4))
+    for i in sorted(range(len(labels)), key=lambda i: _crowd(centres, i)):
+        text = figure.text(0, 0, labels[i], fontsize=font_size, linespacing=1.15)
         size = text.get_window_extent(renderer)
         text.remove()
-        places = list(_places(centres[i], size.width, size.height, pixels))
-        costs = [
-            _cost(box, axes.bbox, taken, markers, curve)
-            + AMBIGUOUS * _nearer(box, centres, i, pixels)
-            + radius * pixels
-            for box, radius in places
-        ]
-        box, radius = places[int(np.argmin(costs))]
-        taken.append(box)
-        middle = np.array([box.x0 + box.x1, box.y0 + box.y1]) / 2
-        if radius > RADII[0]:
+        places, radii = _places(centres[i], size.width, size.height, pixels)  # P 4, P
+        costs = (
+            _costs(places, axes.bbox, taken, markers, curve)
+            + AMBIGUOUS * _nearer(places, centres, i, pixels)
+            + ACROSS * np.array([_crossed(centres[i], place, taken) for place in places])
+            + radii * pixels
+        )
+        best = int(np.argmin(costs))
+        place, far = places[best], radii[best] > RADII[0]
+        taken = np.vstack([taken, place])
+        middle = (place[:2] + place[2:]) / 2
+        if far:
             curve = np.concatenate([curve, _segment(centres[i], middle)])
         axes.annotate(
             labels[i],
@@ -71,29 +78,30 @@ def place_labels(
             textcoords="offset points",
             ha="center",
             va="center",
-            fontsize=FONT_SIZE,
+            fontsize=font_size,
             linespacing=1.15,
             zorder=5,
             arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.6, "shrinkB": 3}
-            if radius > RADII[0]
+            if far
             else None,
         )
 
 
 def _places(
     centre: np.ndarray, width: float, height: float, pixels: float
-) -> Iterator[tuple[Bbox, int]]:
-    """Boxes around a point whose nearest edge or corner lies at each radius and angle."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes (P, 4) around a point whose nearest edge or corner lies at each radius and angle."""
+    boxes, radii = [], []
     for radius in RADII:
         for angle in ANGLES:
             x = math.cos(math.radians(angle))
             y = math.sin(math.radians(angle))
             middle_x = centre[0] + x * radius * pixels + _side(x) * width / 2
             middle_y = centre[1] + y * radius * pixels + _side(y) * height / 2
-            yield (
-                Bbox.from_bounds(middle_x - width / 2, middle_y - height / 2, width, height),
-                radius,
-            )
+            left, bottom = middle_x - width / 2, middle_y - height / 2
+            boxes.append((left, bottom, left + width, bottom + height))
+            radii.append(radius)
+    return np.array(boxes), np.array(radii)
 
 
 def _side(component: float) -> float:
@@ -101,26 +109,39 @@ def _side(component: float) -> float:
     return 0.0 if abs(component) < 0.1 else math.copysign(1.0, component)
 
 
-def _cost(
-    box: Bbox, frame: Bbox, taken: Sequence[Bbox], markers: Sequence[Bbox], curve: np.ndarray
-) -> float:
-    """Pixels² of labels and markers covered, much for leaving the frame, a little for lines."""
-    outside = box.width * box.height - _overlap(box, frame)
-    covered = sum(_overlap(box, other) for other in (*taken, *markers))
-    crossing = np.all((curve > box.min) & (curve < box.max), axis=1).sum()
-    return 10.0 * outside + 5.0 * covered + 8.0 * float(crossing)
+def _costs(
+    places: np.ndarray, frame: Bbox, taken: np.ndarray, markers: np.ndarray, curve: np.ndarray
+) -> np.ndarray:
+    """Pixels² of other labels and of markers covered, of leaving the frame; a little for lines."""
+    width, height = places[0, 2:] - places[0, :2]
+    outside = width * height - _overlaps(places, np.array([frame.extents]))
+    covered = _overlaps(places, markers)
+    unreadable = _overlaps(places, taken)
+    inside = (curve[None] > places[:, None, :2]) & (curve[None] < places[:, None, 2:])  # P C 2
+    crossing = inside.all(axis=2).sum(axis=1)
+    return 10.0 * outside + 5.0 * covered + 50.0 * unreadable + 25.0 * crossing
 
 
-def _nearer(box: Bbox, centres: np.ndarray, own: int, pixels: float) -> int:
-    """How many other points are about as near to the box as its own."""
-    beyond = np.maximum(np.maximum(box.min - centres, centres - box.max), 0)  # N 2
-    distances = np.hypot(*beyond.T)
-    return int((distances < distances[own] + MARKER * pixels).sum()) - 1
+def _nearer(places: np.ndarray, centres: np.ndarray, own: int, pixels: float) -> np.ndarray:
+    """How many other points are about as near to each box as its own."""
+    beyond = np.maximum(places[:, None, :2] - centres, centres - places[:, None, 2:])  # P N 2
+    distances = np.hypot(*np.moveaxis(np.maximum(beyond, 0), 2, 0))  # P N
+    near = distances < distances[:, own, None] + MARKER * pixels
+    return near.sum(axis=1) - 1
 
 
-def _overlap(a: Bbox, b: Bbox) -> float:
-    shared = Bbox.intersection(a, b)
-    return 0.0 if shared is None else shared.width * shared.height
+def _crossed(point: np.ndarray, place: np.ndarray, taken: np.ndarray) -> int:
+    """How many samples of the line from a point to its label lie in other labels."""
+    line = _segment(point, (place[:2] + place[2:]) / 2)
+    inside = (line[:, None] > taken[:, :2]) & (line[:, None] < taken[:, 2:])
+    return int(inside.all(axis=2).sum())
+
+
+def _overlaps(places: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Pixels² (P,) that each box shares with all others together."""
+    low = np.maximum(places[:, None, :2], others[:, :2])  # P N 2
+    high = np.minimum(places[:, None, 2:], others[:, 2:])
+    return np.maximum(high - low, 0).prod(axis=2).sum(axis=1)
 
 
 def _samples(axes: Axes, lines: Sequence[Sequence[tuple[float, float]]]) -> np.ndarray:

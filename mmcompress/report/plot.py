@@ -1,184 +1,176 @@
-"""Accuracy against stored size, as a picture."""
+"""Accuracy against what it costs, one column of a paper wide."""
 
+import io
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from mmcompress.files import write_atomically
-from mmcompress.report.console import is_percent
+from mmcompress.report.axes import furnish, set_limits
 from mmcompress.report.labels import place_labels
-from mmcompress.report.summary import Summary, summarise
-from mmcompress.report.table import MAIN_METRIC, MEGABYTE
+from mmcompress.report.metrics import lower_is_better, scale
 
 # Okabe and Ito's palette, which the colour-blind can tell apart.
-BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#8A8A8A"
-PALETTE = (BLUE, VERMILION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-LOG_FROM = 4.0
-"""Largest over smallest size from which the size axis is logarithmic."""
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+INK, MUTED = "#222222", "#767676"
+STYLES = {
+    "low rank": (PALETTE[0], "o"),
+    "pruning": (PALETTE[1], "s"),
+    "quantisation": (PALETTE[2], "D"),
+    "sharing": (PALETTE[3], "^"),
+    "stack": (PALETTE[4], "v"),
+    "other": (PALETTE[5], "P"),
+    "none": (MUTED, "h"),
+}
+"""Family → colour and marker, the same in every picture."""
 
+COLUMN = 3.3
+"""Inches: the width of one column of a paper in two columns."""
 
-def accuracy_vs_size(
-    records: Sequence[Mapping[str, Any]],
-    path: Path,
-    *,
-    metric: str | None = None,
-    title: str | None = None,
-) -> None:
-    """Draw one point per configuration and the dense model they started from; write a PNG.
+FAR = 0.25
+"""A value worse than the dense one by more than this share of it is drawn at the edge;"""
+USUAL = 3.0
+"""one that loses more than this times what four of five lose, too, unless it is on the front."""
 
-    Error bars are the standard deviation over seeds. The line joins the recipes that no other one
-    beats in both size and accuracy.
-
-    Args:
-        records: finished runs of one backbone on one data set, as `read_records` gives them.
-        path: the PNG.
-        metric: one of every run's `metrics`; mean recall when None, or where the first run does
-            not have it, its first metric.
-        title: made from the metric and the split when None.
-    Raises:
-        ValueError: no record holds `metric`.
-    """
-    metric = metric or _main_metric(records)
-    summaries = [s for s in summarise(records) if metric in s.compressed and metric in s.dense]
-    if not summaries:
-        raise ValueError(f"no run holds the metric {metric!r}: nothing to draw")
-    split = records[0]["config"].get("evaluation", {}).get("split")
-    what = f"{metric.rpartition('/')[2].replace('_', ' ')}{f' on {split}' if split else ''}"
-    figure = Figure(figsize=(7.2, 4.5), dpi=200, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    heading = title or f"{what[0].upper()}{what[1:]} against stored size"
-    axes.set_title(heading, loc="left", fontsize=11, pad=20)
-    legend = (
-        f"dashed: the dense model · ×: how much smaller than its {summaries[0].dense_dtype} file"
-    )
-    if len(summaries) > 1:
-        legend += " · line: recipes that no other beats in both"
-    axes.text(0, 1.025, legend, transform=axes.transAxes, fontsize=8, color="#555555")
-    axes.set_xlabel("stored size (MB of 10⁶ bytes)")
-    axes.set_ylabel(f"{what} (%)" if is_percent(metric) else what)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(visible=True, color="#E6E6E6", linewidth=0.6)
-    axes.set_axisbelow(True)
-    _draw(axes, summaries, metric)
-    write_atomically(path, lambda file: figure.savefig(file, format="png"))
+MOST_LABELS = 7
+"""More names than this cannot be read in one column."""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """One point of `families_plot`.
+    """One point.
 
     Attributes:
-        bytes: stored size.
-        value: of the metric, in [0, 1].
-        std: over seeds, None for one.
-        label: written beside it; empty for none.
+        cost: where it stands on the horizontal axis.
+        value: of the metric, as measured.
+        std, cost_std: over seeds, None for one.
+        label: its name.
+        family: whose colour it has.
+        peer: another library's: grey, and no part of the front.
     """
 
-    bytes: float
+    cost: float
     value: float
     std: float | None = None
+    cost_std: float | None = None
     label: str = ""
+    family: str = "other"
+    peer: bool = False
 
 
-def families_plot(
-    families: Mapping[str, Sequence[Mark]],
-    peers: Mapping[str, Sequence[Mark]],
-    dense: Mark,
-    path: Path,
+@dataclass(frozen=True)
+class Costs:
+    """The horizontal axis.
+
+    Attributes:
+        label: with its unit.
+        log: for sizes, whose ratios count.
+    """
+
+    label: str
+    log: bool = False
+
+
+SIZE = Costs("stored size (MB of 10⁶ bytes, log scale)", log=True)
+
+
+def pareto_figure(
+    marks: Sequence[Mark],
+    dense: Sequence[Mark],
+    metric: str,
+    costs: Costs,
     *,
-    metric: str = MAIN_METRIC,
-    lowest: float = 0.0,
-) -> None:
-    """Draw accuracy against bytes, one line per family, other libraries as points; write a PNG.
+    width: float = COLUMN,
+    height: float = 0.88 * COLUMN,
+    labels: bool = True,
+) -> Figure:
+    """Points by family, error bars over seeds, and the line of those that none beats in both.
 
-    A family's line joins those of its points that none of its own beats in size and accuracy.
+    Values far below the others stand at the edge of the picture, hollow: see `FAR` and `USUAL`.
 
     Args:
-        families: name → our points.
-        peers: library → its points.
-        dense: the uncompressed model.
-        path: the PNG.
-        metric: what the values are.
-        lowest: values below are not drawn; how many is said in the legend.
+        marks: what is compared; a family's own best are joined by a thin line.
+        dense: the uncompressed models.
+        metric: what the values are; says which direction is better.
+        costs: what the horizontal axis is; smaller is better.
+        width, height: inches.
+        labels: write the names of the best beside them.
     """
-    figure = Figure(figsize=(7.2, 5.0), dpi=200, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=300, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.set_xlabel("stored size (MB of 10⁶ bytes)")
-    axes.set_ylabel(f"{metric.rpartition('/')[2].replace('_', ' ')} (%)")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(visible=True, color="#E6E6E6", linewidth=0.6)
-    axes.set_axisbelow(True)
-    everything = [m for marks in [*families.values(), *peers.values(), [dense]] for m in marks]
-    shown = [m for m in everything if m.value >= lowest]
-    _scale(axes, [(m.bytes / MEGABYTE, 100 * m.value) for m in shown])
-    axes.axhline(100 * dense.value, color="#555555", linewidth=0.9, linestyle=(0, (5, 3)), zorder=1)
-    styles = itertools.cycle(zip(PALETTE, "osD^vP", strict=True))
-    for (name, marks), (colour, marker) in zip(families.items(), styles, strict=False):
-        kept, label = _above(lowest, name, marks)
-        points = [(m.bytes / MEGABYTE, 100 * m.value) for m in kept]
-        best = [points[i] for i in front(points)]
-        axes.plot([], [], color=colour, marker=marker, linewidth=1.2, label=label)
-        if best:
-            axes.plot(*zip(*best, strict=True), color=colour, linewidth=1.2, alpha=0.7, zorder=2)
-        for mark, point in zip(kept, points, strict=True):
-            error = None if mark.std is None else 100 * mark.std
-            axes.errorbar(
-                *point,
-                yerr=error,
-                color=colour,
-                marker=marker,
-                markersize=6,
-                capsize=2.5,
-                markeredgecolor="white",
-                linewidth=1,
-                zorder=4,
-            )
-    for (name, marks), marker in zip(peers.items(), itertools.cycle("x+12"), strict=False):
-        kept, label = _above(lowest, name, marks)
-        axes.plot(
-            [m.bytes / MEGABYTE for m in kept],
-            [100 * m.value for m in kept],
-            color=GREY,
-            marker=marker,
-            linestyle="none",
-            label=label,
-            zorder=3,
-        )
-    axes.plot(dense.bytes / MEGABYTE, 100 * dense.value, "D", color="#222222", label="dense")
-    labelled = [m for m in shown if m.label]
-    place_labels(
-        axes,
-        [(m.bytes / MEGABYTE, 100 * m.value) for m in labelled],
-        [m.label for m in labelled],
-        color=GREY,
+    furnish(axes, costs.label, metric)
+    edge = _edge(marks, dense, metric)
+    shown = [_shown(mark, metric, edge) for mark in marks]
+    references = [(mark.cost, scale(metric) * mark.value) for mark in dense]
+    ends = [
+        (m.cost + sign * (m.cost_std or 0), y)
+        for m, (_, y) in zip(marks, shown, strict=True)
+        for sign in (-1, 1)
+    ]
+    set_limits(axes, [*ends, *references], log=costs.log)
+    for _, value in references:
+        axes.axhline(value, color=MUTED, linewidth=0.7, linestyle=(0, (4, 3)), zorder=1)
+    lines = _front_lines(axes, marks, shown, metric)
+    _draw_points(axes, marks, shown, metric, edge)
+    axes.plot(*zip(*references, strict=True), "D", color=INK, markersize=5, label="uncompressed")
+    hidden = sum(_beyond(mark, metric, edge) for mark in marks)
+    if hidden:
+        text = f"hollow: {hidden} lie {'above' if lower_is_better(metric) else 'below'}"
+        axes.plot([], [], "v", mfc="none", color=MUTED, markersize=4, label=text)
+    figure.legend(
+        loc="outside lower center",
+        ncols=int(width / 1.1),
+        fontsize=6.5,
+        frameon=False,
+        handletextpad=0.3,
+        columnspacing=1.0,
+        borderpad=0.2,
     )
-    axes.legend(fontsize=8, frameon=False, loc="lower right")
-    write_atomically(path, lambda file: figure.savefig(file, format="png"))
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # settled: names find their place in it
+    if labels:
+        named = _named(marks, metric)
+        left, right = axes.get_xlim()
+        dashed = [[(left, value), (right, value)] for _, value in references]
+        place_labels(
+            axes,
+            [*(shown[i] for i in named), *shown, *references],
+            [marks[i].label for i in named],
+            lines=[*lines, *dashed, *_bars(marks, shown, metric)],
+            color=MUTED,
+            font_size=6,
+        )
+    return figure
 
 
-def _above(lowest: float, name: str, marks: Sequence[Mark]) -> tuple[list[Mark], str]:
-    """What is drawn, and what the legend says, with how many are not."""
-    kept = [m for m in marks if m.value >= lowest]
-    below = len(marks) - len(kept)
-    return kept, f"{name} ({below} below {100 * lowest:.1f} %)" if below else name
+def save(figure: Figure, path: Path) -> None:
+    """Write a PNG or an SVG, by the suffix; equal figures give equal files."""
+    write_atomically(path, lambda file: file.write(rendered(figure, path.suffix[1:])))
 
 
-def _main_metric(records: Sequence[Mapping[str, Any]]) -> str:
-    names = list(records[0]["metrics"]["compressed"]) if records else []
-    return MAIN_METRIC if MAIN_METRIC in names else next(iter(names), MAIN_METRIC)
+def rendered(figure: Figure, form: str, *, text: bool = False) -> bytes:
+    """The picture as a file.
+
+    Args:
+        form: `png` or `svg`.
+        text: keep words in an SVG as text, for a page that brings a font along.
+    """
+    file = io.BytesIO()
+    with mpl.rc_context({"svg.hashsalt": "mmcompress", "svg.fonttype": "none" if text else "path"}):
+        figure.savefig(file, format=form, metadata={"Date": None} if form == "svg" else None)
+    return file.getvalue()
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the points that no other beats in both size and value, by growing size.
+    """Indices of the points that no other beats in both cost and value, by growing cost.
 
     Example:
         >>> front([(2.0, 0.5), (1.0, 0.4), (3.0, 0.45)])
@@ -192,64 +184,146 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
     return kept
 
 
-def _draw(axes: Axes, summaries: Sequence[Summary], metric: str) -> None:
-    scale = 100 if is_percent(metric) else 1
-    points = [
-        (s.size["artifact_bytes"].mean / MEGABYTE, scale * s.compressed[metric].mean)
-        for s in summaries
-    ]
-    dense = {  # One, unless the runs started from different models.
-        (s.size["dense_bytes"].mean / MEGABYTE, scale * s.dense[metric].mean): s.dense_dtype
-        for s in summaries
-    }
-    _scale(axes, [*points, *dense])
-    best = [points[i] for i in front(points)]
-    axes.plot(*zip(*best, strict=True), color=BLUE, linewidth=1.0, alpha=0.45, zorder=2)
-    left, right = axes.get_xlim()
-    lines = [best, *([(left, value), (right, value)] for _, value in dense)]
-    for size, value in dense:
-        axes.axhline(value, color=VERMILION, linewidth=0.9, linestyle=(0, (5, 3)), zorder=1)
-        (mark,) = axes.plot(size, value, marker="D", markersize=7, color=VERMILION, zorder=3)
-        mark.set_markeredgecolor("white")
-    for (size, value), summary in zip(points, summaries, strict=True):
-        std = summary.compressed[metric].std
-        if std is not None:
-            axes.errorbar(size, value, yerr=scale * std, color=BLUE, capsize=2.5, linewidth=1)
-            lines.append([(size, value - scale * std), (size, value + scale * std)])
-        axes.plot(size, value, marker="o", markersize=6.5, color=BLUE, markeredgecolor="white")
-    labels = [_label(summary) for summary in summaries]
-    place_labels(
-        axes,
-        [*points, *dense],
-        [*labels, *(f"dense, {dtype}\n{size:.1f} MB" for (size, _), dtype in dense.items())],
-        lines=lines,
-        color=GREY,
-    )
+def best_of(marks: Sequence[Mark], metric: str) -> list[int]:
+    """Indices of our marks on the front, whichever direction of the metric is better."""
+    ours = [i for i, mark in enumerate(marks) if not mark.peer]
+    sign = -1 if lower_is_better(metric) else 1
+    return [ours[i] for i in front([(marks[i].cost, sign * marks[i].value) for i in ours])]
 
 
-def _label(summary: Summary) -> str:
-    """Recipe, settings and ratio, each on its line."""
-    name, _, settings = summary.name.partition(" (")
-    ratio = f"{summary.size['compression_ratio'].mean:.1f}×"
-    return "\n".join([name, f"({settings}", ratio] if settings else [name, ratio])
+def _edge(marks: Sequence[Mark], dense: Sequence[Mark], metric: str) -> float:
+    """The worst value that is drawn where it is."""
+    sign = -1 if lower_is_better(metric) else 1
+    reference = min(sign * mark.value for mark in dense)
+    losses = [reference - sign * mark.value for mark in marks]
+    far = FAR * abs(reference)
+    best = [losses[i] for i in best_of(marks, metric) if losses[i] <= far]
+    usual = USUAL * float(np.quantile(losses, 0.8))
+    return sign * (reference - min(far, max([usual, *best])))
 
 
-def _scale(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
-    """Limits with room for labels; a logarithmic size axis with plain numbers when it is long."""
-    sizes, values = [p[0] for p in points], [p[1] for p in points]
-    low, high = min(sizes), max(sizes)
-    if high / low >= LOG_FROM:
-        margin = (high / low) ** 0.12
-        axes.set_xscale("log")
-        axes.set_xlim(low / margin, high * margin)
-        steps = [m * 10.0**e for e in range(-4, 7) for m in (1, 2, 5)]
-        axes.xaxis.set_major_locator(FixedLocator([s for s in steps if low / 2 <= s <= high * 2]))
-        axes.xaxis.set_minor_locator(NullLocator())
-    else:
-        margin = 0.15 * (high - low) or 0.2 * high
-        axes.set_xlim(max(0.0, low - margin), high + margin)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    # Never less than 5 % of the value itself: noise should look like noise.
-    span = max(values) - min(values)
-    room = max(0.18 * span, (0.05 * max(map(abs, values)) - span) / 2) or 1.0
-    axes.set_ylim(min(values) - room, max(values) + room)
+def _beyond(mark: Mark, metric: str, edge: float) -> bool:
+    return mark.value > edge if lower_is_better(metric) else mark.value < edge
+
+
+def _shown(mark: Mark, metric: str, edge: float) -> tuple[float, float]:
+    value = edge if _beyond(mark, metric, edge) else mark.value
+    return mark.cost, scale(metric) * value
+
+
+def _front_lines(
+    axes: Axes, marks: Sequence[Mark], shown: Sequence[tuple[float, float]], metric: str
+) -> list[list[tuple[float, float]]]:
+    """The front of all in ink, that of each family in its colour."""
+    lines = [[shown[i] for i in best_of(marks, metric)]]
+    axes.plot(*zip(*lines[0], strict=True), color=INK, linewidth=2.2, alpha=0.18, zorder=2)
+    for family in dict.fromkeys(mark.family for mark in marks if not mark.peer):
+        own = [i for i, mark in enumerate(marks) if mark.family == family and not mark.peer]
+        best = [shown[own[i]] for i in best_of([marks[i] for i in own], metric)]
+        colour, _ = _style(family)
+        axes.plot(*zip(*best, strict=True), color=colour, linewidth=0.7, alpha=0.7, zorder=2)
+        lines.append(best)
+    return lines
+
+
+def _draw_points(
+    axes: Axes,
+    marks: Sequence[Mark],
+    shown: Sequence[tuple[float, float]],
+    metric: str,
+    edge: float,
+) -> None:
+    """One collection per family; its `gid` is `family:INDICES` of the marks, for the page."""
+    unit = scale(metric)
+    best = set(best_of(marks, metric))
+    greys = itertools.cycle("x+12")
+    families: dict[str, list[int]] = {}
+    for i, mark in enumerate(marks):
+        families.setdefault(mark.family, []).append(i)
+    for family, members in sorted(families.items(), key=lambda item: _rank(item[0])):
+        colour, marker = _style(family)
+        if marks[members[0]].peer:
+            colour, marker = MUTED, next(greys)
+        axes.plot([], [], marker, color=colour, markersize=4, label=family, mew=0.8)
+        kinds = {
+            "best": [i for i in members if i in best and not _beyond(marks[i], metric, edge)],
+            "rest": [i for i in members if i not in best and not _beyond(marks[i], metric, edge)],
+            "edge": [i for i in members if _beyond(marks[i], metric, edge)],
+        }
+        for kind, group in kinds.items():
+            if not group:
+                continue
+            bare, peer = kind == "edge", marks[group[0]].peer
+            if not bare:  # what stands at the edge stands not where it is
+                _error_bars(axes, [marks[i] for i in group], unit, colour)
+            if peer:  # the markers of peers have no face
+                axes.plot(
+                    *zip(*(shown[i] for i in group), strict=True),
+                    "v" if bare else marker,
+                    color=MUTED,
+                    mfc="none",
+                    markersize=4,
+                    mew=0.8,
+                    zorder=3,
+                )
+            else:
+                axes.scatter(
+                    [shown[i][0] for i in group],
+                    [shown[i][1] for i in group],
+                    s={"best": 26, "rest": 14, "edge": 14}[kind],
+                    marker=marker,
+                    facecolor=(1, 1, 1, 0) if bare else colour,
+                    edgecolor=colour if bare else "white",
+                    linewidth=0.5,
+                    zorder=4 if kind == "best" else 3,
+                    clip_on=False,
+                    gid="marks:" + ",".join(map(str, group)),
+                )
+
+
+def _error_bars(axes: Axes, marks: Sequence[Mark], unit: float, colour: str) -> None:
+    """Standard deviations of those marks that have one."""
+    spread = [mark for mark in marks if mark.std is not None or mark.cost_std is not None]
+    across = any(mark.cost_std is not None for mark in spread)
+    if spread:
+        axes.errorbar(
+            [mark.cost for mark in spread],
+            [unit * mark.value for mark in spread],
+            yerr=[unit * (mark.std or 0.0) for mark in spread],
+            xerr=[mark.cost_std or 0.0 for mark in spread] if across else None,
+            fmt="none",
+            ecolor=colour,
+            capsize=1.5,
+            capthick=0.6,
+            elinewidth=0.6,
+            zorder=3,
+        )
+
+
+def _bars(
+    marks: Sequence[Mark], shown: Sequence[tuple[float, float]], metric: str
+) -> list[list[tuple[float, float]]]:
+    """Both error bars of each mark, as lines that names keep away from."""
+    bars = []
+    for mark, (x, y) in zip(marks, shown, strict=True):
+        across, up = mark.cost_std or 0.0, scale(metric) * (mark.std or 0.0)
+        bars += [[(x - across, y), (x + across, y)], [(x, y - up), (x, y + up)]]
+    return bars
+
+
+def _rank(family: str) -> tuple[bool, int]:
+    """Families in the order of `STYLES`, then others."""
+    return family not in STYLES, list(STYLES).index(family) if family in STYLES else 0
+
+
+def _style(family: str) -> tuple[str, str]:
+    return STYLES.get(family, STYLES["other"])
+
+
+def _named(marks: Sequence[Mark], metric: str) -> list[int]:
+    """Whose names are written: all where few, else those on the front, evenly thinned out."""
+    named = [i for i, mark in enumerate(marks) if mark.label and not mark.peer]
+    if len(named) > MOST_LABELS:
+        named = [i for i in best_of(marks, metric) if marks[i].label]
+    step = -(-len(named) // MOST_LABELS) if named else 1
+    return named[::step]

@@ -40,6 +40,7 @@ class RunRecord:
             `dense_dtype`, `by_modality`, `coverage`.
         latency: what `measure_latency` returns.
         budget: what each layer could have had and got, `Budget.report()`; None without a budget.
+        ledger: where the artifact's bytes went, `artifact.ledger.compact`.
         timings: seconds; `total_s` is added at the end.
     """
 
@@ -56,6 +57,7 @@ class RunRecord:
     size: dict[str, Any] = field(default_factory=dict)
     latency: dict[str, Any] = field(default_factory=dict)
     budget: dict[str, Any] | None = None
+    ledger: list[dict[str, Any]] | None = None
     timings: dict[str, float] = field(default_factory=dict)
     peak_memory_bytes: int | None = None
     error: str | None = None

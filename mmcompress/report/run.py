@@ -17,10 +17,11 @@ from pytorch_lightning.utilities import rank_zero_only
 from rich import get_console
 
 from mmcompress.artifact.artifact import Artifact
+from mmcompress.artifact.ledger import compact
 from mmcompress.artifact.manifest import MANIFEST_FILE
 from mmcompress.files import write_atomically
 from mmcompress.report.console import print_report
-from mmcompress.report.plot import accuracy_vs_size
+from mmcompress.report.pictures import accuracy_vs_size
 from mmcompress.report.record import RunRecord, create_run_folder, read_records
 from mmcompress.report.summary import comparable
 from mmcompress.report.tracking import finish, log_run
@@ -47,6 +48,8 @@ class Run:
 
     def report(self, artifact: Artifact) -> None:
         """Write the record, then draw, print and send what it says, in this order."""
+        ledger = artifact.ledger()
+        self.record.ledger = compact(ledger)
         self.record.save("finished")
         record = self.record.as_dict()
         plot = self.folder / "accuracy_vs_size.png"
@@ -54,7 +57,6 @@ class Run:
             accuracy_vs_size(_siblings(self.folder, record), plot)
         else:
             log.warning("no evaluator gave a metric: nothing to draw")
-        ledger = artifact.ledger()
         for logger in self.loggers:
             log_run(logger, record, ledger, plot=plot, manifest=artifact.folder / MANIFEST_FILE)
         print_report(record, artifact.folder)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 WITHOUT_EFFECT = ("name", "logger", "callbacks", "run_dir", "resume", "experiment")
@@ -88,33 +88,70 @@ def distinct_names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
         ['lowrank (rank_ratio=0.3)', 'lowrank (rank_ratio=0.5)', 'none']
     """
     names = [recipe_name(config) for config in configs]
-    flat = [settings(config) for config in configs]
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for name, config in zip(names, configs, strict=True):
+        groups.setdefault(name, []).append(settings(config))
+    keys = {name: _differing(group) for name, group in groups.items()}
+    turns = {name: iter(group) for name, group in groups.items()}
     labels = []
-    for name, own in zip(names, flat, strict=True):
-        same = [other for n, other in zip(names, flat, strict=True) if n == name]
-        differing: dict[str, str] = {}  # the values of all → the first key that has them
-        for key in dict.fromkeys(key for other in same for key in other):
-            values = json.dumps([other.get(key) for other in same])
-            if not _is_seed(key) and any(other.get(key) != own.get(key) for other in same):
-                differing.setdefault(values, key)
-        shown = ", ".join(f"{_short(key)}={own.get(key)}" for key in differing.values())
+    for name in names:
+        own = next(turns[name])
+        shown = ", ".join(f"{_short(key)}={own.get(key)}" for key in keys[name])
         labels.append(f"{name} ({shown})" if shown else name)
     return labels
 
 
+def _differing(group: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Keys, seeds aside, whose value is not the same in all; one of those that differ alike."""
+    found: dict[str, str] = {}  # the values of all → the first key that has them
+    for key in dict.fromkeys(key for own in group for key in own):
+        values = [own.get(key) for own in group]
+        if not _is_seed(key) and any(value != values[0] for value in values):
+            found.setdefault(json.dumps(values), key)
+    return list(found.values())
+
+
+FAMILIES = {
+    "sharing": "sharing",
+    "lowrank": "low rank",
+    "pruning": "pruning",
+    "quantization": "quantisation",
+}
+"""Package of `mmcompress.compression` → what the methods in it are called together."""
+
+NONE, STACK, OTHER = "none", "stack", "other"
+
+
+def family(config: Mapping[str, Any]) -> str:
+    """To which family the steps belong; `STACK` when to several, `OTHER` when to none of ours.
+
+    Example:
+        >>> step = {"_target_": "mmcompress.compression.quantization.gptq.GPTQ"}
+        >>> family({"compression": {"steps": {"gptq": step}}}), family({})
+        ('quantisation', 'none')
+    """
+    steps = (config.get("compression", {}).get("steps") or {}).values()
+    targets = [step.get("_target_", "") for step in steps if step is not None]
+    found = {
+        next((name for part, name in FAMILIES.items() if f".{part}." in target), OTHER)
+        for target in targets
+    }
+    return NONE if not found else found.pop() if len(found) == 1 else STACK
+
+
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Scalars and empty containers, by dotted path."""
-    items = (
-        value.items()
-        if isinstance(value, Mapping)
-        else enumerate(value)
-        if isinstance(value, list)
-        else ()
-    )
-    if not items:
-        yield path, value
+    items: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, list):
+        items = enumerate(value)
+    elif not isinstance(value, str | int | float | None) and isinstance(value, Mapping):
+        items = value.items()
+    empty = True
     for key, inner in items:
+        empty = False
         yield from _leaves(inner, f"{path}.{key}" if path else str(key))
+    if empty:
+        yield path, value
 
 
 def _is_seed(path: str) -> bool:

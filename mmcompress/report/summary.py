@@ -1,12 +1,12 @@
 """Runs of one configuration under several seeds, put together: what tables and plots show."""
 
 import json
-import statistics
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmcompress.report.settings import config_hash, distinct_names
+from mmcompress.report.settings import config_hash, distinct_names, family
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,12 @@ class Spread:
             >>> Spread.of([1.0, 3.0])
             Spread(mean=2.0, std=1.4142135623730951, n=2)
         """
-        std = statistics.stdev(values) if len(values) > 1 else None
-        return cls(statistics.fmean(values), std, len(values))
+        count, mean = len(values), math.fsum(values) / len(values)
+        if count == 1:
+            return cls(mean, None, 1)
+        # `statistics.stdev` adds up fractions, which thousands of runs would wait for.
+        square = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
+        return cls(mean, math.sqrt(square), count)
 
     def format(self, digits: int, *, scale: float = 1.0, sign: bool = False) -> str:
         """`mean`, with `± std` where there are several seeds.
@@ -47,6 +51,11 @@ class Summary:
     Attributes:
         dense, compressed, delta: metric name → spread; delta = compressed − dense of each run.
         size: `dense_bytes`, `artifact_bytes`, `compression_ratio`, `bits_per_weight`.
+        latency: batch size → compressed / dense latency of each run, which were measured in turn in
+            one process; empty where the method cannot be faster and none was measured.
+        dense_ms: batch size → milliseconds of the dense model.
+        family: of the recipe, see `settings.family`.
+        records: the runs themselves.
     """
 
     name: str
@@ -56,6 +65,10 @@ class Summary:
     delta: Mapping[str, Spread]
     size: Mapping[str, Spread]
     dense_dtype: str
+    latency: Mapping[str, Spread]
+    dense_ms: Mapping[str, Spread]
+    family: str
+    records: Sequence[Mapping[str, Any]]
 
 
 SIZES = ("dense_bytes", "artifact_bytes", "compression_ratio", "bits_per_weight")
@@ -121,4 +134,13 @@ def _summary(name: str, runs: Sequence[Mapping[str, Any]]) -> Summary:
         ),
         size=over([{key: run["size"][key] for key in SIZES} for run in runs]),
         dense_dtype=runs[0]["size"]["dense_dtype"],
+        latency=over([_relative_latency(run.get("latency") or {}) for run in runs]),
+        dense_ms=over([(run.get("latency") or {}).get("dense_ms") or {} for run in runs]),
+        family=family(runs[0]["config"]),
+        records=runs,
     )
+
+
+def _relative_latency(latency: Mapping[str, Any]) -> dict[str, float]:
+    dense = latency.get("dense_ms") or {}
+    return {batch: ms / dense[batch] for batch, ms in (latency.get("compressed_ms") or {}).items()}

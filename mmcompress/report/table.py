@@ -1,19 +1,30 @@
-"""A Markdown table of recipes, from run records."""
+"""The table of recipes: what stands in it. `formats.py` writes it down."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from mmcompress.report.formats import ABSENT, Cell, Table, markdown
+from mmcompress.report.metrics import (
+    MAIN_METRIC,
+    PREFERRED,
+    SECOND_METRIC,
+    digits,
+    is_percent,
+    main_metric,
+    metrics_in,
+    scale,
+    title,
+)
 from mmcompress.report.summary import Spread, Summary, summarise
+
+__all__ = ["ABSENT", "MAIN_METRIC", "MEGABYTE", "SECOND_METRIC", "recipes_table", "results_table"]
 
 MEGABYTE = 1_000_000
 
-MAIN_METRIC = "retrieval/mean_recall"
-SECOND_METRIC = "zeroshot/acc@1"
-ABSENT = "–"
-
 
 def results_table(records: Sequence[Mapping[str, Any]], *, more: Sequence[str] = ()) -> str:
-    """One line per configuration; a cell is `mean ± std (n seeds)`, without ± for one seed.
+    """Markdown, one line per configuration; a cell is `mean ± std (n seeds)`, or one seed's value.
 
     The standard deviation is that of a sample (n − 1). Recalls and accuracies are in percent, Δ in
     points, sizes in MB of 10⁶ bytes.
@@ -26,43 +37,128 @@ def results_table(records: Sequence[Mapping[str, Any]], *, more: Sequence[str] =
     """
     if not records:
         raise ValueError("no finished run to make a table of: run train.py first")
-    summaries = summarise(records)
-    header = (
-        "recipe",
-        "mean recall, dense (%)",
-        "compressed (%)",
-        "Δ (points)",
-        "zero-shot (%)",
-        "stored (MB)",
-        f"ratio to {_dense_dtypes(summaries)}",
-        "bits/weight",
-        *(metric.rpartition("/")[2].replace("_", " ") for metric in more),
+    return markdown(recipes_table(summarise(records), main_metric(records), more=more))
+
+
+def recipes_table(
+    summaries: Sequence[Summary],
+    metric: str,
+    *,
+    more: Sequence[str] = (),
+    latency: bool = False,
+) -> Table:
+    """One row per summary.
+
+    Args:
+        metric: dense, compressed and Δ; the next of `PREFERRED` that was measured stands beside it.
+        more: metrics of the compressed model that get a column of their own, as they are.
+        latency: whether there is a column for it, where any was measured.
+    """
+    columns = list(_columns(summaries, metric, more, latency))
+    return Table(
+        header=("recipe", *(name for name, _ in columns)),
+        names=tuple(summary.name for summary in summaries),
+        seeds=tuple(summary.runs for summary in summaries),
+        rows=tuple(zip(*(cells for _, cells in columns), strict=True)),
     )
-    rows = [_row(summary, more) for summary in summaries]
-    lines = [header, ("---", *["---:"] * (len(header) - 1)), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
 
 
-def _row(summary: Summary, more: Sequence[str]) -> tuple[str, ...]:
-    seeds = f" ({summary.runs} seeds)" if summary.runs > 1 else ""
+@dataclass(frozen=True)
+class _Format:
+    """How the numbers of a column are written."""
 
-    def cell(spread: Spread | None, digits: int, scale: float = 1.0, *, sign: bool = False) -> str:
-        return ABSENT if spread is None else spread.format(digits, scale=scale, sign=sign) + seeds
+    digits: int
+    scale: float = 1.0
+    sign: bool = False
 
+    def cells(self, spreads: Sequence[Spread | None]) -> list[Cell]:
+        return [
+            Cell(ABSENT, None)
+            if spread is None
+            else Cell(
+                spread.format(self.digits, scale=self.scale, sign=self.sign),
+                spread.mean,
+                repeated=spread.n > 1,
+            )
+            for spread in spreads
+        ]
+
+
+def _columns(
+    summaries: Sequence[Summary], metric: str, more: Sequence[str], latency: bool
+) -> Iterator[tuple[str, list[Cell]]]:
+    def compressed(name: str) -> list[Spread | None]:
+        return [summary.compressed.get(name) for summary in summaries]
+
+    main = _Format(digits(metric), scale(metric))
     # One dense model for all seeds: there is nothing to spread.
-    dense = Spread.of([summary.dense[MAIN_METRIC].mean]) if MAIN_METRIC in summary.dense else None
-    return (
-        summary.name,
-        ABSENT if dense is None else dense.format(1, scale=100),
-        cell(summary.compressed.get(MAIN_METRIC), 1, 100),
-        cell(summary.delta.get(MAIN_METRIC), 1, 100, sign=True),
-        cell(summary.compressed.get(SECOND_METRIC), 1, 100),
-        cell(summary.size["artifact_bytes"], 2, 1 / MEGABYTE),
-        cell(summary.size["compression_ratio"], 2),
-        cell(summary.size["bits_per_weight"], 2),
-        *(cell(summary.compressed.get(metric), 4) for metric in more),
+    dense = [s.dense[metric].mean if metric in s.dense else None for s in summaries]
+    unit = " (%)" if is_percent(metric) else ""
+    yield (
+        f"{title(metric)}, dense{unit}",
+        main.cells([None if value is None else Spread.of([value]) for value in dense]),
     )
+    yield f"compressed{unit}", main.cells(compressed(metric))
+    delta = _Format(main.digits, main.scale, sign=True)
+    yield (
+        "Δ (points)" if unit else "Δ",
+        delta.cells([summary.delta.get(metric) for summary in summaries]),
+    )
+    found = {name for summary in summaries for name in summary.compressed}
+    second = next((name for name in PREFERRED if name in found and name != metric), None)
+    if second is not None:
+        form = _Format(digits(second), scale(second))
+        yield title(second, unit=True), form.cells(compressed(second))
+    dtypes = ", ".join(dict.fromkeys(f"dense {summary.dense_dtype}" for summary in summaries))
+    sizes = (
+        ("stored (MB)", "artifact_bytes", _Format(2, 1 / MEGABYTE)),
+        (f"ratio to {dtypes}", "compression_ratio", _Format(2)),
+        ("bits/weight", "bits_per_weight", _Format(2)),
+    )
+    for name, key, form in sizes:
+        yield name, form.cells([summary.size[key] for summary in summaries])
+    batch = largest_batch(summaries) if latency else None
+    if batch is not None:
+        ratios = [summary.latency.get(batch) for summary in summaries]
+        yield f"latency, batch {batch} (dense = 1)", _Format(2).cells(ratios)
+    for name in more:
+        yield name.rpartition("/")[2].replace("_", " "), _Format(4).cells(compressed(name))
 
 
-def _dense_dtypes(summaries: Sequence[Summary]) -> str:
-    return ", ".join(dict.fromkeys(f"dense {summary.dense_dtype}" for summary in summaries))
+def largest_batch(summaries: Sequence[Summary]) -> str | None:
+    """The largest batch size at which some compressed model was measured."""
+    return max({batch for summary in summaries for batch in summary.latency}, key=int, default=None)
+
+
+def all_values(name: str, summaries: Sequence[Summary]) -> list[dict[str, Any]]:
+    """Everything measured, as plain numbers for a CSV file: one dict per summary.
+
+    Args:
+        name: of the section.
+    """
+    metrics = metrics_in([record for summary in summaries for record in summary.records])
+    rows = []
+    for summary in summaries:
+        row: dict[str, Any] = {
+            "section": name,
+            "recipe": summary.name,
+            "family": summary.family,
+            "seeds": summary.runs,
+            "dense_dtype": summary.dense_dtype,
+        }
+        for metric in metrics:
+            row |= _numbers(f"dense/{metric}", summary.dense.get(metric))
+            row |= _numbers(metric, summary.compressed.get(metric))
+            row |= _numbers(f"delta/{metric}", summary.delta.get(metric))
+        for key, spread in summary.size.items():
+            row |= _numbers(key, spread)
+        for batch, spread in summary.latency.items():
+            row |= _numbers(f"latency_ratio_batch_{batch}", spread)
+        rows.append(row)
+    return rows
+
+
+def _numbers(name: str, spread: Spread | None) -> dict[str, float | None]:
+    if spread is None:
+        return {}
+    return {name: spread.mean, f"{name} std": spread.std}

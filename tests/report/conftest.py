@@ -25,6 +25,7 @@ def make_record(
     return {
         "status": "finished",
         "seed": seed,
+        "command": f"python train.py compression={'_'.join(steps)} seed={seed}",
         "config_hash": "0123456789abcdef",
         "git_commit": None,
         "config": {
@@ -61,12 +62,12 @@ def make_record(
     }
 
 
-@pytest.fixture(name="make_record")
+@pytest.fixture(name="make_record", scope="session")
 def _make_record() -> MakeRecord:
     return make_record
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def ledger() -> list[LedgerRow]:
     """15,704 bytes."""
     how = "int4: 4 bits, groups of 64"

@@ -1,12 +1,26 @@
 import matplotlib as mpl
 import matplotlib.image
+import matplotlib.text
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from mmcompress.report.axes import log_ticks
 from mmcompress.report.labels import place_labels
-from mmcompress.report.plot import PALETTE, Mark, accuracy_vs_size, families_plot, front
+from mmcompress.report.pictures import accuracy_vs_size, latency_marks
+from mmcompress.report.plot import (
+    PALETTE,
+    SIZE,
+    STYLES,
+    Mark,
+    best_of,
+    front,
+    pareto_figure,
+    rendered,
+    save,
+)
+from mmcompress.report.summary import summarise
 
 
 def test_front_keeps_what_nothing_beats():
@@ -25,9 +39,70 @@ def test_picture_of_any_number_of_runs(ratios, make_record, tmp_path):
     accuracy_vs_size(records, tmp_path / "plot.png")
     assert dict(mpl.rcParams) == before
     pixels = mpl.image.imread(tmp_path / "plot.png")
-    assert pixels.shape[:2] == (900, 1440)
-    blue = np.array([0x00, 0x72, 0xB2]) / 255
-    assert (np.abs(pixels[..., :3] - blue).max(axis=-1) < 0.01).sum() > 100 * len(ratios)
+    assert pixels.shape[1] == 990, "3.3 inches at 300 dots"
+    assert colour_count(pixels, STYLES["other"][0]) > 100 * len(ratios)
+
+
+def texts_of(figure: Figure) -> list[str]:
+    figure.draw_without_rendering()
+    return [text.get_text() for text in figure.findobj(mpl.text.Text) if text.get_text()]
+
+
+def test_words_can_be_read_in_one_column():
+    marks = [Mark(10 / 2**i, 0.9 - 0.01 * i, label=f"recipe {i}") for i in range(6)]
+    figure = pareto_figure(marks, [Mark(20.0, 0.93)], "retrieval/mean_recall", SIZE)
+    assert figure.get_size_inches()[0] == 3.3
+    figure.draw_without_rendering()
+    texts = [t for t in figure.findobj(mpl.text.Text) if t.get_text() and t.get_visible()]
+    assert min(text.get_fontsize() for text in texts) >= 6
+    shown = texts_of(figure)
+    assert "stored size (MB of 10⁶ bytes, log scale)" in shown
+    assert "mean recall (%)" in shown
+    assert {f"recipe {i}" for i in range(6)} <= set(shown)
+    assert figure.axes[0].get_xscale() == "log"
+    box = figure.bbox
+    for text in texts:
+        extent = text.get_window_extent()
+        assert extent.x0 >= box.x0 - 1
+        assert extent.x1 <= box.x1 + 1
+
+
+def test_perplexity_is_better_when_lower():
+    marks = [Mark(4.0, 9.0), Mark(2.0, 10.0), Mark(1.0, 30.0), Mark(3.0, 10.5)]
+    assert best_of(marks, "captioning/perplexity") == [2, 1, 0]
+    assert best_of(marks, "retrieval/mean_recall") == [2]
+    figure = pareto_figure(marks, [Mark(8.0, 8.8)], "captioning/perplexity", SIZE)
+    shown = texts_of(figure)
+    assert "perplexity (lower is better)" in shown
+    assert "hollow: 1 lie above" in shown, "30 is far more than 8.8"
+
+
+def test_equal_figures_are_equal_files(tmp_path):
+    for name in ("a.svg", "b.svg"):
+        figure = pareto_figure([Mark(2.0, 0.9, label="x")], [Mark(8.0, 0.9)], "acc@1", SIZE)
+        save(figure, tmp_path / name)
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+    assert b"<text" not in (tmp_path / "a.svg").read_bytes(), "a font would have to be there"
+    assert b"<text" in rendered(figure, "svg", text=True)
+
+
+def test_latency_is_that_of_the_dense_model_measured_beside_it(make_record):
+    slow, fast = make_record("a"), make_record("b")
+    slow["latency"] |= {"dense_ms": {"1": 9.0, "32": 100.0}, "compressed_ms": {"1": 1, "32": 50.0}}
+    fast["latency"] |= {"dense_ms": {"1": 9.0, "32": 20.0}, "compressed_ms": {"1": 1, "32": 15.0}}
+    never = make_record("c")
+    never["latency"] |= {"compressed_ms": None, "no_speedup": "decoded"}
+    marks, dense, costs = latency_marks(summarise([slow, fast, never]), "zeroshot/acc@1")
+    assert [(m.label, m.cost) for m in marks.values()] == [("a", 0.5), ("b", 0.75)]
+    assert [(m.cost, m.value) for m in dense] == [(1.0, 0.6)]
+    assert costs.label == "latency, batch 32 (dense = 1 ≈ 60 ms)"
+
+
+@pytest.mark.parametrize("ratio", [1.05, 2, 30, 1000, 1e7])
+def test_any_range_of_sizes_has_ticks(ratio):
+    ticks = log_ticks(0.37, 0.37 * ratio)
+    assert 2 <= len(ticks) <= 7
+    assert all(0.37 <= tick <= 0.37 * ratio for tick in ticks)
 
 
 def test_other_metrics_and_missing_ones(make_record, tmp_path):
@@ -63,21 +138,24 @@ def colour_count(pixels: np.ndarray, colour: str) -> int:
     return int((np.abs(pixels[..., :3] - wanted).max(axis=-1) < 0.01).sum())
 
 
-def test_every_family_is_drawn_and_hidden_points_are_counted(tmp_path, monkeypatch):
-    legends = []
-    monkeypatch.setattr(
-        "matplotlib.axes.Axes.legend",
-        lambda axes, **_: legends.append([line.get_label() for line in axes.lines]),
-    )
-    families = {
-        "quantisation": [Mark(5e6, 0.93, 0.01), Mark(2e6, 0.92), Mark(1e6, 0.2)],
-        "low rank": [Mark(9e6, 0.9), Mark(4e6, 0.8)],
-    }
-    peers = {"other": [Mark(6e6, 0.91, label="int8")]}
-    families_plot(families, peers, Mark(2e7, 0.94, label="dense"), tmp_path / "p.png", lowest=0.5)
+def test_every_family_is_drawn_and_hidden_points_are_counted(tmp_path):
+    marks = [
+        *(Mark(*point, family="quantisation") for point in [(5, 0.93), (2, 0.92), (1, 0.2)]),
+        *(Mark(*point, family="low rank") for point in [(9, 0.92), (4, 0.91)]),
+        Mark(6, 0.91, label="int8", family="library", peer=True),
+    ]
+    figure = pareto_figure(marks, [Mark(20, 0.94)], "retrieval/mean_recall", SIZE)
+    save(figure, tmp_path / "p.png")
     pixels = mpl.image.imread(tmp_path / "p.png")
-    assert colour_count(pixels, PALETTE[0]) > 100
-    assert colour_count(pixels, PALETTE[1]) > 100
-    assert colour_count(pixels, PALETTE[2]) == 0
-    (labels,) = legends
-    assert {"quantisation (1 below 50.0 %)", "low rank", "other", "dense"} <= set(labels)
+    assert colour_count(pixels, STYLES["quantisation"][0]) > 100
+    assert colour_count(pixels, STYLES["low rank"][0]) > 100
+    assert colour_count(pixels, STYLES["sharing"][0]) == 0
+    (legend,) = figure.legends
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert labels == ["low rank", "quantisation", "library", "uncompressed", "hollow: 1 lie below"]
+
+
+def test_colours_are_okabe_and_itos():
+    colours = [colour for family, (colour, _) in STYLES.items() if family != "none"]
+    assert sorted(colours) == sorted(PALETTE)
+    assert len({marker for _, marker in STYLES.values()}) == len(STYLES), "and shapes differ too"

@@ -22,6 +22,7 @@ KEYS = [
     "size",
     "latency",
     "budget",
+    "ledger",
     "timings",
     "peak_memory_bytes",
     "error",

@@ -1,10 +1,5 @@
-import runpy
-import sys
-from pathlib import Path
-
 import pytest
 
-from mmcompress.files import write_json
 from mmcompress.report.summary import Spread, comparable, summarise
 from mmcompress.report.table import results_table
 
@@ -80,25 +75,3 @@ def test_runs_of_a_retrained_backbone_are_no_seeds(make_record):
 def test_no_run_is_an_error():
     with pytest.raises(ValueError, match="no finished run"):
         results_table([])
-
-
-def run_script(monkeypatch, *arguments):
-    script = Path(__file__).parents[2] / "scripts" / "make_table.py"
-    monkeypatch.setattr(sys, "argv", [str(script), *map(str, arguments)])
-    runpy.run_path(str(script), run_name="__main__")
-
-
-def test_script_writes_table_and_picture(make_record, tmp_path, monkeypatch, capsys):
-    for name in ("int4", "int8"):
-        (tmp_path / "runs" / name).mkdir(parents=True)
-        write_json(tmp_path / "runs" / name / "run.json", make_record(name))
-    run_script(monkeypatch, tmp_path / "runs", "--out", tmp_path / "docs")
-    printed = capsys.readouterr().out
-    assert printed == (tmp_path / "docs" / "results.md").read_text()
-    assert [line.split(" ")[1] for line in printed.splitlines()[2:]] == ["int4", "int8"]
-    assert (tmp_path / "docs" / "accuracy_vs_size.png").read_bytes()[:4] == b"\x89PNG"
-
-
-def test_script_says_what_is_wrong(tmp_path, monkeypatch):
-    with pytest.raises(SystemExit, match=r"error: .* is not a folder"):
-        run_script(monkeypatch, tmp_path / "nothing")

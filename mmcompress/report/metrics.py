@@ -1,0 +1,74 @@
+"""What is known of a metric by its name: its unit, its direction, how it is written."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+MAIN_METRIC = "retrieval/mean_recall"
+SECOND_METRIC = "zeroshot/acc@1"
+PREFERRED = (MAIN_METRIC, SECOND_METRIC, "accuracy/acc@1", "captioning/perplexity")
+"""What a table is about when nobody says: the first of these that was measured."""
+
+PERCENT_METRICS = ("r@", "recall", "acc@")
+LOWER_IS_BETTER = ("perplexity", "loss", "error")
+TITLES = {SECOND_METRIC: "zero-shot"}
+
+
+def is_percent(name: str) -> bool:
+    """Whether a metric is a share in [0, 1] that is shown in percent."""
+    return any(part in name for part in PERCENT_METRICS)
+
+
+def lower_is_better(name: str) -> bool:
+    """Example:
+
+    >>> lower_is_better("captioning/perplexity"), lower_is_better("retrieval/mean_recall")
+    (True, False)
+    """
+    return any(part in name.rpartition("/")[2] for part in LOWER_IS_BETTER)
+
+
+def digits(name: str) -> int:
+    """Decimals in a table: tenths of a percent, hundredths of a perplexity, else four.
+
+    Example:
+        >>> digits("zeroshot/acc@1"), digits("captioning/perplexity"), digits("text_cosine")
+        (1, 2, 4)
+    """
+    return 1 if is_percent(name) else 2 if "perplexity" in name else 4
+
+
+def scale(name: str) -> float:
+    """What a value is multiplied by before it is shown: 100 for percent."""
+    return 100.0 if is_percent(name) else 1.0
+
+
+def title(name: str, *, unit: bool = False) -> str:
+    """What tables and axes call a metric.
+
+    Example:
+        >>> title("retrieval/mean_recall", unit=True), title("agreement/text_cosine", unit=True)
+        ('mean recall (%)', 'text cosine')
+    """
+    text = TITLES.get(name) or name.rpartition("/")[2].replace("_", " ")
+    return f"{text} (%)" if unit and is_percent(name) else text
+
+
+def format_metric(name: str, value: float) -> str:
+    """Recalls and accuracies in percent, everything else with four digits.
+
+    Example:
+        >>> format_metric("retrieval/mean_recall", 0.8883), format_metric("loss", 0.12346)
+        ('88.83 %', '0.1235')
+    """
+    return f"{100 * value:.2f} %" if is_percent(name) else f"{value:.4g}"
+
+
+def metrics_in(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Every metric that some compressed model has, in order of first appearance."""
+    return list(dict.fromkeys(name for r in records for name in r["metrics"].get("compressed", {})))
+
+
+def main_metric(records: Sequence[Mapping[str, Any]]) -> str:
+    """The first of `PREFERRED` that was measured, else the first metric there is."""
+    found = metrics_in(records)
+    return next((name for name in PREFERRED if name in found), next(iter(found), MAIN_METRIC))
