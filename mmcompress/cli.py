@@ -1,4 +1,7 @@
-"""The command `mmcompress`: train, inspect, evaluate, export."""
+"""The command `mmcompress`: train, inspect, evaluate, export, report.
+
+What needs torch is imported where it is used: a report does without and is seconds faster.
+"""
 
 import argparse
 import json
@@ -11,13 +14,11 @@ from typing import Any
 
 from hydra.utils import instantiate
 
-from mmcompress.artifact.artifact import Artifact
 from mmcompress.artifact.export import LOADED_BY, export
 from mmcompress.configuration import composed
 from mmcompress.errors import in_one_sentence
-from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.locations import shipped
-from mmcompress.report.console import format_metric, print_ledger
+from mmcompress.report.metrics import format_metric
 
 
 def main() -> None:
@@ -44,6 +45,15 @@ def main() -> None:
     exporting.add_argument("artifact", type=Path)
     exporting.add_argument("--to", required=True, choices=LOADED_BY)
     exporting.add_argument("--out", type=Path, help="folder to create; ARTIFACT_<to> by default")
+    reporting = commands.add_parser(
+        "report", help="tables, pictures and a page from the run folders below one"
+    )
+    reporting.add_argument("runs", type=Path)
+    reporting.add_argument("--out", type=Path, help="folder for the files; RUNS/report by default")
+    reporting.add_argument("--metric", help="such as zeroshot/acc@1; the main one by default")
+    reporting.add_argument(
+        "--run", type=Path, action="append", default=[], help="folder of a run to show from close"
+    )
     for command in (inspecting, scoring):
         command.add_argument("--config-dir", type=Path, help="folder with configs of your own")
     scoring.add_argument("--json", action="store_true", help="print full precision as JSON")
@@ -57,10 +67,13 @@ def main() -> None:
     args, more = parser.parse_known_args()
     if any(word.startswith("-") for word in more):
         parser.error(f"unrecognized arguments: {' '.join(more)}")
-    if args.command == "export":
+    if args.command in ("export", "report"):
         if more:
             parser.error(f"unrecognized arguments: {' '.join(more)}")
-        write_back(args.artifact, args.to, args.out)
+        if args.command == "export":
+            write_back(args.artifact, args.to, args.out)
+        else:
+            report(args.runs, args.out, args.metric, args.run)
         return
     overrides = [*args.overrides, *more]
     if args.config_dir is not None:
@@ -75,6 +88,9 @@ def main() -> None:
 @in_one_sentence
 def inspect(folder: Path, overrides: list[str]) -> None:
     """Print the ledger of an artifact."""
+    from mmcompress.artifact.artifact import Artifact
+    from mmcompress.report.console import print_ledger
+
     artifact = Artifact.read(folder, skeleton=_own_model(overrides))
     print_ledger(artifact.ledger())
 
@@ -82,6 +98,8 @@ def inspect(folder: Path, overrides: list[str]) -> None:
 @in_one_sentence
 def write_back(folder: Path, library: str, out: Path | None) -> None:
     """Write the dense checkpoint and say what loads it."""
+    from mmcompress.artifact.artifact import Artifact
+
     out = out or folder.with_name(f"{folder.name}_{library}")
     export(Artifact.load(folder), library, out)
     print(f"{out}: read it with {LOADED_BY[library].format(out)}")
@@ -90,6 +108,9 @@ def write_back(folder: Path, library: str, out: Path | None) -> None:
 @in_one_sentence
 def score(folder: Path, overrides: list[str], *, as_json: bool = False) -> dict[str, Any]:
     """Print the metrics of an artifact, by the evaluators and data of the configuration."""
+    from mmcompress.artifact.artifact import Artifact
+    from mmcompress.evaluation.evaluate import evaluate
+
     cfg = composed(*overrides)
     artifact = Artifact.load(folder, skeleton=_own_model(overrides))
     data = instantiate(cfg.data)
@@ -102,6 +123,17 @@ def score(folder: Path, overrides: list[str], *, as_json: bool = False) -> dict[
         for name, value in metrics.items():
             print(f"{name:28} {format_metric(name, value)}")
     return metrics
+
+
+@in_one_sentence
+def report(runs: Path, out: Path | None, metric: str | None, chosen: list[Path]) -> None:
+    """Print the tables and what did not finish, and write the report."""
+    from mmcompress.report.report import printed, read_report, write_report
+
+    found = read_report(runs, metric=metric, runs=chosen)
+    print(printed(found))
+    files = write_report(found, out or runs / "report")
+    print(f"{files[0]} (and {len(files) - 1} files beside it)")
 
 
 def _own_model(overrides: list[str]) -> Callable[[], Any] | None:

@@ -1,9 +1,12 @@
 """Writing an artifact back as a dense checkpoint of the library that its model comes from."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mmcompress.artifact.artifact import Artifact
 from mmcompress.files import folder_atomically
+
+if TYPE_CHECKING:
+    from mmcompress.artifact.artifact import Artifact
 
 LOADED_BY = {
     "open_clip": 'open_clip.create_model_and_transforms("local-dir:{}")',
@@ -12,7 +15,7 @@ LOADED_BY = {
 """Library → what reads the folder."""
 
 
-def export(artifact: Artifact, library: str, folder: Path) -> None:
+def export(artifact: "Artifact", library: str, folder: Path) -> None:
     """Write a folder that the library loads, with no trace of mmcompress.
 
     All weights are dense, and those of the artifact bit for bit where it has layers of the
