@@ -7,13 +7,18 @@ from collections.abc import Callable
 from functools import wraps
 from typing import TypeVar
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
+from hydra.types import RunMode
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from typing_extensions import ParamSpec
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 log = logging.getLogger(__name__)
+
+MENDABLE = (ValueError, ModuleNotFoundError, OSError, MisconfigurationException)
 
 
 def root_cause(error: BaseException) -> BaseException:
@@ -26,21 +31,34 @@ def root_cause(error: BaseException) -> BaseException:
 def in_one_sentence(function: Callable[P, R]) -> Callable[P, R]:
     """End the program with one line on an error that the user can mend.
 
-    Those are ValueError, ModuleNotFoundError and OSError. Everything else is a bug and keeps its
-    traceback; `HYDRA_FULL_ERROR=1` shows all tracebacks.
+    Those are `MENDABLE`. Everything else is a bug and keeps its traceback; `HYDRA_FULL_ERROR=1`
+    shows all tracebacks.
+
+    A launcher that runs the jobs of a sweep in other processes gets the exception itself: the end
+    of its process would take other jobs along.
     """
 
     @wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return function(*args, **kwargs)
-        except (InstantiationException, ValueError, ModuleNotFoundError, OSError) as error:
+        except (InstantiationException, *MENDABLE) as error:
             if os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
             cause = root_cause(error)
-            if not isinstance(cause, (ValueError, ModuleNotFoundError, OSError, TypeError)):
+            if not isinstance(cause, (*MENDABLE, TypeError)):
                 raise
             log.debug("traceback", exc_info=error)
+            if _launched_elsewhere():
+                log.error("error: %s", cause)
+                raise cause from None
             sys.exit(f"error: {cause}")
 
     return wrapper
+
+
+def _launched_elsewhere() -> bool:
+    if not HydraConfig.initialized():
+        return False
+    hydra = HydraConfig.get()
+    return hydra.mode == RunMode.MULTIRUN and hydra.runtime.choices["hydra/launcher"] != "basic"

@@ -12,8 +12,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytorch_lightning as pl
+import torch.distributed as dist
 from pytorch_lightning.strategies import ModelParallelStrategy
-from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
@@ -103,7 +103,7 @@ def unsharded(backbone: Backbone, recipe: "Recipe", dense: Backbone) -> Backbone
     state = {}
     for name, tensor in backbone.state_dict().items():
         whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-        if rank_zero_only.rank == 0:
+        if dist.get_rank() == 0:
             state[name] = whole.cpu()
     if not state:
         return backbone

@@ -153,6 +153,12 @@ def test_bad_input_ends_in_one_sentence_and_leaves_nothing(
     assert not list(tmp_path.iterdir()), "something was left behind"
 
 
+def test_a_sweep_is_not_started_again_by_every_process(run_train, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="run the jobs one by one without -m"):
+        run_train("-m", "trainer=ddp_cpu", "compression=int8,int4", *SHORT)
+    assert len(list(tmp_path.rglob("run.json"))) == 1
+
+
 def test_unwritable_run_folder(run_train, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit, match="choose another with run_dir=PATH"):

@@ -120,6 +120,7 @@ def _siblings(folder: Path, record: dict) -> list[dict]:
 def _quiet_libraries() -> None:
     """Leave out what says nothing about this run."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    logging.getLogger("lightning_fabric.utilities.distributed").setLevel(logging.WARNING)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     # pytorch-lightning 2.6 with torch 2.14.
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated", category=FutureWarning)

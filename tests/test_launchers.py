@@ -1,0 +1,77 @@
+"""Sweeps whose runs are spread by Hydra's launchers (extra `sweep`)."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+
+from mmcompress.locations import shipped
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[1]
+SMALL = [
+    "logger=none",
+    "data.calibration_size=32",
+    "evaluation.latency.batch_sizes=[1]",
+    "+evaluation.latency.seconds=0.1",
+    "trainer=post_training",
+]
+PACKAGES = {
+    "cores": "hydra_plugins.hydra_joblib_launcher",
+    "ray_local": "hydra_plugins.hydra_ray_launcher",
+    "submitit_local": "hydra_plugins.hydra_submitit_launcher",
+}
+
+
+def sweep(launcher: str, folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    """`python train.py -m` in `folder`."""
+    pytest.importorskip(PACKAGES[launcher], reason="pip install 'mmcompress[sweep]'")
+    environment = {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(folder / "cache")}
+    command = [str(shipped("train.py").resolve()), "-m", f"hydra/launcher={launcher}", *SMALL]
+    return subprocess.run(
+        [sys.executable, *command, *overrides],
+        cwd=folder,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("launcher", PACKAGES)
+def test_two_runs_of_a_sweep(launcher: str, tmp_path: Path) -> None:
+    done = sweep(launcher, tmp_path, "compression=int8,int4")
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(path.read_text()) for path in tmp_path.glob("runs/*/*/run.json")]
+    assert {record["config"]["name"] for record in records} == {"int8", "int4"}
+    assert {record["status"] for record in records} == {"finished"}
+
+
+def test_a_run_that_fails_leaves_the_others_alone(tmp_path: Path) -> None:
+    """Jobs of `cores` share two processes; a third run follows the one that fails."""
+    sizes = "compression.steps.int4.group_size=10,32,64"
+    done = sweep("cores", tmp_path, "compression=int4", sizes)
+    assert done.returncode != 0
+    assert "group_size=10 does not divide" in done.stdout + done.stderr
+    records = [json.loads(path.read_text()) for path in tmp_path.glob("runs/*/*/run.json")]
+    assert [record["status"] for record in records] == ["finished", "finished"]
+
+
+def test_slurm_gets_a_task_per_process() -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install '.[sweep]'")
+    assert Plugins.instance().discover(Launcher)
+    with initialize_config_dir(str(shipped("conf").resolve()), version_base="1.3"):
+        overrides = ["hydra/launcher=slurm", "trainer=ddp", "trainer.devices=4"]
+        cfg = compose("train", [*overrides, "trainer.num_nodes=2"], return_hydra_config=True)
+        launcher = cfg.hydra.launcher
+        assert (launcher.nodes, launcher.tasks_per_node) == (2, 4)
+        cfg = compose("train", ["hydra/launcher=slurm"], return_hydra_config=True)
+        assert (cfg.hydra.launcher.nodes, cfg.hydra.launcher.tasks_per_node) == (1, 1)
