@@ -17,11 +17,12 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from mmcompress.backbones.base import Backbone
-from mmcompress.compression.recipe import Plan, Recipe
+from mmcompress.compression.recipe import Recipe
 from mmcompress.data.base import PairData
 from mmcompress.memory import keep_freed_memory
 from mmcompress.objectives.base import Loss
 from mmcompress.processes import gather
+from mmcompress.seeds import seed_from
 from mmcompress.sharding import shard, whole_weights
 
 
@@ -36,6 +37,7 @@ class CompressionModule(pl.LightningModule):
         warmup_ratio: share of the steps in which the learning rate rises from zero; a cosine to
             zero follows.
         teacher: the dense backbone; needed when the objective looks at it.
+        seed: of the random numbers of each step, whatever has been drawn before it.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class CompressionModule(pl.LightningModule):
         optimizer: Callable[[list[dict[str, Any]]], Optimizer],
         warmup_ratio: float = 0.1,
         teacher: Backbone | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         if objective.needs_teacher and teacher is None:
@@ -56,6 +59,7 @@ class CompressionModule(pl.LightningModule):
         self.objective = objective
         self.optimizer = optimizer
         self.warmup_ratio = warmup_ratio
+        self.seed = seed
         # In a tuple, so that it is neither a submodule nor in any checkpoint.
         self._teacher: tuple[Backbone, ...] = ()
         if teacher is not None:
@@ -72,6 +76,7 @@ class CompressionModule(pl.LightningModule):
             teacher.to(self.device)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        seed_from(self.seed, self.global_step, self.global_rank)
         progress = self.global_step / max(self._total_steps, 1)
         if self.recipe.has_schedule:
             with whole_weights(self):
@@ -135,6 +140,7 @@ class CompressionModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["plan"] = self.recipe.plan
+        checkpoint["budget"] = self.recipe.budget_report
 
 
 def _gathered(rows: Tensor) -> Tensor:
@@ -166,8 +172,8 @@ def trained(
     return model.eval().cpu()
 
 
-def plan_in(checkpoint: str | Path) -> Plan:
-    """The recipe's plan in a checkpoint of `CompressionModule`.
+def calibrated_in(checkpoint: str | Path) -> dict[str, Any]:
+    """What `Recipe.restore` needs of a checkpoint of `CompressionModule`: `plan` and `budget`.
 
     Raises:
         ValueError: no such file, or not a checkpoint of a compression run.
@@ -181,7 +187,7 @@ def plan_in(checkpoint: str | Path) -> Plan:
         raise ValueError(fix) from error
     if "plan" not in content:
         raise ValueError(f"resume={checkpoint} holds no compression plan: it is of another program")
-    return content["plan"]
+    return {"plan": content["plan"], "budget": content.get("budget")}
 
 
 def warmup_cosine(step: int, *, total: int, warmup_ratio: float) -> float:

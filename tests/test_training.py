@@ -15,9 +15,9 @@ from mmcompress.data.base import PairData
 from mmcompress.objectives.objective import Objective
 from mmcompress.training import (
     CompressionModule,
+    calibrated_in,
     cpu_precision,
     parameter_groups,
-    plan_in,
     warmup_cosine,
 )
 
@@ -137,7 +137,7 @@ def test_resumed_equals_uninterrupted(
     )
 
     resumed, second = make_tiny_backbone(seed=7), recipe()
-    second.restore(resumed, plan_in(tmp_path / "step=3.ckpt"))
+    second.restore(resumed, **calibrated_in(tmp_path / "step=3.ckpt"))
     fit(
         resumed,
         tiny_data,
@@ -160,18 +160,18 @@ def test_checkpoints_hold_the_plan_and_plain_containers(
     recipe = Recipe({"magnitude": Magnitude(sparsity=0.5)})
     recipe.apply(tiny_backbone, [])
     fit(tiny_backbone, tiny_data, recipe=recipe, max_steps=1, callbacks=[checkpoint(tmp_path, 1)])
-    assert plan_in(tmp_path / "step=1.ckpt") == recipe.plan
+    assert calibrated_in(tmp_path / "step=1.ckpt") == {"plan": recipe.plan, "budget": None}
 
 
-def test_plan_in_refuses_what_is_no_checkpoint_of_ours(tmp_path: Path) -> None:
+def test_what_is_no_checkpoint_of_ours_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
-        plan_in(tmp_path / "none.ckpt")
+        calibrated_in(tmp_path / "none.ckpt")
     (tmp_path / "text.ckpt").write_text("hello")
     with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
-        plan_in(tmp_path / "text.ckpt")
+        calibrated_in(tmp_path / "text.ckpt")
     torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
     with pytest.raises(ValueError, match="holds no compression plan"):
-        plan_in(tmp_path / "foreign.ckpt")
+        calibrated_in(tmp_path / "foreign.ckpt")
 
 
 def test_warmup_then_cosine() -> None:

@@ -57,6 +57,8 @@ class Recipe:
         self.dense_dtype = dense_dtype
         self.budget = budget if budget is not None and budget.is_set else None
         self.plan: Plan = {}
+        self.budget_report: dict[str, Any] | None = None
+        """What each layer could have had and got, `Budget.report()`; None without a budget."""
         self.coverage: dict[str, float] = {}
         """Share of the parameters, as they were when the step ran, that it compresses."""
         self._cuts: dict[str, dict[str, Decision]] = {}
@@ -127,7 +129,10 @@ class Recipe:
         """
         self.check(backbone)
         batches = list(batches)
-        plan = self.budget.search(self, backbone, batches) if self.budget else None
+        plan = None
+        if self.budget is not None:
+            plan = self.budget.search(self, backbone, batches)
+            self.budget_report = self.budget.report()
         plan = self.carry_out(backbone, batches, plan)
         for name, decisions in plan.items():
             log.info("%s: %d of %d targets", name, len(self._compressed(name)), len(decisions))
@@ -203,8 +208,12 @@ class Recipe:
                 known = statistics.setdefault(key, statistic)
                 setattr(known, need, getattr(statistic, need))
 
-    def restore(self, backbone: Backbone, plan: Plan) -> None:
-        """Edit a dense backbone as `plan` says, for weights that will be loaded afterwards."""
+    def restore(self, backbone: Backbone, plan: Plan, budget: dict[str, Any] | None = None) -> None:
+        """Edit a dense backbone as `plan` says, for weights that will be loaded afterwards.
+
+        Args:
+            budget: the report of the budget that has found the plan.
+        """
         for name, step in self.steps.items():
             targets = {t.name: t for t in step.candidates(backbone)}
             edits = {k: d for k, d in plan[name].items() if LEFT_DENSE not in d}
@@ -213,6 +222,7 @@ class Recipe:
                 self._edit(backbone, step, targets[key], decision, {})
             step.join()
         self.plan = plan
+        self.budget_report = budget
 
     @property
     def has_schedule(self) -> bool:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from mmcompress.backbones.base import Backbone
 from mmcompress.data.decode import Waveform, cropped, resampled
-from mmcompress.data.items import Item, Items, Sample
+from mmcompress.data.items import Item, Items, Repeatable, Sample
 
 log = logging.getLogger(__name__)
 
@@ -260,7 +260,7 @@ class PairData(pl.LightningDataModule, ABC):
     def train_dataloader(self) -> DataLoader:
         train = self.splits["train"]
         return self.loader(
-            train,
+            Repeatable(train, self.seed),
             captions="random",
             kind=ResumableLoader,
             batch_size=min(self.batch_size, len(train)),

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from typing_extensions import Self
 
 from mmcompress.data.decode import Unreadable
+from mmcompress.seeds import seed_from
 
 log = logging.getLogger(__name__)
 
@@ -110,3 +111,30 @@ class Sample(Items):
 
     def read(self, index: int) -> Item:
         return self.items.read(self.indices[index])
+
+
+class Repeatable(Items):
+    """Training items whose random numbers depend on the seed and on the batch they are read for.
+
+    So a run that goes on from a checkpoint draws what it would have drawn, in worker processes too.
+    Each epoch has another order, hence other batches, and draws anew.
+    """
+
+    def __init__(self, items: Items, seed: int) -> None:
+        self.items, self.seed = items, seed
+        self.title, self.captioned = items.title, items.captioned
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def keys(self) -> list[str]:
+        return self.items.keys
+
+    def read(self, index: int) -> Item:
+        return self.items.read(index)
+
+    def __getitems__(self, indices: list[int]) -> list[Item | None]:
+        """What a loader asks for: the items of one batch; `collate` draws from what follows."""
+        seed_from(self.seed, indices)
+        return [self.items[index] for index in indices]

@@ -15,7 +15,7 @@ from mmcompress.data.base import PairData
 from mmcompress.data.decode import Unreadable
 from mmcompress.data.items import PairDataset
 from mmcompress.objectives.objective import Objective
-from mmcompress.training import CompressionModule, plan_in
+from mmcompress.training import CompressionModule, calibrated_in
 
 
 def captions_of(loader, backbone: HFClip) -> list[str]:
@@ -99,7 +99,7 @@ def test_a_resumed_fit_equals_an_uninterrupted_one(
         backbone = make_tiny_backbone(seed)
         recipe = Recipe({"magnitude": Magnitude(sparsity=0.5, schedule="cubic", updates=4)})
         if resume:
-            recipe.restore(backbone, plan_in(resume))
+            recipe.restore(backbone, **calibrated_in(resume))
         else:
             recipe.apply(backbone, [])
         module = CompressionModule(
