@@ -15,7 +15,6 @@ from omegaconf import DictConfig
 
 from mmcompress.artifact.artifact import Artifact
 from mmcompress.artifact.dense import dense_file_bytes
-from mmcompress.errors import in_one_sentence
 from mmcompress.evaluation.base import check_split
 from mmcompress.evaluation.baseline import dense_baseline
 from mmcompress.evaluation.evaluate import evaluate
@@ -24,11 +23,12 @@ from mmcompress.locations import shipped
 from mmcompress.processes import start_processes
 from mmcompress.report.run import start_run
 from mmcompress.sharding import unsharded
-from mmcompress.training import CompressionModule, plan_in
+from mmcompress.sweeps.job import as_job
+from mmcompress.training import CompressionModule
 
 
 @hydra.main(config_path=str(shipped("conf")), config_name="train", version_base="1.3")
-@in_one_sentence
+@as_job
 def main(cfg: DictConfig) -> None:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     backbone = instantiate(cfg.backbone)
@@ -42,7 +42,6 @@ def main(cfg: DictConfig) -> None:
     evaluators = instantiate(cfg.evaluation.evaluators)
     split = cfg.evaluation.split
     check_split(data, split)
-    plan = plan_in(cfg.resume) if cfg.resume else None
 
     with start_run(cfg) as run:
         record = run.record
@@ -53,15 +52,15 @@ def main(cfg: DictConfig) -> None:
         if trainer.is_global_zero:
             record.metrics["dense"] = dense_baseline(teacher, data, evaluators, split)
 
-        with record.time("calibrate_s"):
-            if plan is None:
+        with run.stage("calibrate_s"):
+            if run.calibrated is None:
                 batches = list(data.calibration_dataloader())
                 recipe.apply(backbone, batches)
-                record.budget = recipe.budget and recipe.budget.report()
                 if reconstruction:
                     reconstruction(backbone, teacher, recipe, batches)
             else:
-                recipe.restore(backbone, plan)
+                recipe.restore(backbone, **run.calibrated)
+            record.budget = recipe.budget_report
 
         module = CompressionModule(
             backbone,
@@ -70,14 +69,15 @@ def main(cfg: DictConfig) -> None:
             optimizer=optimizer,
             warmup_ratio=cfg.warmup_ratio,
             teacher=teacher,
+            seed=cfg.seed,
         )
-        with record.time("fit_s"):
-            trainer.fit(module, data, ckpt_path=cfg.resume)
+        with run.stage("fit_s"):
+            trainer.fit(module, data, ckpt_path=run.checkpoint)
         backbone = unsharded(backbone, recipe, teacher)
         if not trainer.is_global_zero:  # the first process stores and scores what all have made
             return
 
-        with record.time("save_s"):
+        with run.stage("save_s"):
             encodings = recipe.finalize(backbone.cpu())
             Artifact.save(
                 run.folder / "artifact",
@@ -94,7 +94,7 @@ def main(cfg: DictConfig) -> None:
         artifact = Artifact.load(
             run.folder / "artifact", skeleton=partial(instantiate, cfg.backbone)
         )
-        with record.time("evaluate_s"):
+        with run.stage("evaluate_s"):
             record.metrics["compressed"] = evaluate(
                 artifact.backbone, data, evaluators, split, dense=teacher
             )

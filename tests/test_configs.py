@@ -13,15 +13,19 @@ from mmcompress.locations import shipped
 
 CONF = shipped("conf").resolve()
 GROUPS = {
-    group.name: sorted(path.stem for path in group.glob("*.yaml"))
+    group.name: sorted(
+        path.relative_to(group).with_suffix("").as_posix() for path in group.rglob("*.yaml")
+    )
     for group in sorted(CONF.iterdir())
-    if group.is_dir()
+    if group.is_dir() and group.name != "hydra"
 }
 CHOICES = [f"{group}={name}" for group, names in GROUPS.items() for name in names]
 
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_composes(choice: str) -> None:
+    if choice == "sweep=optuna_pareto":
+        pytest.importorskip("optuna", reason='needs pip install "mmcompress[sweep]"')
     cfg = composed(choice)
     assert cfg.seed == 0
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from typing_extensions import Self
 
+from mmcompress.errors import root_cause
 from mmcompress.files import write_json
 from mmcompress.report.environment import git_commit, hardware, peak_memory_bytes, versions
 from mmcompress.report.settings import config_hash
@@ -41,7 +42,8 @@ class RunRecord:
         latency: what `measure_latency` returns.
         budget: what each layer could have had and got, `Budget.report()`; None without a budget.
         ledger: where the artifact's bytes went, `artifact.ledger.compact`.
-        timings: seconds; `total_s` is added at the end.
+        timings: seconds, of the last start; `total_s` is added at the end.
+        starts: how often the run was started; more than once when it was cut short and went on.
     """
 
     folder: Path
@@ -59,6 +61,7 @@ class RunRecord:
     budget: dict[str, Any] | None = None
     ledger: list[dict[str, Any]] | None = None
     timings: dict[str, float] = field(default_factory=dict)
+    starts: int = 1
     peak_memory_bytes: int | None = None
     error: str | None = None
 
@@ -94,7 +97,7 @@ class RunRecord:
         traceback: TracebackType | None,
     ) -> None:
         if error is not None:
-            self.error = " ".join(f"{type(error).__name__}: {error}".split())
+            self.error = error_line(error)
         self.save("finished" if error is None else "failed")
 
     def save(self, status: Literal["finished", "failed"]) -> None:
@@ -119,28 +122,15 @@ class RunRecord:
         return {name: getattr(self, name) for name in names}
 
 
-def create_run_folder(path: Path) -> Path:
-    """Make the folder of a new run, with `-2`, `-3`, … added when the name is taken.
+def error_line(error: BaseException) -> str:
+    """Kind and message in one line, of what lies behind an error in a constructor.
 
-    Call it once the configuration has proved valid, so that bad input leaves no folder behind.
-
-    Raises:
-        ValueError: it cannot be made or written.
+    Example:
+        >>> error_line(ValueError("the loss is nan\\n  at step 7"))
+        'ValueError: the loss is nan at step 7'
     """
-    number, folder = 1, path
-    while True:
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            number += 1
-            folder = path.with_name(f"{path.name}-{number}")
-        except OSError as error:
-            raise ValueError(
-                f"run_dir={path} cannot be written ({error.strerror}): "
-                "choose another with run_dir=PATH"
-            ) from error
-        else:
-            return folder
+    cause = root_cause(error)
+    return " ".join(f"{type(cause).__name__}: {cause}".split())
 
 
 def read_records(root: Path) -> list[dict[str, Any]]:
@@ -152,6 +142,15 @@ def read_records(root: Path) -> list[dict[str, Any]]:
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder: give the one that holds the runs")
     return [_read(path) for path in sorted(root.rglob(FILE))]
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """The `run.json` in `folder`, as in `read_records`; None where there is none.
+
+    Raises:
+        ValueError: it is not a run record.
+    """
+    return _read(folder / FILE) if (folder / FILE).is_file() else None
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback
@@ -21,10 +22,22 @@ from mmcompress.artifact.ledger import compact
 from mmcompress.artifact.manifest import MANIFEST_FILE
 from mmcompress.files import write_atomically
 from mmcompress.report.console import print_report
+from mmcompress.report.folder import (
+    RunFolder,
+    checkpoint_in,
+    claim_folder,
+    folder_of_first,
+    in_sweep,
+    job_folder,
+    open_folder,
+)
 from mmcompress.report.pictures import accuracy_vs_size
-from mmcompress.report.record import RunRecord, create_run_folder, read_records
+from mmcompress.report.record import RunRecord, read_records
+from mmcompress.report.settings import config_hash
 from mmcompress.report.summary import comparable
 from mmcompress.report.tracking import finish, log_run
+from mmcompress.seeds import seed_from
+from mmcompress.training import calibrated_in
 
 log = logging.getLogger(__name__)
 
@@ -36,15 +49,26 @@ class Run:
     Attributes:
         record: becomes `run.json`.
         loggers, callbacks: for the trainer.
+        checkpoint: where training goes on from; None to begin anew.
+        calibrated: what that checkpoint says of the calibration, for `Recipe.restore`.
     """
 
     record: RunRecord
     loggers: list[Logger]
     callbacks: list[Callback]
+    checkpoint: Path | None = None
+    calibrated: dict[str, Any] | None = None
 
     @property
     def folder(self) -> Path:
         return self.record.folder
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """A part of the run, timed, with random numbers that do not depend on the parts before."""
+        seed_from(self.record.seed, name)
+        with self.record.time(name):
+            yield
 
     def report(self, artifact: Artifact) -> None:
         """Write the record, then draw, print and send what it says, in this order."""
@@ -66,19 +90,57 @@ class Run:
 def start_run(cfg: DictConfig) -> Iterator[Run]:
     """Make the run folder and open loggers; whatever happens inside, the record is written.
 
-    Of several processes only the first has a folder and loggers; the others show warnings alone.
+    Where the folder holds the same run, cut short, that run goes on from its last checkpoint. Of
+    several processes only the first has a folder and loggers; the others show warnings alone.
 
     Raises:
-        ValueError: the folder cannot be written.
+        ValueError: the folder cannot be written, or `resume` names no checkpoint of ours.
+        Taken: this is a job of a sweep, and another process works on it or it has finished.
     """
     _quiet_libraries()
+    if cfg.resume:
+        calibrated_in(cfg.resume)  # a bad one leaves no folder behind
+    config = _plain(cfg)
+    key = config_hash(config)
+    path = run_path(cfg)
     if getattr(rank_zero_only, "rank", 0) != 0:
         logging.getLogger().setLevel(logging.WARNING)
         get_console().quiet = True
-        record = RunRecord.start(Path(cfg.run_dir), _plain(cfg))
-        yield Run(record, [], _instantiate(cfg.callbacks))
+        folder = folder_of_first(path, key)
+        record = RunRecord.start(folder or path, config)
+        yield _run(cfg, record, [], folder)
         return
-    folder = create_run_folder(Path(cfg.run_dir))
+    held = claim_folder(path, key) if in_sweep() else open_folder(path, key)
+    try:
+        with _files(cfg, held) as (record, loggers):
+            yield _run(cfg, record, loggers, held.path)
+    finally:
+        held.release()
+
+
+def run_path(cfg: DictConfig) -> Path:
+    """Where the run belongs: `run_dir`, or for a job its place in the folder of its sweep."""
+    if not in_sweep():
+        return Path(cfg.run_dir)
+    config = _plain(cfg)
+    return job_folder(Path(HydraConfig.get().sweep.dir), config, config_hash(config))
+
+
+def _run(cfg: DictConfig, record: RunRecord, loggers: list[Logger], folder: Path | None) -> Run:
+    """With the last checkpoint in the folder, else with the one that `resume` names."""
+    checkpoint = folder and checkpoint_in(folder)
+    if checkpoint is not None:
+        log.info("going on from %s", checkpoint)
+    elif cfg.resume:
+        checkpoint = Path(cfg.resume)
+    calibrated = None if checkpoint is None else calibrated_in(checkpoint)
+    return Run(record, loggers, _instantiate(cfg.callbacks), checkpoint, calibrated)
+
+
+@contextmanager
+def _files(cfg: DictConfig, held: RunFolder) -> Iterator[tuple[RunRecord, list[Logger]]]:
+    """The files of a run but for its results."""
+    folder = held.path
     cfg.run_dir = str(folder)
     text = OmegaConf.to_yaml(cfg, resolve=True)
     write_atomically(folder / "config.yaml", lambda file: file.write(text.encode()))
@@ -88,7 +150,8 @@ def start_run(cfg: DictConfig) -> Iterator[Run]:
     failed = True
     try:
         with RunRecord.start(folder, _plain(cfg)) as record:
-            yield Run(record, _instantiate(cfg.logger), _instantiate(cfg.callbacks))
+            record.starts = held.starts
+            yield record, _instantiate(cfg.logger)
         failed = False
     except BaseException:
         text = traceback.format_exc()

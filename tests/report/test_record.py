@@ -6,7 +6,7 @@ import time
 import pytest
 
 from mmcompress.report.environment import git_commit, hardware, peak_memory_bytes, versions
-from mmcompress.report.record import RunRecord, create_run_folder, finished, read_records
+from mmcompress.report.record import RunRecord, finished, read_record, read_records
 from mmcompress.report.settings import config_hash
 
 KEYS = [
@@ -24,6 +24,7 @@ KEYS = [
     "budget",
     "ledger",
     "timings",
+    "starts",
     "peak_memory_bytes",
     "error",
 ]
@@ -71,29 +72,16 @@ def test_an_interrupted_run_is_a_failed_one(tmp_path):
     assert read(tmp_path)["status"] == "failed"
 
 
-def test_run_folders_never_collide(tmp_path):
-    path = tmp_path / "runs" / "int4"
-    assert [create_run_folder(path).name for _ in range(3)] == ["int4", "int4-2", "int4-3"]
-
-
-def test_an_unwritable_run_folder_is_one_sentence(tmp_path):
-    (tmp_path / "file").write_text("")
-    path = tmp_path / "file" / "run"
-    with pytest.raises(ValueError, match="choose another with run_dir=PATH") as caught:
-        create_run_folder(path)
-    assert str(caught.value) == (
-        f"run_dir={path} cannot be written (Not a directory): choose another with run_dir=PATH"
-    )
-
-
 def test_reading_back(tmp_path):
     for name in ("b", "a"):
-        folder = create_run_folder(tmp_path / name)
-        with RunRecord.start(folder, CONFIG):
+        (tmp_path / name).mkdir()
+        with RunRecord.start(tmp_path / name, CONFIG):
             pass
     records = read_records(tmp_path)
     assert [r["folder"] for r in records] == [str(tmp_path / "a"), str(tmp_path / "b")]
     assert records[0]["config"] == CONFIG
+    assert read_record(tmp_path / "a") == records[0]
+    assert read_record(tmp_path) is None
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"status": "finished"}', "\xff"])

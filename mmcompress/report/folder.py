@@ -1,0 +1,222 @@
+"""The folder of a run: whose it is, who works in it, and where a run goes on that was cut short.
+
+A lock of the operating system says who works in it. It ends with the process, however that ends,
+so that no stale one is left behind; two sweeps into the same folder share the work.
+"""
+
+import itertools
+import json
+import logging
+import os
+import re
+import shutil
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import BaseFileLock, FileLock, Timeout
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+
+from mmcompress.files import write_json
+from mmcompress.report.record import FILE, read_record
+
+log = logging.getLogger(__name__)
+
+CLAIM = "claim.json"
+"""Of which configuration the run is, who started it last, and how often it was started."""
+LOCK = ".lock"
+ARTIFACT = "artifact"
+CHECKPOINT = Path("checkpoints", "last.ckpt")
+
+
+class Taken(Exception):
+    """A folder that this run cannot have: the message says why."""
+
+
+@dataclass
+class RunFolder:
+    """A folder that belongs to this process until `release`.
+
+    Attributes:
+        path: where it is.
+        starts: how often its run was started, this time counted.
+    """
+
+    path: Path
+    starts: int
+    lock: BaseFileLock | None
+
+    def release(self) -> None:
+        """Let others have the folder."""
+        if self.lock is not None:
+            self.lock.release()
+
+
+def in_sweep() -> bool:
+    """Whether this run is one job of a Hydra sweep."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def job_folder(sweep: Path, config: dict[str, Any], config_hash: str) -> Path:
+    """Where a job of a sweep is run: the same whenever the same configuration is started again.
+
+    Example:
+        >>> job_folder(Path("runs/sweeps/x"), {"name": "4 bits", "seed": 1}, "0" * 16).as_posix()
+        'runs/sweeps/x/4_bits-seed1-0000000000000000'
+    """
+    name = re.sub(r"[^\w.]+", "_", str(config.get("name")))
+    return sweep / f"{name}-seed{config.get('seed')}-{config_hash}"
+
+
+def checkpoint_in(folder: Path) -> Path | None:
+    """Where an earlier start of the run in `folder` has come to; None where that was nowhere."""
+    path = folder / CHECKPOINT
+    return path if path.is_file() else None
+
+
+def open_folder(path: Path, config_hash: str) -> RunFolder:
+    """The folder of a single run: `path` where that is new, or holds a run that is not finished.
+
+    Where it is taken, `-2`, `-3`, … is added. Call it once the configuration has proved valid, so
+    that bad input leaves no folder behind.
+
+    Raises:
+        ValueError: it cannot be made or written.
+    """
+    for folder in _numbered(path):
+        try:
+            return claim_folder(folder, config_hash)
+        except Taken:
+            continue
+    raise AssertionError("there is always another number")
+
+
+def folder_of_first(path: Path, config_hash: str) -> Path | None:
+    """What the first of several processes got from `open_folder`, for the others (DDP).
+
+    None where there was nothing before, and nothing to go on from.
+    """
+    for folder in _numbered(path):
+        claim = _claim(folder)
+        if not folder.exists():
+            return None
+        if claim and claim["config_hash"] == config_hash and not _finished(folder):
+            return folder
+    raise AssertionError("there is always another number")
+
+
+def _numbered(path: Path) -> Iterator[Path]:
+    yield path
+    for number in itertools.count(2):
+        yield path.with_name(f"{path.name}-{number}")
+
+
+def claim_folder(path: Path, config_hash: str) -> RunFolder:
+    """Make `path`, or go on in it, where a run of this very configuration was cut short or failed.
+
+    What a killed process has left half written is removed.
+
+    Raises:
+        Taken: the run in it has finished, or another process works on it, or it is something else.
+        ValueError: it cannot be made or written.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        _check(path, config_hash)
+        lock = _lock(path)
+        try:
+            _check(path, config_hash)  # again: it may have changed hands
+            starts = 1 + (_claim(path) or {}).get("starts", 0)
+            _clean(path)
+            host, pid = _this_process()
+            claim = {"config_hash": config_hash, "host": host, "pid": pid, "starts": starts}
+            write_json(path / CLAIM, claim)
+        except BaseException:
+            if lock is not None:
+                lock.release()
+            raise
+    except OSError as error:
+        raise ValueError(
+            f"run_dir={path} cannot be written ({error.strerror}): choose another with run_dir=PATH"
+        ) from error
+    return RunFolder(path, starts, lock)
+
+
+def at_work(path: Path) -> str | None:
+    """Who works in the folder now, in words; None when nobody does."""
+    if not (path / LOCK).exists():
+        return None
+    try:
+        lock = _lock(path)
+    except Taken as taken:
+        return str(taken)
+    if lock is not None:
+        lock.release()
+    return None
+
+
+def claimed_here(path: Path) -> bool:
+    """Whether it was this process that had the folder last."""
+    claim = _claim(path)
+    return claim is not None and (claim["host"], claim["pid"]) == _this_process()
+
+
+def _this_process() -> tuple[str, int]:
+    return socket.gethostname(), os.getpid()
+
+
+def _lock(path: Path) -> BaseFileLock | None:
+    lock = FileLock(path / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        claim = _claim(path) or {}
+        raise Taken(
+            f"process {claim.get('pid')} on {claim.get('host')} works on it in {path}"
+        ) from None
+    except NotImplementedError:
+        log.warning("%s: its file system knows no locks, do not run two sweeps there", path)
+        return None
+    return lock
+
+
+def _check(path: Path, config_hash: str) -> None:
+    """Raises `Taken` where the folder is not for us."""
+    if _finished(path):
+        raise Taken(f"a run has finished in {path}")
+    claim = _claim(path)
+    if claim is None:
+        if any(not file.name.startswith(".") for file in path.iterdir()):
+            raise Taken(f"{path} holds something else")
+    elif claim.get("config_hash") != config_hash:
+        raise Taken(f"{path} holds a run of another configuration")
+
+
+def _finished(path: Path) -> bool:
+    record = read_record(path)
+    return record is not None and record["status"] == "finished"
+
+
+def _claim(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads((path / CLAIM).read_bytes())
+    except FileNotFoundError:
+        return None
+
+
+def _clean(path: Path) -> None:
+    """Remove what an earlier start has left, but for its checkpoint and its logs.
+
+    Hidden entries are what was being written when the process was killed. An artifact without a
+    finished record was not scored yet, and is stored anew from the same weights.
+    """
+    stale = [*path.glob(".*"), *(path / CHECKPOINT.parent).glob(".*")]
+    stale += [path / name for name in (FILE, "traceback.txt", ARTIFACT)]
+    for entry in stale:
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        elif entry.name != LOCK:
+            entry.unlink(missing_ok=True)

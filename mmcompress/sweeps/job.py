@@ -1,0 +1,116 @@
+"""One call of `train.py`: a run of its own, or one job of a sweep."""
+
+import logging
+import os
+import traceback
+from collections.abc import Callable, Mapping
+from functools import wraps
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.utilities import rank_zero_only
+
+from mmcompress.errors import in_one_sentence, root_cause
+from mmcompress.files import write_atomically
+from mmcompress.report.folder import Taken, at_work, claim_folder, claimed_here, in_sweep
+from mmcompress.report.record import RunRecord, error_line, read_record
+from mmcompress.report.run import run_path
+from mmcompress.report.settings import config_hash
+from mmcompress.report.tracking import summary_values
+
+log = logging.getLogger(__name__)
+
+Values = tuple[float, ...]
+
+
+def as_job(function: Callable[[DictConfig], None]) -> Callable[[DictConfig], Values | None]:
+    """Let `train.py` be started alone and in sweeps.
+
+    Alone, it ends with one sentence on an error that the user can mend. In a sweep:
+
+    * what has finished with this very configuration is not run again;
+    * what was cut short or has failed goes on from its last checkpoint, or begins anew;
+    * an error is written to the job's `run.json` and does not stop the other jobs;
+    * the numbers that `goals` names are returned, for a sweeper that learns from them (Optuna);
+      None where there are none.
+    """
+
+    @wraps(function)
+    def wrapper(cfg: DictConfig) -> Values | None:
+        if not in_sweep():
+            in_one_sentence(function)(cfg)
+            return None
+        path = run_path(cfg)
+        reason = _is_done(path) or (at_work(path) if _is_first() else None)
+        if reason is None:
+            try:
+                function(cfg)
+            except Taken as taken:
+                reason = str(taken)
+            except Exception as error:
+                _keep(cfg, path, error)
+        if reason is not None:
+            log.info("skipped: %s", reason)
+        return goals(read_record(path), cfg.goals)
+
+    return wrapper
+
+
+def _is_done(path: Path) -> str | None:
+    record = read_record(path)
+    return f"it has finished in {path}" if record and record["status"] == "finished" else None
+
+
+def goals(record: Mapping[str, Any] | None, names: list[str]) -> Values | None:
+    """Numbers of a finished run, by the names of `summary_values`; None where there are none.
+
+    Raises:
+        ValueError: it has no number of that name.
+
+    Example:
+        >>> record = {"status": "finished", "metrics": {"dense": {}, "compressed": {"a": 0.4}},
+        ...           "size": {"artifact_bytes": 7}}
+        >>> goals(record, ["a", "size/artifact_bytes"])
+        (0.4, 7)
+    """
+    if record is None or record["status"] != "finished" or not names:
+        return None
+    values = summary_values(record)
+    missing = [name for name in names if name not in values]
+    if missing:
+        raise ValueError(
+            f"goals names {', '.join(missing)}, which the run has not measured: choose from "
+            f"{', '.join(values)}"
+        )
+    return tuple(values[name] for name in names)
+
+
+def _is_first() -> bool:
+    """Whether this is the first of the processes of a run, which works in its folder."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def _keep(cfg: DictConfig, path: Path, error: Exception) -> None:
+    """Say what went wrong, and see that it is recorded: it may have been before the run began."""
+    cause = root_cause(error)
+    log.error("error: %s", cause, exc_info=os.environ.get("HYDRA_FULL_ERROR") == "1")
+    if not _is_first():
+        return
+    record = read_record(path)
+    if record is not None and record["error"] == error_line(error) and claimed_here(path):
+        return
+    config = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
+    try:
+        held = claim_folder(path, config_hash(config))
+    except Taken as taken:
+        log.warning("its error is not recorded: %s", taken)
+        return
+    try:
+        text = "".join(traceback.format_exception(error))
+        write_atomically(path / "traceback.txt", lambda file: file.write(text.encode()))
+        failed = RunRecord.start(path, config)
+        failed.starts, failed.error = held.starts, error_line(error)
+        failed.save("failed")
+    finally:
+        held.release()

@@ -1,0 +1,94 @@
+"""How the jobs of a sweep ended."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.text import Text
+
+from mmcompress.report.console import report_console
+from mmcompress.report.folder import at_work
+from mmcompress.report.record import read_record
+
+Status = Literal["finished", "skipped", "failed"]
+
+BEFORE = "it had finished before"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One job.
+
+    Attributes:
+        folder: its run folder.
+        reason: why it was skipped or has failed; empty for one that has finished.
+        commit: of the code that made its results; None where there are none, or no git.
+    """
+
+    folder: Path
+    status: Status
+    reason: str = ""
+    commit: str | None = None
+
+
+def outcomes(notes: Path) -> list[Outcome]:
+    """From the notes that the jobs of one sweep left, in the order of their numbers."""
+    files = sorted(notes.glob("*.json"), key=lambda path: int(path.stem))
+    return [_outcome(json.loads(path.read_bytes())) for path in files]
+
+
+def _outcome(note: dict[str, Any]) -> Outcome:
+    folder = Path(note["folder"])
+    record = read_record(folder)
+    if record is not None and record["status"] == "finished":
+        commit = record.get("git_commit")
+        if note["had_finished"]:
+            return Outcome(folder, "skipped", BEFORE, commit)
+        return Outcome(folder, "finished", commit=commit)
+    busy = at_work(folder)
+    if busy is not None:
+        return Outcome(folder, "skipped", busy)
+    if record is None:
+        return Outcome(folder, "failed", "its process ended without a word: was it killed?")
+    return Outcome(folder, "failed", record["error"])
+
+
+def print_outcomes(
+    sweep: Path,
+    found: Sequence[Outcome],
+    *,
+    commit: str | None,
+    console: Console | None = None,
+) -> None:
+    """One line for all, one for those that had finished before, and one with the reason for each
+    other that was skipped or has failed.
+
+    Args:
+        sweep: its folder.
+        commit: of the code that runs now; results of other code are pointed out.
+        console: standard output when None.
+    """
+    console = console or report_console()
+
+    def say(line: str) -> None:
+        console.print(Text(line), soft_wrap=True)
+
+    counts = Counter(outcome.status for outcome in found)
+    numbers = ", ".join(f"{counts[s]} {s}" for s in ("finished", "skipped", "failed"))
+    say(f"sweep {sweep}: {len(found)} jobs, {numbers}")
+    before = sum(outcome.reason == BEFORE for outcome in found)
+    if before:
+        say(f"  skipped: {before} that had finished before")
+    for outcome in found:
+        if outcome.status != "finished" and outcome.reason != BEFORE:
+            say(f"  {outcome.status}: {outcome.folder.name}: {outcome.reason}")
+    older = [o for o in found if o.status == "skipped" and o.commit not in (None, commit)]
+    if older:
+        say(
+            f"  {len(older)} of the skipped have results of other code (commit {older[0].commit}, "
+            f"now {commit}): delete their folders to repeat them"
+        )

@@ -1,0 +1,73 @@
+"""The last word of a sweep, by hand."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from mmcompress.files import write_json
+from mmcompress.report.folder import claim_folder
+from mmcompress.sweeps.outcome import BEFORE, Outcome, outcomes, print_outcomes
+
+
+@pytest.fixture
+def sweep(tmp_path: Path):
+    """`job(name, …)` leaves what a job of that name would, and `end()` tells how they ended."""
+    notes = tmp_path / "notes"
+    notes.mkdir()
+
+    def job(name: str, *, had_finished: bool = False, **record: Any) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        if record:
+            empty = {"config": {}, "metrics": {}, "size": {}, "error": None}
+            write_json(folder / "run.json", empty | record)
+        number = len(list(notes.iterdir()))
+        note = {"folder": str(folder), "had_finished": had_finished}
+        write_json(notes / f"{number}.json", note)
+        return folder
+
+    return job, lambda: outcomes(notes)
+
+
+def test_every_way_to_end(sweep, tmp_path: Path) -> None:
+    job, end = sweep
+    names = ("done", "earlier", "broken", "gone")
+    done = job("done", status="finished", git_commit="b")
+    earlier = job("earlier", had_finished=True, status="finished", git_commit="a")
+    broken = job("broken", status="failed", error="ValueError: no")
+    gone = job("gone")
+    assert [folder.name for folder in (done, earlier, broken, gone)] == list(names)
+    busy = job("busy")
+    claim_folder(busy, "0")
+    found = end()
+    assert found[:4] == [
+        Outcome(done, "finished", commit="b"),
+        Outcome(earlier, "skipped", BEFORE, "a"),
+        Outcome(broken, "failed", "ValueError: no"),
+        Outcome(gone, "failed", "its process ended without a word: was it killed?"),
+    ]
+    assert found[4].status == "skipped"
+    assert "works on it" in found[4].reason
+
+    console = Console(file=io.StringIO(), width=200, highlight=False)
+    print_outcomes(tmp_path, found, commit="b", console=console)
+    lines = console.file.getvalue().splitlines()
+    assert lines[0] == f"sweep {tmp_path}: 5 jobs, 1 finished, 2 skipped, 2 failed"
+    assert lines[1] == "  skipped: 1 that had finished before"
+    assert lines[2] == "  failed: broken: ValueError: no"
+    assert lines[3].startswith("  failed: gone: its process ended")
+    assert lines[4].startswith("  skipped: busy: process ")
+    assert lines[5] == (
+        "  1 of the skipped have results of other code (commit a, now b): "
+        "delete their folders to repeat them"
+    )
+    assert len(lines) == 6
+
+
+def test_jobs_are_told_in_the_order_of_their_numbers(sweep) -> None:
+    job, end = sweep
+    folders = [job(f"job{number}", status="finished") for number in range(12)]
+    assert [outcome.folder for outcome in end()] == folders
