@@ -5,7 +5,6 @@
 `conf/` holds every choice; any key can be overridden on the command line.
 """
 
-import copy
 from functools import partial
 
 import hydra
@@ -20,6 +19,7 @@ from mmcompress.evaluation.baseline import dense_baseline
 from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.evaluation.latency import measure_latency
 from mmcompress.locations import shipped
+from mmcompress.mapped import mapped_copy
 from mmcompress.processes import start_processes
 from mmcompress.report.run import start_run
 from mmcompress.sharding import unsharded
@@ -47,8 +47,8 @@ def main(cfg: DictConfig) -> None:
         record = run.record
         trainer = instantiate(cfg.trainer, logger=run.loggers, callbacks=run.callbacks)
         start_processes(trainer)
-        teacher = copy.deepcopy(backbone)
-        dense_bytes = dense_file_bytes(teacher.model)
+        dense_bytes = dense_file_bytes(backbone.model)
+        teacher = mapped_copy(backbone)
         if trainer.is_global_zero:
             record.metrics["dense"] = dense_baseline(teacher, data, evaluators, split)
 
@@ -58,6 +58,7 @@ def main(cfg: DictConfig) -> None:
                 recipe.apply(backbone, batches)
                 if reconstruction:
                     reconstruction(backbone, teacher, recipe, batches)
+                del batches  # their memory is needed
             else:
                 recipe.restore(backbone, **run.calibrated)
             record.budget = recipe.budget_report
@@ -78,7 +79,7 @@ def main(cfg: DictConfig) -> None:
             return
 
         with run.stage("save_s"):
-            encodings = recipe.finalize(backbone.cpu())
+            encodings = recipe.bake(backbone.cpu())
             Artifact.save(
                 run.folder / "artifact",
                 backbone,
@@ -92,7 +93,7 @@ def main(cfg: DictConfig) -> None:
             )
 
         artifact = Artifact.load(
-            run.folder / "artifact", skeleton=partial(instantiate, cfg.backbone)
+            run.folder / "artifact", skeleton=partial(instantiate, cfg.backbone), in_file=True
         )
         with run.stage("evaluate_s"):
             record.metrics["compressed"] = evaluate(

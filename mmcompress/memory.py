@@ -1,11 +1,22 @@
-"""How the process gets its memory from the operating system."""
+"""How the process gets its memory from the operating system, and gives it back."""
 
 import ctypes
+import mmap
 import platform
+import sys
+from collections.abc import Iterable
+from io import RawIOBase
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
 
 M_TRIM_THRESHOLD = -1
 M_MMAP_MAX = -4
 """Of `mallopt`, see its manual page."""
+
+PRESENT_FILE_PAGE = np.uint64(0b101 << 61)
+"""Bits 63 and 61 of an entry of `/proc/self/pagemap`: in memory, and a file's, not written to."""
 
 
 def keep_freed_memory() -> None:
@@ -19,3 +30,33 @@ def keep_freed_memory() -> None:
     mallopt = ctypes.CDLL(None).mallopt
     mallopt(M_MMAP_MAX, 0)
     mallopt(M_TRIM_THRESHOLD, -1)
+
+
+def give_back(tensors: Iterable[Tensor | None]) -> None:
+    """Give back the memory of what a file holds: it is read again where it is needed again.
+
+    Pages that have been written to are the process's own, and stay. Tensors that lie in no mapped
+    file, or on another device, are left alone; so are all where the kernel is not Linux, which
+    alone says which page is which. Nothing may write to the tensors meanwhile.
+    """
+    if sys.platform != "linux":
+        return
+    try:
+        with Path("/proc/self/pagemap").open("rb", buffering=0) as pagemap:
+            for tensor in tensors:
+                if tensor is not None and tensor.device.type == "cpu":
+                    _give_back(tensor.data_ptr(), tensor.nbytes, pagemap)
+    except OSError:  # not every container shows it
+        return
+
+
+def _give_back(start: int, size: int, pagemap: RawIOBase) -> None:
+    first, last = start // mmap.PAGESIZE, -(-(start + size) // mmap.PAGESIZE)
+    pagemap.seek(8 * first)
+    entries = np.frombuffer(pagemap.read(8 * (last - first)) or b"", np.uint64)
+    ours = (entries & PRESENT_FILE_PAGE) == PRESENT_FILE_PAGE
+    edges = np.flatnonzero(np.diff(np.pad(ours.astype(np.int8), 1)))
+    for begin, end in edges.reshape(-1, 2).tolist():
+        place = ctypes.c_void_p((first + begin) * mmap.PAGESIZE)
+        length = ctypes.c_size_t((end - begin) * mmap.PAGESIZE)
+        ctypes.CDLL(None).madvise(place, length, mmap.MADV_DONTNEED)  # advice; locked pages stay

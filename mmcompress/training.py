@@ -71,9 +71,11 @@ class CompressionModule(pl.LightningModule):
             shard(self, self.recipe, self.device_mesh["data_parallel"])
 
     def on_fit_start(self) -> None:
-        keep_freed_memory()
         for teacher in self._teacher:
             teacher.to(self.device)
+
+    def on_train_start(self) -> None:
+        keep_freed_memory()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         seed_from(self.seed, self.global_step, self.global_rank)

@@ -1,6 +1,8 @@
 """A backbone and data small enough for every test."""
 
+import mmap
 import os
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +15,7 @@ import open_clip
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from torch import Tensor
 from transformers import ClapConfig, ClapModel, CLIPConfig, CLIPModel
 
 from mmcompress.artifact.artifact import Artifact
@@ -202,3 +205,20 @@ def conf() -> Path:
     from mmcompress.locations import shipped
 
     return shipped("conf")
+
+
+@pytest.fixture
+def resident() -> Callable[[Tensor], int]:
+    """How many bytes of a tensor that fills whole pages are in memory."""
+    pagemap = Path("/proc/self/pagemap")
+    if not os.access(pagemap, os.R_OK):
+        pytest.skip("the kernel does not say which pages are in memory")
+
+    def count(tensor: Tensor) -> int:
+        assert tensor.data_ptr() % mmap.PAGESIZE == tensor.nbytes % mmap.PAGESIZE == 0
+        with pagemap.open("rb", buffering=0) as file:
+            file.seek(8 * tensor.data_ptr() // mmap.PAGESIZE)
+            entries = file.read(8 * tensor.nbytes // mmap.PAGESIZE)
+        return mmap.PAGESIZE * sum(entry >> 63 for (entry,) in struct.iter_unpack("<Q", entries))
+
+    return count

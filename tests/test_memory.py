@@ -1,10 +1,17 @@
-"""Freed memory stays with the process."""
+"""Freed memory stays with the process, that of files is given back."""
 
+import mmap
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
+import torch
+from torch import Tensor
+
+from mmcompress.mapped import mapped
+from mmcompress.memory import give_back
 
 FAULTS = """
 import resource, sys, torch
@@ -30,3 +37,25 @@ def test_the_kernel_is_not_asked_again() -> None:
         for how in ("keep", "leave")
     }
     assert faults["keep"] < 0.6 * faults["leave"], faults
+
+
+def test_pages_of_a_file_are_given_back_and_written_ones_stay(
+    resident: Callable[[Tensor], int],
+) -> None:
+    (tensors,) = mapped([("weight", torch.arange(2**20, dtype=torch.float32))])
+    weight = tensors["weight"]
+    weight[2**19] = -1.0
+    assert float(weight.sum()) != 0
+    assert resident(weight) == weight.nbytes
+    give_back([None, weight])
+    assert resident(weight) == mmap.PAGESIZE
+    assert weight[2**19] == -1.0
+    weight[2**19] = 2**19
+    assert torch.equal(weight, torch.arange(2**20, dtype=torch.float32))
+
+
+def test_memory_that_no_file_holds_stays() -> None:
+    tensors = [torch.rand(2**20), torch.rand(3), torch.empty(0), torch.empty(5, device="meta")]
+    before = [tensor.clone() for tensor in tensors[:2]]
+    give_back([*tensors, tensors[0][100::2]])
+    assert all(map(torch.equal, tensors[:2], before))

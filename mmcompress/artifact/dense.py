@@ -1,8 +1,11 @@
 """The figure that an artifact is compared with."""
 
+import copy
 import tempfile
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors.torch import save_model
 from torch import nn
 
@@ -10,9 +13,27 @@ from torch import nn
 def dense_file_bytes(model: nn.Module) -> int:
     """Size of the safetensors file that holds the model as it is, tied tensors once.
 
-    It is written to a temporary folder and measured, for the header counts too.
+    A file is written to a temporary folder and measured, for the header counts too. What its
+    tensors hold makes no difference to that: the model's are not read.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
-        save_model(model, str(path))
+        save_model(_unfilled(model), str(path))
         return path.stat().st_size
+
+
+def _unfilled(model: nn.Module) -> nn.Module:
+    """A copy whose memory was never written to, so that it takes none."""
+    storages: dict[int, torch.UntypedStorage] = {}
+    copies: dict[int, Any] = {}
+    for tensor in (*model.parameters(), *model.buffers()):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in storages:
+            storages[storage.data_ptr()] = torch.UntypedStorage(storage.nbytes())
+        blank = torch.empty(0, dtype=tensor.dtype)
+        blank.set_(
+            storages[storage.data_ptr()], tensor.storage_offset(), tensor.shape, tensor.stride()
+        )
+        is_parameter = isinstance(tensor, nn.Parameter)
+        copies[id(tensor)] = nn.Parameter(blank, requires_grad=False) if is_parameter else blank
+    return copy.deepcopy(model, copies)

@@ -17,9 +17,11 @@ class Encoding:
         tensors: side tensors of that stage (`scale`, `zero_point`, `codebook`).
         mask: bool, shape of the weight, True = kept; None when nothing was pruned. Every weight
             outside the mask is exactly zero.
+        weight: the baked weight, where the model holds it no more.
     """
 
     steps: list[str] = field(default_factory=list)
     values: dict[str, Any] | None = None
     tensors: dict[str, Tensor] = field(default_factory=dict)
     mask: Tensor | None = None
+    weight: Tensor | None = None

@@ -37,6 +37,7 @@ from mmcompress.artifact.manifest import MANIFEST_FILE, TENSORS_FILE, Manifest, 
 from mmcompress.artifact.skeleton import Skeleton, build_skeleton
 from mmcompress.artifact.table import Weight, payload_bytes, read_table
 from mmcompress.backbones.base import Backbone
+from mmcompress.mapped import mapped
 
 PAYLOADS = "payloads"
 """The tensor that holds all payloads of encoded weights."""
@@ -82,9 +83,13 @@ def read_skeleton(folder: Path, manifest: Manifest, own: Skeleton | None = None)
     return backbone
 
 
-def read_backbone(folder: Path, manifest: Manifest, own: Skeleton | None = None) -> Backbone:
+def read_backbone(
+    folder: Path, manifest: Manifest, own: Skeleton | None = None, *, in_file: bool = False
+) -> Backbone:
     """The backbone with its weights, dense and in evaluation mode.
 
+    Args:
+        in_file: large weights lie in a temporary file, see `mmcompress.mapped`.
     Raises:
         ArtifactError: as `read_skeleton`; or a payload does not decode.
     """
@@ -92,12 +97,12 @@ def read_backbone(folder: Path, manifest: Manifest, own: Skeleton | None = None)
     path = folder / MANIFEST_FILE
     backbone = build_skeleton(manifest, folder, path=path, on_meta=False, own=own)
     skeleton = backbone.model.state_dict(keep_vars=True)
-    state: dict[str, Tensor] = {}
     with open_tensors(folder) as tensors:
-        for key, value in _read_values(folder, manifest, skeleton, tensors):
-            value = value.to(skeleton[key].dtype)
-            # A Parameter is taken as it is, so that two names can share one.
-            state[key] = nn.Parameter(value) if isinstance(skeleton[key], nn.Parameter) else value
+        values = _read_values(folder, manifest, skeleton, tensors)
+        state = mapped(values)[0] if in_file else dict(values)
+    for key, value in state.items():
+        # A Parameter is taken as it is, so that two names can share one.
+        state[key] = nn.Parameter(value) if isinstance(skeleton[key], nn.Parameter) else value
     state |= {alias: state[key] for alias, key in manifest["aliases"].items()}
     backbone.model.load_state_dict(state, assign=True)
     left = [name for name, buffer in backbone.model.named_buffers() if buffer.is_meta]
@@ -237,10 +242,11 @@ def _check_weight(
 def _read_values(
     folder: Path, manifest: Manifest, skeleton: Mapping[str, Tensor], tensors: Any
 ) -> Iterator[tuple[str, Tensor]]:
-    """Key and value of each tensor that is stored.
+    """Key and value of each tensor that is stored, in the dtype that the model has it in.
 
-    The library maps the file into memory: each value is a copy, for the model must not depend on
-    the file, and bytes in it need not be aligned.
+    The largest of the encoded ones are the first: decoding takes several times a weight's memory,
+    which at the end that of all others adds to. The library maps the file into memory: each value
+    is a copy, for the model must not depend on the file, and bytes in it need not be aligned.
     """
     path = folder / TENSORS_FILE
     places = dense_places(manifest, skeleton)
@@ -250,9 +256,11 @@ def _read_values(
             values = bundles[place.dtype][place.start : place.end]
         except ValueError as error:
             raise ArtifactError(path, f"{key} does not decode: {error}") from error
-        yield key, values.clone().view(place.shape)
+        yield key, values.clone().view(place.shape).to(skeleton[key].dtype)
     del bundles
-    for key, weight in read_table(manifest["kinds"], manifest["weights"]).items():
+    weights = read_table(manifest["kinds"], manifest["weights"])
+    for key in sorted(weights, key=lambda key: skeleton[key].numel(), reverse=True):
+        weight = weights[key]
         stored, shape = tensors.get_slice(PAYLOADS), skeleton[key].shape
         expected = layout(weight.chain, shape)
         payloads = {}

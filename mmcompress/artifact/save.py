@@ -56,7 +56,8 @@ def write_artifact(
     unknown = encodings.keys() - state.keys()
     assert not unknown, f"encodings of tensors that the model does not have: {sorted(unknown)}"
     aliases = _find_aliases(state, encodings)
-    stored = {k: t.detach().cpu().contiguous() for k, t in state.items() if k not in aliases}
+    left = state.keys() - aliases.keys()
+    stored = {k: state[k].detach().cpu().contiguous() for k in left if not state[k].is_meta}
 
     kinds, weights, payloads = _encode_all(stored, encodings)
     halved = dense_dtype == "float16"
@@ -104,19 +105,22 @@ def _encode_all(
     kinds: list[dict[str, Any]] = []
     rows: Rows = {}
     stored_payloads: list[Tensor] = []
-    codebooks: dict[int, tuple[str, Tensor]] = {}
+    # By identity of a codebook: owner; itself, so that no later one is taken for it; as stored.
+    codebooks: dict[int, tuple[str, Tensor, Tensor]] = {}
     for key in sorted(encodings):
-        chain, payloads = encode(stored[key], encodings[key])
-        decoded = decode(chain, payloads, stored[key].shape)
-        assert torch.equal(decoded, stored[key]), f"{key} does not decode to its baked value"
+        encoding = encodings[key]
+        weight = stored[key] if encoding.weight is None else encoding.weight.detach().cpu()
+        chain, payloads = encode(weight, encoding)
+        decoded = decode(chain, payloads, weight.shape)
+        assert torch.equal(decoded, weight), f"{key} does not decode to its baked value"
         owner = key
         if "codebook" in payloads:  # one object in several encodings is stored once
-            shared = id(encodings[key].tensors["codebook"])
-            owner, codebook = codebooks.setdefault(shared, (key, payloads["codebook"]))
+            shared = encoding.tensors["codebook"]
+            first = (key, shared, payloads["codebook"])
+            owner, _, codebook = codebooks.setdefault(id(shared), first)
             assert torch.equal(codebook, payloads["codebook"]), f"{key} and {owner} share no more"
-        rows[key] = add_row(
-            kinds, encodings[key].steps, chain, payloads, None if owner == key else owner
-        )
+        shared_with = None if owner == key else owner
+        rows[key] = add_row(kinds, encoding.steps, chain, payloads, shared_with)
         stored_payloads += [
             payload
             for name, payload in sorted(payloads.items())
@@ -130,7 +134,9 @@ def _find_aliases(state: Mapping[str, Tensor], encodings: Mapping[str, Encoding]
     groups: dict[Any, list[str]] = {}
     for key, tensor in state.items():
         assert isinstance(tensor, Tensor), f"{key} is no tensor"
-        place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+        place: Any = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+        if tensor.is_meta:  # to be had from its encoding
+            place = id(tensor)
         groups.setdefault(place if tensor.numel() else key, []).append(key)
     aliases: dict[str, str] = {}
     for keys in groups.values():

@@ -16,6 +16,7 @@ from torch import nn
 from mmcompress.artifact.errors import ArtifactError
 from mmcompress.artifact.manifest import Manifest
 from mmcompress.backbones.base import Backbone
+from mmcompress.backbones.empty import without_weights
 from mmcompress.compression.base import Compressor, put
 
 Skeleton = Callable[[], Backbone]
@@ -42,7 +43,7 @@ def build_skeleton(
         folder: holds the assets, already checked.
         path: of the manifest, for messages.
         on_meta: the rest on the meta device too; otherwise buffers that no state dict holds, such
-            as position ids, have their values, at the price of allocating the dense model once.
+            as position ids, have their values.
         own: what builds a model of the user's own; it is called for those alone.
     Raises:
         ArtifactError: a class is not ours, or it refuses what the manifest gives it.
@@ -54,7 +55,8 @@ def build_skeleton(
             if manifest["adapter"] == OWN:
                 backbone = _build_own(own, path)
             else:
-                backbone = adapter.from_spec(manifest["spec"], assets=folder)
+                with without_weights():
+                    backbone = adapter.from_spec(manifest["spec"], assets=folder)
         _empty(backbone.model)
         with torch.device("meta"):
             for method, edit in zip(methods, manifest["structure"], strict=True):

@@ -2,8 +2,9 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -149,10 +150,9 @@ class Backbone(nn.Module, ABC):
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Strings → token ids (B, L) int64, cut to the context length, padded."""
 
-    def run(self, batch: Mapping[str, Tensor]) -> None:
-        """All that the model computes on a batch, for its latency: every tower once."""
-        for modality in self.modalities:
-            self.encode(modality, batch[modality])
+    def passes(self, batch: Mapping[str, Tensor]) -> dict[str, Callable[[], object]]:
+        """All that the model computes on a batch, for its latency, in parts: every tower once."""
+        return {m: partial(self.encode, m, batch[m]) for m in self.modalities}
 
     def run_jointly(self, batch: Mapping[str, Tensor]) -> None:
         """Run everything on a batch, layers behind the towers too, for what they read."""

@@ -4,7 +4,8 @@
 pass a small projector and stand in front of the text as if they were tokens.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -167,9 +168,9 @@ class HFGenerative(Backbone):
         logits, targets = self.caption_logits(batch)
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
 
-    def run(self, batch: Mapping[str, Tensor]) -> None:
+    def passes(self, batch: Mapping[str, Tensor]) -> dict[str, Callable[[], object]]:
         """Image and caption together, once."""
-        self.caption_logits(batch)
+        return {"caption": partial(self.caption_logits, batch)}
 
     def run_jointly(self, batch: Mapping[str, Tensor]) -> None:
         self.caption_logits(batch)

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,6 +15,7 @@ from typing_extensions import Self
 
 from mmcompress.backbones.attention import split_attention
 from mmcompress.backbones.base import Backbone, Row
+from mmcompress.backbones.empty import without_weights
 from mmcompress.backbones.fused import split_fused
 from mmcompress.backbones.images import CLIP_MEAN, CLIP_STD, image_transform
 from mmcompress.backbones.native import fill, native_state, tower_sizes
@@ -27,6 +29,7 @@ from mmcompress.backbones.open_clip_build import (
     vocabulary,
 )
 from mmcompress.backbones.open_clip_hub import (
+    copies_weights,
     find_weights,
     load_weights,
     preprocessing_of,
@@ -180,7 +183,8 @@ class OpenClip(Backbone):
             preprocessing = preprocessing_of(weights.tag)
             if weights.tag.get("quick_gelu"):
                 config["quick_gelu"] = True
-        with torch.random.fork_rng(devices=[]):
+        empty = weights is not None and not copies_weights(weights.path)
+        with torch.random.fork_rng(devices=[]), without_weights() if empty else nullcontext():
             torch.manual_seed(seed)
             model = build_model(name, config, text_config).eval()
         if weights is not None:

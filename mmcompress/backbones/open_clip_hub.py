@@ -2,6 +2,8 @@
 
 import difflib
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import open_clip
 from huggingface_hub import hf_hub_download
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from mmcompress.backbones.hub import hub_reachable
 from mmcompress.files import write_json
@@ -94,11 +96,14 @@ def load_weights(model: nn.Module, name: str, weights: Path) -> None:
 
     Only position embeddings may differ in length; open_clip interpolates them.
 
+    Args:
+        model: parameters may be on the meta device, but for files that `copies_weights` names.
     Raises:
         ValueError: the file holds something else.
     """
     try:
-        open_clip.load_checkpoint(model, str(weights))
+        with _taking_over(model) if not copies_weights(weights) else nullcontext():
+            open_clip.load_checkpoint(model, str(weights))
     # What torch raises on a file of something else cannot be listed.
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or "no message"
@@ -106,6 +111,31 @@ def load_weights(model: nn.Module, name: str, weights: Path) -> None:
             f"backbone.pretrained={str(weights)!r} does not hold the weights of {name} "
             f"({type(error).__name__}: {reason})"
         ) from error
+
+
+def copies_weights(weights: Path) -> bool:
+    """Whether open_clip copies from this kind of file, tensor by tensor, into the model's own."""
+    return weights.suffix in (".npz", ".npy")
+
+
+@contextmanager
+def _taking_over(model: nn.Module) -> Iterator[None]:
+    """Let `load_state_dict` take the tensors that it is given, in the model's dtypes, as they are.
+
+    A model on the meta device then needs no memory of its own, and what is mapped from a file stays
+    so: open_clip's own function copies.
+    """
+
+    def take_over(state: Mapping[str, Tensor], strict: bool = True) -> object:
+        dtypes = {key: tensor.dtype for key, tensor in model.state_dict().items()}
+        state = {key: tensor.to(dtypes.get(key, tensor.dtype)) for key, tensor in state.items()}
+        return type(model).load_state_dict(model, state, strict=strict, assign=True)
+
+    model.load_state_dict = take_over  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        del model.load_state_dict
 
 
 def save_weights(

@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 
 from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import Backbone, Target
+from mmcompress.compression.baking import Baking, put_back
 from mmcompress.compression.base import (
     LEFT_DENSE,
     STAGES,
@@ -23,6 +24,7 @@ from mmcompress.compression.base import (
 )
 from mmcompress.compression.budget import Budget, left_out
 from mmcompress.compression.statistics import Statistic, collect
+from mmcompress.memory import give_back
 from mmcompress.processes import from_first
 
 log = logging.getLogger(__name__)
@@ -238,32 +240,31 @@ class Recipe:
         """Sum of the steps' regularisers."""
         return sum(step.penalty() for step in self.steps.values())
 
-    @torch.no_grad()
     def finalize(self, backbone: Backbone) -> dict[str, Encoding]:
         """Bake every parametrisation into its weight.
 
         Returns:
             How to store each weight that some step has compressed, by target name.
         """
+        return put_back(backbone.model, self.bake(backbone))
+
+    @torch.no_grad()
+    def bake(self, backbone: Backbone) -> Mapping[str, Encoding]:
+        """`finalize` for a model that is only to be stored: no two weights are in memory at once.
+
+        Returns:
+            The same; weights come with their encodings when these are asked for, and the model
+            holds them no more.
+        """
         self.on_step(1.0)
-        encodings: dict[str, Encoding] = {}
-        owners: dict[str, Applied] = {}
-        for name, step in self.steps.items():
-            for key, applied in step.applied.items():
-                weight = getattr(applied.module, applied.parameter) + 0.0  # −0 becomes +0
-                found = step.finalize(applied.parametrization, weight)
-                encoding = encodings.setdefault(key, Encoding())
-                encoding.steps.append(name)
-                encoding.values = found.values or encoding.values
-                encoding.tensors |= found.tensors
-                encoding.mask = found.mask if found.mask is not None else encoding.mask
-                owners[key] = applied
-        for applied in owners.values():
-            parametrize.remove_parametrizations(applied.module, applied.parameter)
-            getattr(applied.module, applied.parameter).add_(0.0)
+        encodings: Mapping[str, Encoding] = Baking(self.steps)
         for step in self.steps.values():
             step.applied.clear()
-        self._cuts = {name: step.cut(backbone, encodings) for name, step in self.steps.items()}
+        self._cuts = {}
+        if any(step.cuts_as for step in self.steps.values()):  # sees all weights of a module
+            baked = put_back(backbone.model, encodings)
+            self._cuts = {name: step.cut(backbone, baked) for name, step in self.steps.items()}
+            encodings = baked
         if self.dense_dtype == "float16":
             for key, tensor in backbone.model.state_dict().items():
                 if key not in encodings and tensor.is_floating_point():
@@ -311,8 +312,8 @@ class Recipe:
         }
         total = sum(p.numel() for p in backbone.model.parameters())
         total -= sum(p.numel() for p in codebooks)
-        weights = {t.name: _weight(backbone, t) for t in _weights_of(backbone, list(compressed))}
-        self.coverage[name] = sum(w.numel() for w in weights.values()) / total
+        covered = _weights_of(backbone, list(compressed))
+        self.coverage[name] = sum(_weight(backbone, t).numel() for t in covered) / total
 
     def _edit(
         self,
@@ -323,10 +324,12 @@ class Recipe:
         statistics: Mapping[str, Statistic],
     ) -> None:
         module = backbone.model.get_submodule(target.module)
+        weights = list(module.parameters())
         statistic = step.statistic_for(target, statistics)
         new = step.apply(module, target.parameter, decision, statistic)
         if step.stage == "structure":
             put(backbone.model, target.module, new)
+            give_back(weights)
             return
         parametrize.register_parametrization(module, target.parameter, new)
         applied = Applied(module, target.parameter, new)
@@ -337,6 +340,7 @@ class Recipe:
         if not step.trains_weight:
             applied.original.requires_grad_(False)
         step.applied[target.name] = applied
+        give_back(weights)
 
 
 def _weight(backbone: Backbone, target: Target) -> Tensor:

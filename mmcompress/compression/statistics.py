@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from mmcompress.backbones.base import UNOBSERVED, Backbone, Target
+from mmcompress.mapped import layer_by_layer
 from mmcompress.objectives.contrastive import contrastive_loss
 from mmcompress.processes import from_all, in_order, rank, size
 
@@ -98,15 +99,16 @@ def collect(
     batches, found = list(batches), {t.name: Statistic() for t in targets}
     training = backbone.training
     backbone.eval()
-    if INPUTS in needs:
-        for name, seen in collect_inputs(backbone, batches, targets).items():
-            found[name].inputs = seen
-    if GRADIENTS in needs:
-        for name, gradient in collect_gradients(backbone, batches, targets).items():
-            found[name].gradients = gradient
-    if LOSS_CHANGE in needs:
-        for name, change in collect_loss_changes(backbone, batches, targets).items():
-            found[name].loss_change = change
+    with layer_by_layer(backbone.model):
+        if INPUTS in needs:
+            for name, seen in collect_inputs(backbone, batches, targets).items():
+                found[name].inputs = seen
+        if GRADIENTS in needs:
+            for name, gradient in collect_gradients(backbone, batches, targets).items():
+                found[name].gradients = gradient
+        if LOSS_CHANGE in needs:
+            for name, change in collect_loss_changes(backbone, batches, targets).items():
+                found[name].loss_change = change
     backbone.train(training)
     return {name: statistic for name, statistic in found.items() if statistic != Statistic()}
 

@@ -17,6 +17,7 @@ from mmcompress.data.base import PairData
 from mmcompress.evaluation.base import Comparison, Evaluator, check_split
 from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.files import write_json
+from mmcompress.memory import give_back
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +87,7 @@ def content_key(
     )
     for name, tensor in backbone.state_dict().items():
         _add(digest, name, tensor)
+        give_back([tensor])
     for batch in data.eval_dataloader(split):
         _add(digest, *(batch[modality] for modality in sorted(batch)))
     labelled = data.classification(split)

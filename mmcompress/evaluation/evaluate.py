@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.hf_generative import HFGenerative
 from mmcompress.data.base import PairData
 from mmcompress.evaluation.base import Comparison, Evaluator, check_split, inference
+from mmcompress.mapped import layer_by_layer
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +51,10 @@ def evaluate(
     metrics: dict[str, float] = {}
     # Loaders draw random numbers: without the fork, training after a baseline that was measured
     # would differ from training after one that was read from the cache.
-    with torch.random.fork_rng(devices=[]), inference(backbone), inference(dense or backbone):
+    with torch.random.fork_rng(devices=[]), ExitStack() as stack:
+        for model in {backbone, dense or backbone}:
+            stack.enter_context(inference(model))
+            stack.enter_context(layer_by_layer(model))
         for name, evaluator in evaluators.items():
             for metric, value in run(name, evaluator):
                 if metric in metrics:

@@ -4,6 +4,7 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from mmcompress.backbones.base import Backbone
 from mmcompress.data.base import PairData
 from mmcompress.evaluation.base import check_split, inference
+from mmcompress.memory import give_back
 
 MIN_ROUNDS = 5
 MAX_ROUNDS = 200
@@ -59,6 +61,9 @@ def measure_latency(
 ) -> dict[str, Any]:
     """Latency of one batch of real pairs through every tower, dense and compressed in turn.
 
+    Towers are timed one after the other and their medians added up, so that no more than one has
+    to lie in memory.
+
     Args:
         no_speedup: why the compressed model cannot be faster; it is then not measured.
         batch_sizes: pairs per forward: the first ones of the split, from the start again when it
@@ -70,23 +75,26 @@ def measure_latency(
         follows; `threads`, `runtime`, `no_speedup`.
     """
     check_split(data, split)
-    dense_ms: dict[str, float] = {}
-    compressed_ms: dict[str, float] = {}
+    models = {"dense": dense}
+    if no_speedup is None:
+        models["compressed"] = compressed
+    found: dict[str, dict[str, float]] = {name: {} for name in models}
     with inference(dense), inference(compressed):
         for size in batch_sizes:
             batch = _first_pairs(data, split, size)
-            workloads = {"dense": _forward(dense, batch)}
-            if no_speedup is None:
-                workloads["compressed"] = _forward(compressed, batch)
-            medians = alternate(workloads, seconds=seconds)
-            dense_ms[str(size)] = 1e3 * medians["dense"]
-            if no_speedup is None:
-                compressed_ms[str(size)] = 1e3 * medians["compressed"]
+            passes = {name: _passes(model, batch) for name, model in models.items()}
+            for part in passes["dense"]:
+                workloads = {name: passes[name][part] for name in models}
+                medians = alternate(workloads, seconds=seconds / len(passes["dense"]))
+                for name, model in models.items():
+                    milliseconds = found[name].get(str(size), 0.0) + 1e3 * medians[name]
+                    found[name][str(size)] = milliseconds
+                    give_back(model.parameters())
     return {
-        "dense_ms": dense_ms,
-        "compressed_ms": compressed_ms or None,
-        "dense_pairs_per_s": _throughput(dense_ms),
-        "compressed_pairs_per_s": _throughput(compressed_ms) or None,
+        "dense_ms": found["dense"],
+        "compressed_ms": found.get("compressed"),
+        "dense_pairs_per_s": _throughput(found["dense"]),
+        "compressed_pairs_per_s": _throughput(found["compressed"]) if no_speedup is None else None,
         "threads": torch.get_num_threads(),
         "runtime": _runtime(compressed),
         "no_speedup": no_speedup,
@@ -104,16 +112,16 @@ def _first_pairs(data: PairData, split: str, size: int) -> dict[str, Tensor]:
     return data.collate(list(itertools.islice(readable, size)), captions="first")
 
 
-def _forward(backbone: Backbone, batch: Mapping[str, Tensor]) -> Callable[[], None]:
+def _passes(backbone: Backbone, batch: Mapping[str, Tensor]) -> dict[str, Callable[[], None]]:
     device = next(backbone.parameters()).device
     inputs = {modality: batch[modality].to(device) for modality in backbone.modalities}
 
-    def run() -> None:
-        backbone.run(inputs)
+    def to_the_end(run: Callable[[], object]) -> None:
+        run()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    return run
+    return {part: partial(to_the_end, run) for part, run in backbone.passes(inputs).items()}
 
 
 def _runtime(backbone: Backbone) -> str:

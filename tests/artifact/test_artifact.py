@@ -64,6 +64,22 @@ def test_every_kind_of_encoding_comes_back(
     assert loaded.backbone.tokenize(["cat"]).tolist() == backbone.tokenize(["cat"]).tolist()
 
 
+def test_its_weights_can_lie_in_a_file(
+    backbone: HFClip,
+    encode_as: EncodeAs,
+    save_artifact: Save,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mmcompress.mapped.LARGE", 1)
+    backbone.model.text_projection.weight = backbone.model.visual_projection.weight
+    saved = save_artifact(backbone, encodings=encode_all(backbone, "pruned+int4", encode_as))
+    loaded = Artifact.load(saved.folder, in_file=True)
+    assert_same_model(loaded.backbone, backbone)
+    assert all(p.requires_grad and p.is_leaf for p in loaded.backbone.parameters())
+    model = loaded.backbone.model
+    assert model.text_projection.weight is model.visual_projection.weight
+
+
 def test_another_run_can_start_from_it(
     backbone: HFClip, encode_as: EncodeAs, save_artifact: Save
 ) -> None:

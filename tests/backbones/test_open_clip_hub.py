@@ -8,6 +8,7 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import nn
 
 from mmcompress.backbones.images import INTERPOLATIONS, RESIZE_MODES
@@ -57,6 +58,18 @@ def test_weights_from_a_file(small_folder: str, tmp_path: Path):
     with torch.no_grad():
         expected = reference.encode_image(pixels)
         torch.testing.assert_close(backbone.encode_image(pixels), expected, **TOLERANCE)
+
+
+def test_a_file_of_another_precision_fills_the_model_in_its_own(small_folder: str, tmp_path: Path):
+    state = small(seed=5).half().state_dict()
+    save_file(state, tmp_path / "weights.safetensors")
+    weights = str(tmp_path / "weights.safetensors")
+    model = OpenClip.from_pretrained(small_folder, pretrained=weights).model
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert torch.equal(model.visual.proj, state["visual.proj"].float())
+    q, *_ = state["transformer.resblocks.0.attn.in_proj_weight"].float().chunk(3)
+    assert torch.equal(model.transformer.resblocks[0].attn.q_proj.weight, q)
+    assert not any(b.is_meta for b in model.buffers())
 
 
 @pytest.mark.parametrize("named", ["", "open_clip_pytorch_model.bin"])

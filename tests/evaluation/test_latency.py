@@ -47,7 +47,7 @@ def test_both_models_run_both_towers_on_batches_of_each_size(model, confused, da
     assert latency["threads"] == torch.get_num_threads()
     assert latency["runtime"] == "torch eager float32 on cpu"
     assert latency["no_speedup"] is None
-    rounds = [("image", 1, False), ("text", 1, False)] * (2 + MIN_ROUNDS)
+    rounds = [(m, 1, False) for m in ("image", "text") for _ in range(2 + MIN_ROUNDS)]
     assert confused.calls[: len(rounds)] == model.calls[: len(rounds)] == rounds
     assert {size for _, size, _ in model.calls} == {1, 4}
     assert model.training

@@ -31,6 +31,9 @@ ITERATIONS = 20
 CHUNK = 2**20
 """Symbols that are counted at once."""
 
+PART = 2**17
+"""Counts that are worked on at once; they stay in the cache."""
+
 
 def choose_classes(
     symbols: np.ndarray, columns: int, alphabet: int
@@ -81,14 +84,20 @@ def cluster(histograms: np.ndarray, number: int) -> np.ndarray:
     members = len(histograms)
     common = histograms.sum(axis=0).argmax()
     distance = np.abs(np.arange(histograms.shape[1]) - common)
-    activity = histograms @ distance / np.maximum(histograms.sum(axis=1), 1)
+    weighted = np.concatenate([counts @ distance for _, counts in _parts(histograms)])
+    activity = weighted / np.maximum(histograms.sum(axis=1), 1)
     found = np.empty(members, np.uint8)
     found[activity.argsort(kind="stable")] = np.arange(members) * number // members
+    tables = _sum_by(found, histograms, number)
     for _ in range(ITERATIONS):
-        tables = _sum_by(found, histograms, number) + 0.05
-        bits = -np.log2(tables / tables.sum(axis=1, keepdims=True))
+        smooth = tables + 0.05
+        bits = -np.log2(smooth / smooth.sum(axis=1, keepdims=True))
         share = np.bincount(found, minlength=number) + 0.5
-        new = (histograms @ bits.T - np.log2(share / share.sum())).argmin(axis=1).astype(np.uint8)
+        cost = np.log2(share / share.sum())
+        new, tables = np.empty_like(found), np.zeros_like(tables)
+        for rows, counts in _parts(histograms):
+            new[rows] = (counts @ bits.T - cost).argmin(axis=1)
+            tables += _members(new[rows], number) @ counts
         if (new == found).all():
             break
         found = new
@@ -122,8 +131,9 @@ def _histograms(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Counts by row and by column; empty where a row or column is too short to say much."""
     least = max(alphabet // 4, SHORTEST)
-    by_row = np.zeros((rows if columns >= least else 0, alphabet))
-    by_column = np.zeros((columns if rows >= least else 0, alphabet))
+    # In as few bytes as they fit: those of short rows would be many times larger than the symbols.
+    by_row = np.zeros((rows if columns >= least else 0, alphabet), np.min_scalar_type(columns))
+    by_column = np.zeros((columns if rows >= least else 0, alphabet), np.min_scalar_type(rows))
     for place, block in _blocks(symbols, columns):
         height, width = block.shape
         if len(by_row):
@@ -133,7 +143,7 @@ def _histograms(
         if len(by_column):
             keys = np.arange(width) * alphabet + block
             counts = np.bincount(keys.ravel(), minlength=width * alphabet)
-            by_column[:width] += counts.reshape(width, alphabet)
+            by_column[:width] += counts.reshape(width, alphabet).astype(by_column.dtype)
     return by_row, by_column
 
 
@@ -151,7 +161,27 @@ def _blocks(symbols: np.ndarray, columns: int) -> Iterator[tuple[slice, np.ndarr
 def _sum_by(classes: np.ndarray, histograms: np.ndarray, number: int = 0) -> np.ndarray:
     """Histograms of classes: (classes, symbols)."""
     number = number or int(classes.max(initial=0)) + 1
-    return (np.arange(number)[:, None] == classes).astype(np.float64) @ histograms
+    sums = np.zeros((number, histograms.shape[1]))
+    for rows, counts in _parts(histograms):
+        sums += _members(classes[rows], number) @ counts
+    return sums
+
+
+def _members(classes: np.ndarray, number: int) -> np.ndarray:
+    """1 where a column's class is the row's: (number, members) float64."""
+    return (np.arange(number)[:, None] == classes).astype(np.float64)
+
+
+def _parts(histograms: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Which rows, and these as float64, which for all would take many times the memory.
+
+    As many as a power of two: products of parts are then those of the whole, bit for bit.
+    """
+    members, symbols = histograms.shape
+    size = max(PART >> (symbols - 1).bit_length(), 32)
+    for start in range(0, members, size):
+        rows = slice(start, start + size)
+        yield rows, histograms[rows].astype(np.float64)
 
 
 def _map_size(classes: np.ndarray) -> float:

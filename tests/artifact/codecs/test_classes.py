@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mmcompress.artifact.codecs.classes import (
+    ITERATIONS,
     choose_classes,
     cluster,
     count_by_class,
@@ -49,6 +50,33 @@ def test_clusters_of_one_distribution_each(number: int) -> None:
     found = cluster(np.array([rng.multinomial(500, tables[t]) for t in truth]), number)
     pairs = set(zip(truth.tolist(), found.tolist(), strict=True))
     assert len(pairs) == len({t for t, _ in pairs}) == number
+
+
+def cluster_at_once(histograms: np.ndarray, number: int) -> np.ndarray:
+    """`cluster` with products of whole matrices."""
+    histograms = histograms.astype(np.float64)
+    distance = np.abs(np.arange(histograms.shape[1]) - histograms.sum(axis=0).argmax())
+    activity = histograms @ distance / np.maximum(histograms.sum(axis=1), 1)
+    found = np.empty(len(histograms), np.uint8)
+    found[activity.argsort(kind="stable")] = np.arange(len(found)) * number // len(found)
+    for _ in range(ITERATIONS):
+        members = (np.arange(number)[:, None] == found).astype(np.float64)
+        tables = members @ histograms + 0.05
+        bits = -np.log2(tables / tables.sum(axis=1, keepdims=True))
+        share = np.bincount(found, minlength=number) + 0.5
+        new = (histograms @ bits.T - np.log2(share / share.sum())).argmin(axis=1).astype(np.uint8)
+        if (new == found).all():
+            break
+        found = new
+    return found
+
+
+@pytest.mark.parametrize(("members", "symbols"), [(3001, 64), (70, 4096)])
+def test_parts_give_what_the_whole_gives(members: int, symbols: int) -> None:
+    rng = np.random.default_rng(0)
+    shares = rng.dirichlet(np.ones(symbols), 5)[rng.integers(0, 5, members)]
+    histograms = rng.multinomial(200, shares).astype(np.uint8)
+    assert (cluster(histograms, 3) == cluster_at_once(histograms, 3)).all()
 
 
 def test_columns_of_two_spreads() -> None:

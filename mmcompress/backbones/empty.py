@@ -1,0 +1,28 @@
+"""Building a model without its weights."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+
+@contextmanager
+def without_weights() -> Iterator[None]:
+    """Within it, a parameter moves to the meta device as soon as a module takes it over.
+
+    Buffers keep their values: those that no state dict holds, such as position ids, could not be
+    had from anywhere else. (Under `torch.device("meta")` they are lost.) What it does to
+    `nn.Module` for a while is the idea of `init_empty_weights` in Hugging Face's accelerate.
+    """
+    register = nn.Module.register_parameter
+
+    def register_empty(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        register(self, name, param)
+        if param is not None and not param.is_meta:  # one that is tied stays the same
+            self._parameters[name] = nn.Parameter(param.to("meta"), param.requires_grad)
+
+    nn.Module.register_parameter = register_empty  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
