@@ -21,7 +21,7 @@ from mmcompress.data.base import PairData
 from mmcompress.locations import shipped
 from mmcompress.mapped import mapped_copy
 from mmcompress.objectives.objective import Objective
-from mmcompress.training import CompressionModule
+from mmcompress.training import CompressionModule, calibrated_in
 
 CONF = shipped("conf").resolve()
 RECIPES = sorted(path.stem for path in (CONF / "compression").glob("*.yaml"))
@@ -61,7 +61,24 @@ def embeddings(backbone: Backbone, data: PairData) -> torch.Tensor:
         return torch.cat([backbone.encode(m, batch[m]) for m in backbone.modalities])
 
 
-def fit(backbone: Backbone, recipe: Recipe, teacher: Backbone, data: PairData, **options: Any):
+class SaveAfter(pl.Callback):
+    def __init__(self, step: int, path: Path) -> None:
+        self.step, self.path = step, path
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: object) -> None:
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.path)
+
+
+def fit(
+    backbone: Backbone,
+    recipe: Recipe,
+    teacher: Backbone,
+    data: PairData,
+    *,
+    resume: Path | None = None,
+    **options: Any,
+):
     module = CompressionModule(
         backbone,
         recipe,
@@ -79,7 +96,7 @@ def fit(backbone: Backbone, recipe: Recipe, teacher: Backbone, data: PairData, *
         limit_val_batches=0,
         **options,
     )
-    trainer.fit(module, data)
+    trainer.fit(module, data, ckpt_path=resume, weights_only=True)
 
 
 def save(folder: Path, backbone: Backbone, recipe: Recipe, dense: Backbone) -> Artifact:
@@ -213,6 +230,34 @@ def test_restore_rebuilds_the_same_shapes(
     other.load_state_dict(backbone.state_dict())
     assert torch.equal(embeddings(other, tiny_data), embeddings(backbone, tiny_data))
     assert again.coverage == recipe.coverage
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+def test_resumed_within_an_epoch_equals_uninterrupted_bit_for_bit(
+    name: str, make_tiny_backbone: Callable[..., Backbone], tiny_data: PairData, tmp_path: Path
+) -> None:
+    """Cut after the first of three steps of the second epoch, and gone on in a fresh model."""
+    dense, path = make_tiny_backbone(), tmp_path / "cut.ckpt"
+    straight, first = make_tiny_backbone(), build(name)
+    first.apply(straight, tiny_data.calibration_dataloader())
+    fit(straight, first, dense, tiny_data, max_steps=8, callbacks=[SaveAfter(4, path)])
+
+    resumed, second = make_tiny_backbone(), build(name)
+    second.restore(resumed, **calibrated_in(path))
+    torch.rand(7)  # what was drawn before is of no importance
+    fit(resumed, second, dense, tiny_data, max_steps=8, resume=path)
+
+    expected, found = first.finalize(straight), second.finalize(resumed)
+    state = resumed.model.state_dict()
+    for key, tensor in straight.model.state_dict().items():
+        assert torch.equal(state[key], tensor), key
+    for key, encoding in expected.items():
+        assert (found[key].steps, found[key].values) == (encoding.steps, encoding.values)
+        for part, tensor in encoding.tensors.items():
+            assert torch.equal(found[key].tensors[part], tensor), (key, part)
+    assert second.structure() == first.structure()
+    assert second.coverage == first.coverage
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -5,6 +5,7 @@ this callback along. Each job leaves a note of where it runs in the sweep's fold
 from these notes and the run records that they point to.
 """
 
+import atexit
 import hashlib
 import re
 import secrets
@@ -21,7 +22,7 @@ from mmcompress.files import write_json
 from mmcompress.report.environment import git_commit
 from mmcompress.report.record import read_record
 from mmcompress.report.run import run_path
-from mmcompress.sweeps.outcome import outcomes, print_outcomes
+from mmcompress.sweeps.outcome import Outcome, outcomes, print_outcomes
 
 NOTES = ".sweeps"
 SILENT = ("logger", "callbacks", "resume", "sweep")
@@ -32,6 +33,7 @@ LONGEST = 80
 class SweepCallback(Callback):
     """`hydra.callbacks.sweep` in `conf/train.yaml`."""
 
+    folder: Path
     notes: Path
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -50,8 +52,10 @@ class SweepCallback(Callback):
                 config.hydra.sweep.dir = str(folder)
                 config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{folder}'")
         # Absolute, for jobs may run elsewhere; of its own, for another sweep may use the folder.
-        self.notes = folder.absolute() / NOTES / secrets.token_hex(8)
+        self.folder, self.notes = folder, folder.absolute() / NOTES / secrets.token_hex(8)
         self.notes.mkdir(parents=True)
+        # For launchers that give up when a job's process dies, and for Ctrl-C.
+        atexit.register(self._last_word)
 
     def on_job_start(
         self, config: DictConfig, *, task_function: TaskFunction, **kwargs: Any
@@ -68,13 +72,18 @@ class SweepCallback(Callback):
         write_json(self.notes / f"{config.hydra.job.num}.json", note)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        found = outcomes(self.notes)
-        print_outcomes(Path(config.hydra.sweep.dir), found, commit=git_commit())
+        atexit.unregister(self._last_word)
+        found = self._last_word()
         failed = sum(outcome.status == "failed" for outcome in found)
         if failed:
             sys.exit(
                 f"error: {failed} of {len(found)} jobs failed: the same command repeats them alone"
             )
+
+    def _last_word(self) -> list[Outcome]:
+        found = outcomes(self.notes)
+        print_outcomes(self.folder, found, commit=git_commit())
+        return found
 
 
 def sweep_name(choice: str | None, overrides: Sequence[str]) -> str:
