@@ -46,7 +46,7 @@ def mapped(tensors: Iterable[tuple[str, Tensor]], *, maps: int = 1) -> list[dict
             start = -(-file.tell() // mmap.PAGESIZE) * mmap.PAGESIZE
             places[name] = start, tensor.shape, tensor.dtype
             file.seek(start)
-            file.write(tensor.contiguous().view(-1).view(torch.uint8).numpy())
+            file.write(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
             give_back([tensor])
         file.flush()
         for tensors_of_map in found if places else []:
