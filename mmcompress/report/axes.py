@@ -53,7 +53,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 
     Example:
         >>> log_ticks(0.3, 25), log_ticks(3, 5)
-        ([0.3, 1.0, 3.0, 10.0], [3.0, 3.5, 4.0, 4.5, 5.0])
+        ([0.3, 1.0, 3.0, 10.0], [3.0, 4.0, 5.0])
     """
     powers = [10.0**e for e in range(-9, 13)]
     series: Sequence[Sequence[float]] = (
@@ -71,6 +71,6 @@ def log_ticks(low: float, high: float) -> list[float]:
         if len(inside) > 7:
             break
         found = inside
-        if len(found) >= 4:
+        if len(found) >= 3:
             break
     return found or [float(f"{low:.3g}"), float(f"{high:.3g}")]
