@@ -1,7 +1,15 @@
 import pytest
 import torch
 
-from mmcompress.compression.quantization.grid import LARGEST_SCALE, SMALLEST_SCALE, Grid, as_scale
+from mmcompress.backbones.base import Target
+from mmcompress.compression.quantization.grid import (
+    LARGEST_SCALE,
+    SMALLEST_SCALE,
+    Grid,
+    as_scale,
+    check_divides,
+    in_columns,
+)
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -61,3 +69,25 @@ def test_mask_is_stored_only_where_zero_is_no_level() -> None:
     midrise = Grid(3, 2, midrise=True)
     assert midrise.encoding(weight, scale=scale).mask.tolist() == [[False, True]]
     assert midrise.encoding(weight + 1, scale=scale).mask is None
+
+
+@pytest.mark.parametrize(
+    ("group_size", "shape", "columns"),
+    [
+        (64, (8, 192), 64),
+        (64, (8, 4304), 16),  # 4304 = 16 · 269
+        (64, (8, 1, 7, 7), 49),
+        (32, (8, 1, 7, 7), 49),  # not 7: scales would take more than the codes
+        (None, (8, 192), 192),
+    ],
+)
+def test_groups_that_fit(group_size: int | None, shape: tuple[int, ...], columns: int) -> None:
+    weight, target = torch.empty(shape), Target("layer", "weight", "image", "conv", "conv")
+    check_divides(group_size, target, weight)
+    assert in_columns(group_size, weight) == columns
+
+
+def test_groups_that_do_not_fit() -> None:
+    target = Target("layer", "weight", "image", "mlp.up", "linear")
+    with pytest.raises(ValueError, match="group_size=10 does not divide the 192 columns of layer"):
+        check_divides(10, target, torch.empty(8, 192))

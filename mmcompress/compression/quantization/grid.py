@@ -169,7 +169,8 @@ def in_columns(group_size: GroupSize, weight: Tensor) -> int:
     """A group size as columns of a weight.
 
     All columns when it is none, `tensor` or larger than that; else the largest divisor of the
-    columns up to it, for kernels of 7 x 7 or MLPs of 4304 columns have no even groups of 64.
+    columns up to it, for MLPs of 4304 columns have no even groups of 64. Where such groups would be
+    too small, as 7 of the 49 weights of a kernel, all columns if these are fewer than two groups.
     """
     columns = as_matrix(weight).shape[1]
     return _fitted(group_size, columns) if isinstance(group_size, int) else columns
@@ -177,10 +178,12 @@ def in_columns(group_size: GroupSize, weight: Tensor) -> int:
 
 @functools.cache
 def _fitted(group_size: int, columns: int) -> int:
-    """The largest divisor of `columns` up to `group_size`; says so, once, when it is smaller."""
+    """The divisor of `columns` that `in_columns` takes; says so, once, when it is another size."""
     largest = min(columns, group_size)
     fitted = next(size for size in range(largest, 0, -1) if columns % size == 0)
-    if fitted < group_size:
+    if fitted < min(largest, SMALLEST_GROUP) and columns < 2 * group_size:
+        fitted = columns
+    if fitted != group_size:
         log.warning(
             "group_size=%d does not divide %d columns: %d there", group_size, columns, fitted
         )
