@@ -44,6 +44,10 @@ class LowRankLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.u(self.v(x))
 
+    def __rmatmul__(self, x: Tensor) -> Tensor:
+        """open_clip calls a text projection that is an `nn.Linear` and multiplies with others."""
+        return self(x)
+
 
 class LowRankEmbedding(nn.Module):
     """Row i of the table is V u_i.

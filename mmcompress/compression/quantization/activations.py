@@ -103,6 +103,10 @@ class QuantizedInput(nn.Module):
             x = x / self.smoothing
         return self.linear(round_tokens(x, self.bits))
 
+    def __rmatmul__(self, x: Tensor) -> Tensor:
+        """open_clip calls a text projection that is an `nn.Linear` and multiplies with others."""
+        return self(x)
+
 
 class Activations(Compressor):
     """Round what linear layers read; a later step may round their weights.
