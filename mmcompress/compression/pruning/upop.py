@@ -35,7 +35,7 @@ import torch
 from torch import Tensor, nn
 
 from mmcompress.artifact.encoding import Encoding
-from mmcompress.backbones.anatomy import attention_parts, mlp_parts
+from mmcompress.backbones.anatomy import ATTENTIONS, MLPS, attention_parts, mlp_parts
 from mmcompress.backbones.base import Backbone, Target
 from mmcompress.compression.base import Compressor, Decision, Parametrization
 from mmcompress.compression.lowrank.modules import LowRankLinear
@@ -53,6 +53,10 @@ from mmcompress.compression.statistics import GRADIENTS, Statistic
 from mmcompress.processes import mean
 
 log = logging.getLogger(__name__)
+
+_MASKED = {*(p.k for p in ATTENTIONS), *(p.out for p in ATTENTIONS), *(p.down for p in MLPS)}
+MASKED = sorted(_MASKED, key=len, reverse=True)
+"""Where in an attention or MLP the layers lie that masks are put on, long names first."""
 
 
 def due_share(searched: float) -> float:
@@ -102,7 +106,7 @@ def choose(
 def unit_of(target: Target) -> str:
     """Path of the attention or MLP that holds a layer, or a factor of one."""
     layer = target.module.removesuffix(".u").removesuffix(".v")
-    return layer.rpartition(".")[0]
+    return next(layer.removesuffix(f".{name}") for name in MASKED if layer.endswith(f".{name}"))
 
 
 class StructureMask(Parametrization):
