@@ -50,13 +50,17 @@ class _Projections(nn.Module):
     def _merge(self, x: Tensor) -> Tensor:
         return x.transpose(1, 2).flatten(2)  # B T D
 
-    def _mask(self, mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-        """For `scaled_dot_product_attention`: True is seen, floats have the query's type."""
+    def _mask(self, mask: Tensor | None, q: Tensor) -> Tensor | None:
+        """For `scaled_dot_product_attention`: True is seen, floats have the type of q (B H T D/H).
+
+        A tower makes one mask for all layers, by its number of heads; those of heads that are gone
+        are cut off, for open_clip's are alike in all heads.
+        """
         if mask is None:
             return None
         if mask.ndim == 3:
-            mask = mask.unflatten(0, (-1, self.heads))  # B H T S
-        return ~mask if mask.dtype == torch.bool else mask.to(dtype)
+            mask = mask.unflatten(0, (len(q), -1))[:, : self.heads]  # B H T S
+        return ~mask if mask.dtype == torch.bool else mask.to(q.dtype)
 
 
 class ExplicitAttention(_Projections):
@@ -90,7 +94,7 @@ class ExplicitAttention(_Projections):
         k = self._split(self.k_proj(key))
         v = self._split(self.v_proj(value))
         mixed = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=self._mask(attn_mask, q.dtype), scale=self.scale
+            q, k, v, attn_mask=self._mask(attn_mask, q), scale=self.scale
         )
         return self.out_proj(self._merge(mixed)), None
 
@@ -123,7 +127,7 @@ class ExplicitSelfAttention(_Projections):
             q,
             k,
             v,
-            attn_mask=self._mask(attn_mask, q.dtype),
+            attn_mask=self._mask(attn_mask, q),
             dropout_p=self.attn_drop.p if self.training else 0.0,
             scale=self.scale,
         )

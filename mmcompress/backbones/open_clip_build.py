@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import open_clip
 from open_clip.coca_model import CoCa
 from open_clip.tokenizer import HFTokenizer
+from torch import nn
 from transformers import AutoConfig
 
 from mmcompress.backbones.hub import hub_reachable
@@ -40,13 +41,18 @@ def build_model(name: str, config: dict[str, Any], text_config: dict[str, Any] |
         kind = open_clip.CustomTextCLIP
     try:
         with _text_config_file(arguments["text_cfg"], text_config):
-            return kind(**arguments)
+            model = kind(**arguments)
     # What a library raises on a foreign config cannot be listed.
     except Exception as error:
         raise ValueError(
             f"backbone.name={name!r}: open_clip cannot build a model from its config "
             f"({type(error).__name__}: {error}); correct open_clip_config.json"
         ) from error
+    if isinstance(model, CoCa):
+        # open_clip leaves this one as the memory was before: any numbers, not even finite ones.
+        projection = model.text_decoder.text_projection
+        nn.init.normal_(projection, std=len(projection) ** -0.5)
+    return model
 
 
 @contextmanager

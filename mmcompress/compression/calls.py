@@ -59,7 +59,7 @@ def block_calls(
 def paired_stacks(
     backbone: Backbone, dense: Backbone, *, asks: str, fix: str, own_weights: bool = False
 ) -> Iterator[tuple[str, Stack, Stack]]:
-    """Path and blocks of each tower, compressed and dense.
+    """Path and blocks of each tower, compressed and dense; not those behind the towers.
 
     Args:
         backbone, dense: the compressed model, and what it was made of.
@@ -70,6 +70,8 @@ def paired_stacks(
     """
     dense_stacks = dict(find_stacks(dense.model))
     for path, ours in find_stacks(backbone.model):
+        if backbone.modality_of(f"{path}.") not in backbone.modalities:
+            continue
         theirs = dense_stacks[path]
         parts = [
             part for block in ours for part in (block.parameters() if own_weights else [block])

@@ -337,7 +337,7 @@ def input_statistic(module: nn.Module, x: Tensor, valid: Tensor | None) -> Input
     Args:
         module: a linear layer, embedding or convolution.
         x: its input.
-        valid: (B, L) bool, which tokens count; all when None or when x has no such dimensions.
+        valid: (B, L) bool, which tokens count, see `matching`; all when None.
     """
     if isinstance(module, nn.Embedding):
         ids = x[valid] if valid is not None and valid.shape == x.shape else x
@@ -345,12 +345,31 @@ def input_statistic(module: nn.Module, x: Tensor, valid: Tensor | None) -> Input
         return InputStatistic(counts, counts.clone(), counts.clamp(max=1), ids.numel())
     if isinstance(module, nn.Conv2d):
         x = _patches(module, x)
-    if valid is not None and valid.shape == x.shape[:-1]:
-        x = x[valid]
+    if valid is not None:
+        x = x[matching(valid, x.shape[:-1])]
     rows = x.flatten(0, -2).float()  # N in
     magnitudes = rows.abs()
     largest = magnitudes.amax(dim=0) if len(rows) else rows.new_zeros(rows.shape[1])
     return InputStatistic(rows.T @ rows, magnitudes.sum(dim=0), largest, len(rows))
+
+
+def matching(valid: Tensor, shape: Sequence[int]) -> Tensor:
+    """Which vectors count, from which tokens do.
+
+    Args:
+        valid: (B, L) bool.
+        shape: of what the vectors form; (B, L), or (B, L + 1) where a tower has put a token of its
+            own behind the others, as CoCa's text tower does. Where it is another, all count.
+    Returns:
+        `shape`, bool.
+
+    Example:
+        >>> matching(torch.tensor([[True, False]]), (1, 3))
+        tensor([[ True, False,  True]])
+    """
+    if valid.shape == torch.Size((*shape[:-1], shape[-1] - 1)):
+        valid = F.pad(valid, (0, 1), value=True)
+    return valid if valid.shape == torch.Size(shape) else valid.new_ones(tuple(shape))
 
 
 def _patches(module: nn.Conv2d, x: Tensor) -> Tensor:

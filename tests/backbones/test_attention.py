@@ -10,6 +10,7 @@ from mmcompress.backbones.attention import (
     ExplicitSelfAttention,
     split_attention,
 )
+from mmcompress.compression.pruning.cuts import keep_heads
 
 # float32 with a few dozen summands; the fused kernels add in another order.
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}
@@ -55,6 +56,18 @@ def test_equals_multihead_attention(bias: bool, training: bool):
         for mask, output in zip(masks, expected, strict=True):
             found = explicit(x, x, x, need_weights=False, attn_mask=mask)[0]
             torch.testing.assert_close(found, output, **TOLERANCE)
+
+
+def test_a_mask_for_all_heads_serves_those_that_are_left():
+    torch.manual_seed(0)
+    attention = split(nn.MultiheadAttention(16, 4, batch_first=True).eval())
+    keep_heads(attention, [1, 3])
+    x, masks = torch.randn(3, 5, 16), torch.randn(3, 5, 5)
+    with torch.no_grad():
+        found, expected = (
+            attention(x, x, x, attn_mask=masks.repeat_interleave(heads, 0))[0] for heads in (4, 2)
+        )
+    assert torch.equal(found, expected)
 
 
 def test_equals_multihead_attention_over_keys_of_another_width():

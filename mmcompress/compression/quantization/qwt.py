@@ -28,7 +28,7 @@ from mmcompress.backbones.base import Backbone, Target
 from mmcompress.compression.base import Compressor, Decision
 from mmcompress.compression.calls import Call, block_calls, paired_stacks
 from mmcompress.compression.lowrank.modules import LowRankLinear
-from mmcompress.compression.statistics import Statistic
+from mmcompress.compression.statistics import Statistic, matching
 
 NAME = "compensation"
 
@@ -158,6 +158,13 @@ class QwT(Compressor):
             raise ValueError(f"rank={rank} must be a positive whole number, or null for no bound")
         self.rank = rank
 
+    def check_module(self, target: Target, backbone: Backbone) -> None:
+        if target.modality not in backbone.modalities:
+            raise ValueError(
+                f"qwt follows a tower from block to block, and {target.module} lies behind the "
+                f"towers: set modality=[{','.join(backbone.modalities)}]"
+            )
+
     def plan(
         self,
         targets: Sequence[Target],
@@ -244,12 +251,13 @@ def split_samples(
 
     Args:
         inputs, lacking: (B, T, D).
-        valid: (B, T) bool, which tokens count; all when None.
+        valid: (B, L) bool, which tokens count, see `matching`; all when None.
         first: number of the first sample.
     """
     numbers = torch.arange(first, first + len(inputs), device=inputs.device)
     held_out = numbers % HELD_OUT == HELD_OUT - 1
-    counts = torch.ones_like(inputs[..., 0], dtype=torch.bool) if valid is None else valid
+    every = torch.ones_like(inputs[..., 0], dtype=torch.bool)
+    counts = every if valid is None else matching(valid, every.shape)
     fitted, judging = counts & ~held_out[:, None], counts & held_out[:, None]
     return (
         Moments.of(inputs[fitted], lacking[fitted]),
