@@ -153,9 +153,11 @@ class Compressor(ABC):
         chosen = [t for t in targets if self._wants(t)]
         if not chosen:
             selectors = ", ".join(f"{k}={v}" for k, v in self._selectors().items())
+            kinds = f"{type(self).__name__} handles {', '.join(self.granularities)} targets"
+            if not selectors:
+                raise ValueError(f"{kinds} and this model has none: choose another recipe")
             raise ValueError(
-                f"{type(self).__name__} handles {', '.join(self.granularities)} targets and none "
-                f"of the {len(targets)} targets passes {selectors or 'it'}: widen the selectors"
+                f"{kinds} and none of the {len(targets)} passes {selectors}: widen the selectors"
             )
         return chosen
 

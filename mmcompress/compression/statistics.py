@@ -233,7 +233,8 @@ def _first_pairs(batches: Sequence[Batch], pairs: int) -> list[Batch]:
 
 def _contrast(backbone: Backbone, batches: Sequence[Batch]) -> Callable[[Target], list[Tensor]]:
     """Which tower moved → the loss of each batch, without running the other towers again."""
-    if type(backbone).loss is not Backbone.loss:  # not one of embeddings
+    of_pairs = type(backbone).loss is Backbone.loss and len(backbone.modalities) == 2
+    if not of_pairs:  # it is not one of embeddings, or says why there is none
         return lambda target: [backbone.loss(batch) for batch in batches]
     scale = backbone.logit_scale
     dense = {m: [backbone.encode(m, b[m]) for b in batches] for m in backbone.modalities}
