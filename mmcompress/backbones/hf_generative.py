@@ -4,7 +4,8 @@
 pass a small projector and stand in front of the text as if they were tokens.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,6 +17,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, LlavaForConditionalGeneration
 from typing_extensions import Self
 
+from mmcompress.backbones.anatomy import Stack, find_stacks
 from mmcompress.backbones.attention import split_attention
 from mmcompress.backbones.base import Backbone, Row
 from mmcompress.backbones.hf_files import (
@@ -102,6 +104,7 @@ class HFGenerative(Backbone):
                 f"{type(model).__name__} is not supported: give a LlavaForConditionalGeneration"
             )
         super().__init__(model)
+        drop_unused_blocks(model)
         split_attention(model)
         text: Any = model.config.text_config
         vision: Any = model.config.vision_config
@@ -129,7 +132,8 @@ class HFGenerative(Backbone):
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """(B, D): mean over the projected patches."""
-        features = self.model.model.get_image_features(pixel_values=pixels).pooler_output
+        with self._depth_as_it_is():
+            features = self.model.model.get_image_features(pixel_values=pixels).pooler_output
         return torch.stack(list(features)).mean(dim=1)
 
     def encode_text(self, ids: Tensor) -> Tensor:
@@ -149,13 +153,29 @@ class HFGenerative(Backbone):
         """
         ids = batch["text"]
         joined, valid = self._joined(ids)
-        found = self.model(
-            input_ids=joined, pixel_values=batch["image"], attention_mask=valid.long()
-        )
+        with self._depth_as_it_is():
+            found = self.model(
+                input_ids=joined, pixel_values=batch["image"], attention_mask=valid.long()
+            )
         # The last patch predicts nothing: the caption's first token is known.
         logits = found.logits[:, self._patches : -1]
         targets = ids[:, 1:]
         return logits, targets.masked_fill(targets == self._pad, IGNORED)
+
+    @contextmanager
+    def _depth_as_it_is(self) -> Iterator[None]:
+        """Let the config of the image encoder say how many blocks there are: some may be gone.
+
+        transformers finds the layer that gives the features by it. The config that artifacts keep
+        is the dense model's.
+        """
+        config, blocks = self.model.config.vision_config, _image_blocks(self.model)
+        dense = config.num_hidden_layers
+        config.num_hidden_layers = dense if blocks is None else len(blocks)
+        try:
+            yield
+        finally:
+            config.num_hidden_layers = dense
 
     def _joined(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Places for the patches before each caption (B, P + L), and which tokens are valid."""
@@ -215,6 +235,29 @@ class HFGenerative(Backbone):
     def save_assets(self, folder: Path) -> list[str]:
         self.tokenizer.save(str(folder / TOKENIZER_FILE))
         return [TOKENIZER_FILE]
+
+
+def drop_unused_blocks(model: LlavaForConditionalGeneration) -> None:
+    """Take out, in place, the blocks of the image encoder behind the one whose features are read.
+
+    LLaVA reads the last but one. Left in, they would be stored for nothing, and where others are
+    removed the features would be those of another block.
+    """
+    config: Any = model.config
+    layer, blocks = config.vision_feature_layer, _image_blocks(model)
+    if blocks is None or not isinstance(layer, int) or layer == 0:
+        return
+    used = layer if layer > 0 else len(blocks) + 1 + layer
+    del blocks[used:]
+    config.vision_config.num_hidden_layers, config.vision_feature_layer = used, -1
+
+
+def _image_blocks(model: Any) -> Stack | None:
+    """Those of CLIP's and SigLIP's encoders, the last of whose features no norm follows."""
+    tower = model.model.vision_tower
+    if tower.config.model_type not in ("clip_vision_model", "siglip_vision_model"):
+        return None
+    return next((stack for _, stack in find_stacks(tower)), None)
 
 
 def from_pretrained(name_or_path: str, max_tokens: int = 64) -> HFGenerative:
