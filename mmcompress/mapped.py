@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from mmcompress.memory import give_back
+from mmcompress.memory import give_back, give_back_freed_memory
 
 LARGE = 2**20
 """Bytes from which a tensor is worth a place in a file."""
@@ -54,6 +54,7 @@ def mapped(tensors: Iterable[tuple[str, Tensor]], *, maps: int = 1) -> list[dict
             for name, (start, shape, dtype) in places.items():
                 flat = torch.frombuffer(buffer, dtype=dtype, count=shape.numel(), offset=start)
                 tensors_of_map[name] = flat.view(shape)
+    give_back_freed_memory()
     return found
 
 
@@ -76,6 +77,7 @@ def mapped_copy(model: M) -> M:
     for name, weight in weights.items():
         weight.data = own[names[name]]
         copies[id(weight)] = nn.Parameter(other[names[name]], weight.requires_grad)
+    give_back_freed_memory()
     return copy.deepcopy(model, copies)
 
 
@@ -86,11 +88,12 @@ def layer_by_layer(model: nn.Module) -> Iterator[None]:
     def give_back_weights(module: nn.Module, *_: Any) -> None:
         give_back(module._parameters.values())
 
-    handles = [
-        module.register_forward_hook(give_back_weights)
+    owners = [
+        module
         for module in model.modules()
         if any(p is not None and p.nbytes >= LARGE for p in module._parameters.values())
     ]
+    handles = [module.register_forward_hook(give_back_weights) for module in owners]
     try:
         yield
     finally:

@@ -32,6 +32,12 @@ def keep_freed_memory() -> None:
     mallopt(M_TRIM_THRESHOLD, -1)
 
 
+def give_back_freed_memory() -> None:
+    """Let the C library hand back what is free between blocks in use; glibc keeps it by itself."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def give_back(tensors: Iterable[Tensor | None]) -> None:
     """Give back the memory of what a file holds: it is read again where it is needed again.
 

@@ -12,6 +12,7 @@ as files in a table.
 import argparse
 import csv
 import json
+import os
 import runpy
 import subprocess
 import sys
@@ -62,7 +63,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder for memory.md and memory.json")
     parser.add_argument("--model", default="ViT-L-14", help="of open_clip.list_models()")
     parser.add_argument("--recipe", default="int8", help="of conf/compression/")
-    parser.add_argument("--pairs", type=int, default=64, help="that are scored")
+    parser.add_argument("--pairs", type=int, default=32, help="that are scored")
     parser.add_argument("--make", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--run", nargs="+", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -125,7 +126,8 @@ def overrides(args: argparse.Namespace, folder: Path) -> list[str]:
 def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Run `train.py`; bytes and seconds of each stage, and of the whole."""
     command = [sys.executable, __file__, "--run", *overrides(args, folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    cache = os.environ | {"XDG_CACHE_HOME": str(folder / "cache")}  # no baseline of an earlier run
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=cache) as process:
         stages: list[dict[str, Any]] = []
         watching = Thread(target=watch, args=(process.pid, stages))
         watching.start()

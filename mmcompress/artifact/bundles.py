@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mmcompress.artifact.codecs import planes
+from mmcompress.memory import give_back
 
 STORED_DTYPES = {
     torch.float64: "F64",
@@ -105,6 +106,7 @@ def make_bundles(state: Mapping[str, Tensor], places: Mapping[str, Place]) -> di
         for key, place in places.items():
             if place.dtype == dtype:
                 bundle[place.start : place.end] = _exactly(key, state[key].flatten(), dtype)
+                give_back([state[key]])
         plain, compressed = bundle_names(dtype)
         frames = torch.cat([planes.compress(part) for part in bundle.split(FRAME)])
         smaller = frames.nbytes < bundle.nbytes

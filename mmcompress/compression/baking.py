@@ -64,6 +64,9 @@ class Baking(Mapping[str, Encoding]):
             encoding.mask = found.mask if found.mask is not None else encoding.mask
         return encoding
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._parts  # that of `Mapping` would compute the weight
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._parts)
 

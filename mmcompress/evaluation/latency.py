@@ -13,7 +13,7 @@ from torch import Tensor
 from mmcompress.backbones.base import Backbone
 from mmcompress.data.base import PairData
 from mmcompress.evaluation.base import check_split, inference
-from mmcompress.memory import give_back
+from mmcompress.memory import give_back, give_back_freed_memory
 
 MIN_ROUNDS = 5
 MAX_ROUNDS = 200
@@ -84,6 +84,7 @@ def measure_latency(
             batch = _first_pairs(data, split, size)
             passes = {name: _passes(model, batch) for name, model in models.items()}
             for part in passes["dense"]:
+                give_back_freed_memory()
                 workloads = {name: passes[name][part] for name in models}
                 medians = alternate(workloads, seconds=seconds / len(passes["dense"]))
                 for name, model in models.items():
