@@ -1,6 +1,7 @@
 import pytest
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from mmcompress.errors import in_one_sentence, root_cause
 
@@ -31,4 +32,18 @@ def test_bugs_keep_their_traceback() -> None:
 def test_tracebacks_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     with pytest.raises(InstantiationException):
+        in_one_sentence(lambda: instantiate(BAD))()
+
+
+def test_what_lightning_refuses_ends_in_one_sentence() -> None:
+    def refused() -> None:
+        raise MisconfigurationException("no such accelerator")
+
+    with pytest.raises(SystemExit, match="error: no such accelerator"):
+        in_one_sentence(refused)()
+
+
+def test_a_job_in_another_process_gives_its_exception_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmcompress.errors._launched_elsewhere", lambda: True)
+    with pytest.raises(ValueError, match="bits=99 must be"):
         in_one_sentence(lambda: instantiate(BAD))()

@@ -32,10 +32,12 @@ SMALL = [
     "+evaluation.latency.seconds=0.1",
 ]
 POST_TRAINING = [*SMALL, "compression=lowrank_int8", "trainer=post_training"]
+STEPS, LR = 2, 1e-4
 TRAINING = [
     *SMALL,
     "compression=lowrank_int8",
-    "trainer.max_steps=2",
+    f"trainer.max_steps={STEPS}",
+    f"optimizer.lr={LR}",
     "trainer.precision=32-true",
     "callbacks.checkpoint.every_n_train_steps=1",
 ]
@@ -86,7 +88,7 @@ def stored_alone(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def by_lightning(run: Run, overrides: list[str]) -> list[subprocess.CompletedProcess[str]]:
-    return run([TRAIN, *overrides, "trainer.devices=2"])
+    return run(["-m", "mmcompress.cli", "train", *overrides, "trainer.devices=2"])
 
 
 def by_torchrun(run: Run, overrides: list[str]) -> list[subprocess.CompletedProcess[str]]:
@@ -149,13 +151,15 @@ def test_two_processes_train_as_one(
     checkpoint = "checkpoints/last.ckpt"
     assert plan_in(folder / checkpoint) == plan_in(trained_alone / checkpoint)
     ours, expected = (Artifact.load(f / "artifact") for f in (folder, trained_alone))
-    assert ours.manifest.structure == expected.manifest.structure
+    assert ours.manifest["structure"] == expected.manifest["structure"]
     found = ours.backbone.state_dict()
     for key, tensor in expected.backbone.state_dict().items():
-        # A weight near the middle of two levels may fall to either.
-        level = tensor.abs().max() / 127 * 2
-        assert (found[key] - tensor).abs().max() <= level + 1e-5, key
-        assert (found[key] - tensor).abs().mean() <= 0.01 * tensor.abs().mean() + 1e-6, key
+        difference = (found[key] - tensor).abs()
+        # A weight in the middle of two levels may fall to either, and one whose gradient is all
+        # rounding error moves by the learning rate in either direction.
+        assert difference.max() <= tensor.abs().max() / 127 + STEPS * 2 * LR, key
+        if tensor.ndim > 1:
+            assert difference.float().mean() <= 0.01 * tensor.abs().float().mean(), key
 
     # Goes on from its own checkpoint to the same place.
     again = tmp_path / "again"
