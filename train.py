@@ -47,6 +47,7 @@ def main(cfg: DictConfig) -> None:
         record = run.record
         trainer = instantiate(cfg.trainer, logger=run.loggers, callbacks=run.callbacks)
         start_processes(trainer)
+        run.agree()
         dense_bytes = dense_file_bytes(backbone.model)
         teacher = mapped_copy(backbone)
         if trainer.is_global_zero:

@@ -7,9 +7,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import TypeVar
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
-from hydra.types import RunMode
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from typing_extensions import ParamSpec
 
@@ -33,9 +31,6 @@ def in_one_sentence(function: Callable[P, R]) -> Callable[P, R]:
 
     Those are `MENDABLE`. Everything else is a bug and keeps its traceback; `HYDRA_FULL_ERROR=1`
     shows all tracebacks.
-
-    A launcher that runs the jobs of a sweep in other processes gets the exception itself: the end
-    of its process would take other jobs along.
     """
 
     @wraps(function)
@@ -49,16 +44,6 @@ def in_one_sentence(function: Callable[P, R]) -> Callable[P, R]:
             if not isinstance(cause, (*MENDABLE, TypeError)):
                 raise
             log.debug("traceback", exc_info=error)
-            if _launched_elsewhere():
-                log.error("error: %s", cause)
-                raise cause from None
             sys.exit(f"error: {cause}")
 
     return wrapper
-
-
-def _launched_elsewhere() -> bool:
-    if not HydraConfig.initialized():
-        return False
-    hydra = HydraConfig.get()
-    return hydra.mode == RunMode.MULTIRUN and hydra.runtime.choices["hydra/launcher"] != "basic"

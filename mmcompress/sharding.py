@@ -108,6 +108,6 @@ def unsharded(backbone: Backbone, recipe: "Recipe", dense: Backbone) -> Backbone
     if not state:
         return backbone
     fresh = copy.deepcopy(dense).cpu()
-    recipe.restore(fresh, recipe.plan)
+    recipe.restore(fresh, recipe.plan, recipe.budget_report)
     fresh.load_state_dict(state)
     return fresh

@@ -41,9 +41,3 @@ def test_what_lightning_refuses_ends_in_one_sentence() -> None:
 
     with pytest.raises(SystemExit, match="error: no such accelerator"):
         in_one_sentence(refused)()
-
-
-def test_a_job_in_another_process_gives_its_exception_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmcompress.errors._launched_elsewhere", lambda: True)
-    with pytest.raises(ValueError, match="bits=99 must be"):
-        in_one_sentence(lambda: instantiate(BAD))()

@@ -50,9 +50,10 @@ def sweep(launcher: str, folder: Path, *overrides: str) -> subprocess.CompletedP
 def test_two_runs_of_a_sweep(launcher: str, tmp_path: Path) -> None:
     done = sweep(launcher, tmp_path, "compression=int8,int4")
     assert done.returncode == 0, done.stderr
-    records = [json.loads(path.read_text()) for path in tmp_path.glob("runs/*/*/run.json")]
+    records = [json.loads(path.read_text()) for path in tmp_path.rglob("run.json")]
     assert {record["config"]["name"] for record in records} == {"int8", "int4"}
     assert {record["status"] for record in records} == {"finished"}
+    assert "2 jobs, 2 finished, 0 skipped, 0 failed" in done.stdout
 
 
 def test_a_run_that_fails_leaves_the_others_alone(tmp_path: Path) -> None:
@@ -60,9 +61,10 @@ def test_a_run_that_fails_leaves_the_others_alone(tmp_path: Path) -> None:
     sizes = "compression.steps.int4.group_size=10,32,64"
     done = sweep("cores", tmp_path, "compression=int4", sizes)
     assert done.returncode != 0
-    assert "group_size=10 does not divide" in done.stdout + done.stderr
-    records = [json.loads(path.read_text()) for path in tmp_path.glob("runs/*/*/run.json")]
-    assert [record["status"] for record in records] == ["finished", "finished"]
+    assert "3 jobs, 2 finished, 0 skipped, 1 failed" in done.stdout
+    records = [json.loads(path.read_text()) for path in tmp_path.rglob("run.json")]
+    (failed,) = [record for record in records if record["status"] == "failed"]
+    assert "group_size=10 does not divide" in failed["error"]
 
 
 def test_slurm_gets_a_task_per_process() -> None:

@@ -94,20 +94,6 @@ def open_folder(path: Path, config_hash: str) -> RunFolder:
     raise AssertionError("there is always another number")
 
 
-def folder_of_first(path: Path, config_hash: str) -> Path | None:
-    """What the first of several processes got from `open_folder`, for the others (DDP).
-
-    None where there was nothing before, and nothing to go on from.
-    """
-    for folder in _numbered(path):
-        claim = _claim(folder)
-        if not folder.exists():
-            return None
-        if claim and claim["config_hash"] == config_hash and not _finished(folder):
-            return folder
-    raise AssertionError("there is always another number")
-
-
 def _numbered(path: Path) -> Iterator[Path]:
     yield path
     for number in itertools.count(2):

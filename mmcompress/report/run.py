@@ -21,12 +21,12 @@ from mmcompress.artifact.artifact import Artifact
 from mmcompress.artifact.ledger import compact
 from mmcompress.artifact.manifest import MANIFEST_FILE
 from mmcompress.files import write_atomically
+from mmcompress.processes import from_first
 from mmcompress.report.console import print_report
 from mmcompress.report.folder import (
     RunFolder,
     checkpoint_in,
     claim_folder,
-    folder_of_first,
     in_sweep,
     job_folder,
     open_folder,
@@ -70,6 +70,10 @@ class Run:
         with self.record.time(name):
             yield
 
+    def agree(self) -> None:
+        """Let all processes of the run go on from where the first of them does."""
+        self.checkpoint, self.calibrated = from_first((self.checkpoint, self.calibrated))
+
     def report(self, artifact: Artifact) -> None:
         """Write the record, then draw, print and send what it says, in this order."""
         ledger = artifact.ledger()
@@ -106,9 +110,7 @@ def start_run(cfg: DictConfig) -> Iterator[Run]:
     if getattr(rank_zero_only, "rank", 0) != 0:
         logging.getLogger().setLevel(logging.WARNING)
         get_console().quiet = True
-        folder = folder_of_first(path, key)
-        record = RunRecord.start(folder or path, config)
-        yield _run(cfg, record, [], folder)
+        yield _run(cfg, RunRecord.start(path, config), [], None)
         return
     held = claim_folder(path, key) if in_sweep() else open_folder(path, key)
     try:

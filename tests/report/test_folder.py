@@ -15,7 +15,6 @@ from mmcompress.report.folder import (
     at_work,
     checkpoint_in,
     claim_folder,
-    folder_of_first,
     job_folder,
     open_folder,
 )
@@ -125,15 +124,6 @@ def test_an_unwritable_run_folder_is_one_sentence(tmp_path: Path) -> None:
     assert str(caught.value) == (
         f"run_dir={path} cannot be written (Not a directory): choose another with run_dir=PATH"
     )
-
-
-def test_the_other_processes_of_a_run_look_where_the_first_goes_on(tmp_path: Path) -> None:
-    path = tmp_path / "run"
-    assert folder_of_first(path, OURS) is None
-    end(cut_short(path), "finished")
-    assert folder_of_first(path, OURS) is None
-    with elsewhere(path.with_name("run-2")):
-        assert folder_of_first(path, OURS) == path.with_name("run-2")
 
 
 def test_jobs_that_differ_in_anything_have_folders_of_their_own() -> None:
