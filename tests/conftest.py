@@ -14,9 +14,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import open_clip
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from families.hf import build_clap, build_clip
+from families.words import COLOURS, THINGS
 from torch import Tensor
-from transformers import ClapConfig, ClapModel, CLIPConfig, CLIPModel
 
 from mmcompress.artifact.artifact import Artifact
 from mmcompress.backbones.base import Backbone
@@ -26,10 +26,6 @@ from mmcompress.backbones.open_clip import OpenClip
 from mmcompress.compression.recipe import Recipe
 from mmcompress.data.base import Classification, PairData
 from mmcompress.data.items import Items, PairDataset
-
-COLOURS = ("red", "green", "blue", "black")
-THINGS = ("cat", "dog", "house", "tree", "boat", "moon", "key", "shoe", "fish", "star")
-SPECIAL = ("<bos>", "<eos>", "<pad>")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -53,16 +49,6 @@ def _own_baselines(
     monkeypatch.setattr("mmcompress.evaluation.baseline.platformdirs", own)
 
 
-def build_tokenizer() -> Tokenizer:
-    words = [*SPECIAL, *COLOURS, *THINGS, *(f"word{i}" for i in range(47))]
-    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, "<pad>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<bos> $A <eos>", special_tokens=[("<bos>", 0), ("<eos>", 1)]
-    )
-    return tokenizer
-
-
 def store(folder: Path, backbone: Backbone, recipe: Recipe, *, dense_parameters: int) -> Artifact:
     """Bake and save what a recipe has compressed."""
     encodings = recipe.finalize(backbone)
@@ -77,31 +63,6 @@ def store(folder: Path, backbone: Backbone, recipe: Recipe, *, dense_parameters:
         dense_dtype=recipe.dense_dtype,
         run={"config_hash": "0", "recipe": "test"},
     )
-
-
-def build_backbone(seed: int = 0) -> HFClip:
-    tokenizer = build_tokenizer()
-    layers = {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-    }
-    config = CLIPConfig(
-        text_config=layers
-        | {
-            "vocab_size": tokenizer.get_vocab_size(),
-            "max_position_embeddings": 8,
-            "bos_token_id": 0,
-            "eos_token_id": 1,
-            "pad_token_id": 2,
-        },
-        vision_config=layers | {"image_size": 32, "patch_size": 16},
-        projection_dim=32,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return HFClip(CLIPModel(config), tokenizer).eval()
 
 
 class TinyData(PairData):
@@ -132,38 +93,6 @@ class TinyData(PairData):
         )
 
 
-SOUND_TOWER = {
-    "hidden_size": 64,
-    "patch_embeds_hidden_size": 32,
-    "depths": [2, 1],
-    "num_attention_heads": [2, 4],
-    "spec_size": 64,
-    "num_mel_bins": 16,
-    "window_size": 4,
-    "patch_size": 4,
-    "patch_stride": [4, 4],
-}
-SOUND_FEATURES = {
-    "feature_size": 16,
-    "sampling_rate": 8000,
-    "max_length_s": 1,
-    "hop_length": 80,
-    "fft_window_size": 512,
-    "frequency_max": 4000,
-}
-
-
-def build_clap(seed: int = 0) -> HF:
-    """One second of sound at 8 kHz, 16 mel bands; text as in `build_backbone`."""
-    layers = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
-    text = layers | {"num_attention_heads": 2, "vocab_size": 64, "max_position_embeddings": 19}
-    ids = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
-    config = ClapConfig(text_config=text | ids, audio_config=SOUND_TOWER, projection_dim=32)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return HF(ClapModel(config), build_tokenizer(), features=SOUND_FEATURES).eval()
-
-
 @pytest.fixture
 def tiny_clap() -> HF:
     return build_clap()
@@ -171,12 +100,12 @@ def tiny_clap() -> HF:
 
 @pytest.fixture
 def make_tiny_backbone() -> Callable[..., HFClip]:
-    return build_backbone
+    return build_clip
 
 
 @pytest.fixture
 def tiny_backbone() -> HFClip:
-    return build_backbone()
+    return build_clip()
 
 
 @pytest.fixture

@@ -9,50 +9,20 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from hydra.utils import instantiate
+from families.contract import RECIPES, SAME_SIZE, build_recipe
 
 from mmcompress.artifact.artifact import Artifact
 from mmcompress.artifact.dense import dense_file_bytes
 from mmcompress.backbones.base import Backbone
 from mmcompress.compression.baking import put_back
 from mmcompress.compression.recipe import Recipe
-from mmcompress.configuration import composed
 from mmcompress.data.base import PairData
-from mmcompress.locations import shipped
 from mmcompress.mapped import mapped_copy
 from mmcompress.objectives.objective import Objective
 from mmcompress.training import CompressionModule, calibrated_in
 
-CONF = shipped("conf").resolve()
-RECIPES = sorted(path.stem for path in (CONF / "compression").glob("*.yaml"))
-
-# The tiny layers are 32 wide: groups and codebooks must fit them.
-TINY = {
-    "blocks": ["compression.steps.blocks.pruning_ratio=0.5"],
-    "gptq": ["compression.steps.gptq.group_size=32"],
-    "binary": ["compression.steps.binary.group_size=32"],
-    "ternary": ["compression.steps.ternary.group_size=32"],
-    "lsq": ["compression.steps.lsq.group_size=32"],
-    "awq": ["compression.steps.awq.group_size=32"],
-    "hqq": ["compression.steps.hqq.group_size=32"],
-    "int4": ["compression.steps.int4.group_size=32"],
-    "magnitude_int4": ["compression.steps.int4.group_size=32"],
-    "minivit_int4": ["compression.steps.int4.group_size=32"],
-    "qwt_int4": ["compression.steps.int4.group_size=32"],
-    "sharing": ["compression.steps.sharing.clusters=16"],
-    "vq": ["compression.steps.vq.clusters=16"],
-}
-
 # Towers that can be selected alone, where that is not both.
 TOWERS: dict[str, tuple[str, ...]] = {"cross_tower": (), "hashed_embedding": ("text",)}
-
-# They compute something and store nothing smaller.
-SAME_SIZE = {"none", "activations", "qwt"}
-
-
-def build(name: str, *overrides: str) -> Recipe:
-    cfg = composed(f"compression={name}", *TINY.get(name, []), *overrides)
-    return instantiate(cfg.compression)
 
 
 def embeddings(backbone: Backbone, data: PairData) -> torch.Tensor:
@@ -132,7 +102,7 @@ def test_line_from_dense_to_reloaded(
     monkeypatch.setattr("mmcompress.mapped.LARGE", 1)
     untouched = copy.deepcopy(tiny_backbone)
     dense = mapped_copy(tiny_backbone)
-    recipe = build(name)
+    recipe = build_recipe(name)
     recipe.apply(tiny_backbone, tiny_data.calibration_dataloader())
     before = {n: p.detach().clone() for n, p in tiny_backbone.named_parameters()}
     fit(tiny_backbone, recipe, dense, tiny_data, max_steps=3)
@@ -172,7 +142,7 @@ def test_post_training_shrinks_the_weights(
 ) -> None:
     """Bytes fall; the manifest, which is large beside a tiny model, is not counted here."""
     dense = copy.deepcopy(tiny_backbone)
-    recipe = build(name)
+    recipe = build_recipe(name)
     recipe.apply(tiny_backbone, tiny_data.calibration_dataloader())
     artifact = save(tmp_path / "artifact", tiny_backbone, recipe, dense)
     stored = sum(
@@ -187,7 +157,7 @@ def test_same_seed_same_plan_and_same_weights(
 ) -> None:
     results = []
     for _ in range(2):
-        backbone, recipe = make_tiny_backbone(), build(name)
+        backbone, recipe = make_tiny_backbone(), build_recipe(name)
         tiny_data.attach(backbone)
         plan = recipe.apply(backbone, tiny_data.calibration_dataloader())
         recipe.finalize(backbone)
@@ -205,8 +175,10 @@ def test_the_other_tower_is_untouched(
     name: str, modality: str, tiny_backbone: Backbone, tiny_data: PairData
 ) -> None:
     dense = {k: v.clone() for k, v in tiny_backbone.model.state_dict().items()}
-    selectors = [f"compression.steps.{step}.modality={modality}" for step in build(name).steps]
-    recipe = build(name, *selectors)
+    selectors = [
+        f"compression.steps.{step}.modality={modality}" for step in build_recipe(name).steps
+    ]
+    recipe = build_recipe(name, *selectors)
     recipe.apply(tiny_backbone, tiny_data.calibration_dataloader())
     encodings = recipe.finalize(tiny_backbone)
     assert all(tiny_backbone.modality_of(key) == modality for key in encodings)
@@ -222,10 +194,10 @@ def test_restore_rebuilds_the_same_shapes(
     name: str, make_tiny_backbone: Callable[..., Backbone], tiny_data: PairData
 ) -> None:
     """What resuming needs: the plan as JSON, an edited skeleton, then the weights."""
-    backbone, recipe = make_tiny_backbone(), build(name)
+    backbone, recipe = make_tiny_backbone(), build_recipe(name)
     tiny_data.attach(backbone)
     plan = recipe.apply(backbone, tiny_data.calibration_dataloader())
-    other, again = make_tiny_backbone(seed=1), build(name)
+    other, again = make_tiny_backbone(seed=1), build_recipe(name)
     again.restore(other, plan)
     other.load_state_dict(backbone.state_dict())
     assert torch.equal(embeddings(other, tiny_data), embeddings(backbone, tiny_data))
@@ -239,11 +211,11 @@ def test_resumed_within_an_epoch_equals_uninterrupted_bit_for_bit(
 ) -> None:
     """Cut after the first of three steps of the second epoch, and gone on in a fresh model."""
     dense, path = make_tiny_backbone(), tmp_path / "cut.ckpt"
-    straight, first = make_tiny_backbone(), build(name)
+    straight, first = make_tiny_backbone(), build_recipe(name)
     first.apply(straight, tiny_data.calibration_dataloader())
     fit(straight, first, dense, tiny_data, max_steps=8, callbacks=[SaveAfter(4, path)])
 
-    resumed, second = make_tiny_backbone(), build(name)
+    resumed, second = make_tiny_backbone(), build_recipe(name)
     second.restore(resumed, **calibrated_in(path))
     torch.rand(7)  # what was drawn before is of no importance
     fit(resumed, second, dense, tiny_data, max_steps=8, resume=path)
@@ -263,7 +235,7 @@ def test_resumed_within_an_epoch_equals_uninterrupted_bit_for_bit(
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_step_can_be_made_anew_from_its_arguments(name: str) -> None:
     """What a byte budget needs: every argument is stored under its own name."""
-    for step in build(name).steps.values():
+    for step in build_recipe(name).steps.values():
         again = step.varied()
         assert vars(again).keys() == vars(step).keys()
         for argument, values in step.ladder.items():

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from families.hf import build_clip, llava_config
+from families.words import build_tokenizer
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -39,8 +41,7 @@ from mmcompress.objectives.objective import Objective
 from mmcompress.processes import gather, rank, size, start_processes
 from mmcompress.sharding import FullySharded, unsharded
 from mmcompress.training import CompressionModule
-from tests.backbones.test_hf_generative import config
-from tests.conftest import TinyData, build_backbone, build_tokenizer
+from tests.conftest import TinyData
 
 BATCH = 8
 WAIT = timedelta(minutes=10)
@@ -55,7 +56,7 @@ def tiny_data(backbone: Backbone) -> PairData:
 
 def calibrated() -> dict[str, Tensor]:
     """Every statistic of every weight."""
-    backbone = build_backbone()
+    backbone = build_clip()
     batches = list(tiny_data(backbone).calibration_dataloader())
     found = collect(backbone, batches, backbone.targets(), [INPUTS, GRADIENTS, LOSS_CHANGE])
     tensors = {}
@@ -79,7 +80,7 @@ RECIPES = {
 
 def compressed(name: str) -> dict[str, Any]:
     """The plan, and the weights that would be stored."""
-    backbone, recipe = build_backbone(), RECIPES[name]()
+    backbone, recipe = build_clip(), RECIPES[name]()
     recipe.apply(backbone, tiny_data(backbone).calibration_dataloader())
     recipe.finalize(backbone)
     return {"plan": recipe.plan, "weights": backbone.state_dict()}
@@ -117,7 +118,7 @@ def gradients(student: Backbone, loss: Loss, batch: dict[str, Tensor]) -> dict[s
 
 
 def of_pairs() -> dict[str, Tensor]:
-    backbone = build_backbone()
+    backbone = build_clip()
     batch = next(iter(tiny_data(backbone).eval_dataloader("test")))
     # 0, 1, 2, 0, … : pairs of one concept lie in both processes.
     pairs = {m: batch[m] for m in backbone.modalities} | {"concept": torch.arange(8) % 3}
@@ -127,7 +128,7 @@ def of_pairs() -> dict[str, Tensor]:
 
 def of_captions() -> dict[str, Tensor]:
     torch.manual_seed(0)
-    backbone = HFGenerative(LlavaForConditionalGeneration(config()), build_tokenizer()).eval()
+    backbone = HFGenerative(LlavaForConditionalGeneration(llava_config()), build_tokenizer()).eval()
     texts = ["red cat", "blue house key", "star", "moon fish", "red", "a b c d e", "key", "boat"]
     batch = {"image": torch.randn(8, 3, 32, 32), "text": backbone.tokenize(texts)}
     return gradients(backbone, Captioning(distillation=0.5), batch)
@@ -154,7 +155,7 @@ TRAINED = {
 def trained(name: str, strategy: Any) -> dict[str, Any]:
     """Weights after three steps, and what validation found."""
     pl.seed_everything(0, verbose=False)
-    backbone, recipe = build_backbone(), TRAINED[name]()
+    backbone, recipe = build_clip(), TRAINED[name]()
     dense, data = copy.deepcopy(backbone), tiny_data(backbone)
     recipe.apply(backbone, data.calibration_dataloader())
     module = CompressionModule(

@@ -7,6 +7,10 @@ from typing import Any
 import open_clip
 import pytest
 import torch
+from families.hf import CONFIGS as HF_CONFIGS
+from families.hf import TEXT, adapt, build_clip
+from families.open_clip import CONFIGS, SIZE, untouched
+from families.words import build_tokenizer
 from PIL import Image
 from transformers import (
     AutoImageProcessor,
@@ -30,9 +34,8 @@ from mmcompress.compression.quantization.activations import Activations
 from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.recipe import Recipe
 from mmcompress.compression.sharing.cross_layer import CrossLayer
-from tests.backbones.test_hf import CONFIGS, TEXT, adapt, by_the_library, inputs_of
-from tests.backbones.test_open_clip_families import FAMILIES, SIZE, TEXTS, encode_both, untouched
-from tests.conftest import build_backbone, build_tokenizer
+from tests.backbones.test_hf import by_the_library, inputs_of
+from tests.backbones.test_open_clip_families import TEXTS, encode_both
 
 # float32; the library's fused layers add in another order.
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
@@ -47,11 +50,11 @@ def compressed(folder: Path, backbone: Backbone, step: Compressor, *batches: Any
 
 
 def reduced(family: str) -> OpenClip:
-    cfg = copy.deepcopy(FAMILIES[family])
+    cfg = copy.deepcopy(CONFIGS[family])
     return OpenClip(untouched(cfg), name="reduced", config=cfg).eval()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", CONFIGS)
 def test_open_clip(family: str, tmp_path: Path) -> None:
     artifact = compressed(tmp_path / "artifact", reduced(family), Integer(bits=4))
     export(artifact, "open_clip", tmp_path / "out")
@@ -69,10 +72,10 @@ def test_open_clip(family: str, tmp_path: Path) -> None:
     torch.testing.assert_close(transform(picture), artifact.backbone.preprocess(picture))
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("kind", HF_CONFIGS)
 def test_transformers(kind: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    config = CONFIGS[kind]()
+    config = HF_CONFIGS[kind]()
     backbone = adapt(KINDS[config.model_type].model(config))
     artifact = compressed(tmp_path / "artifact", backbone, Integer(bits=4))
     export(artifact, "hf", tmp_path / "out")
@@ -92,7 +95,7 @@ def test_transformers(kind: str, tmp_path: Path) -> None:
 
 
 def test_a_clip_model_with_its_image_processor(tmp_path: Path) -> None:
-    artifact = compressed(tmp_path / "artifact", build_backbone(), Integer(bits=8))
+    artifact = compressed(tmp_path / "artifact", build_clip(), Integer(bits=8))
     export(artifact, "hf", tmp_path / "out")
     model = AutoModel.from_pretrained(tmp_path / "out").eval()
     picture = Image.radial_gradient("L").convert("RGB")
@@ -131,7 +134,7 @@ STRUCTURES: dict[str, Any] = {
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("library", ["open_clip", "hf"])
 def test_what_the_libraries_can_say(structure: str, library: str, tmp_path: Path) -> None:
-    backbone = reduced("vit") if library == "open_clip" else build_backbone()
+    backbone = reduced("vit") if library == "open_clip" else build_clip()
     dense = count(backbone.model)
     pixels, ids = torch.randn(4, 3, SIZE, SIZE), backbone.tokenize([*TEXTS, *TEXTS])
     if library == "hf":
@@ -184,6 +187,4 @@ def test_what_they_cannot_say(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
     (tmp_path / "out").mkdir()
     with pytest.raises(ValueError, match="already exists: remove it, or choose another place"):
-        export(
-            compressed(tmp_path / "a", build_backbone(), Integer(bits=8)), "hf", tmp_path / "out"
-        )
+        export(compressed(tmp_path / "a", build_clip(), Integer(bits=8)), "hf", tmp_path / "out")

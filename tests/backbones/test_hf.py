@@ -1,97 +1,35 @@
 """The adapter for two-tower models of transformers, against the untouched models."""
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from families.hf import CONFIGS, IMAGE, SOUND_FEATURES, TEXT, adapt, build_clip
+from families.hf import untouched as build
+from families.words import build_tokenizer
+from torch import Tensor
 from transformers import (
-    AltCLIPConfig,
     BertConfig,
-    ChineseCLIPConfig,
-    ClapConfig,
     ClapFeatureExtractor,
-    PretrainedConfig,
     PreTrainedModel,
-    RobertaConfig,
-    Siglip2Config,
-    SiglipConfig,
     VisionTextDualEncoderConfig,
     ViTConfig,
 )
 from transformers.models.siglip2.image_processing_siglip2 import Siglip2ImageProcessor
 
-from mmcompress.artifact.artifact import Artifact
 from mmcompress.backbones.hf import HF, KINDS, from_pretrained
 from mmcompress.backbones.hf import untrained as untrained_from
 from mmcompress.backbones.hf_clip import HFClip
-from mmcompress.compression.lowrank.lowrank import LowRank
-from mmcompress.compression.quantization.gptq import GPTQ
-from mmcompress.compression.recipe import Recipe
-from tests.conftest import SOUND_FEATURES, SOUND_TOWER, build_backbone, build_tokenizer, store
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
 TEXTS = ["red cat", "blue house key", "star"]
-LAYERS = {
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-}
-TEXT = LAYERS | {"vocab_size": 64, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
-IMAGE = LAYERS | {"image_size": 32, "patch_size": 8}
-
-
-def dual(text: PretrainedConfig) -> VisionTextDualEncoderConfig:
-    return VisionTextDualEncoderConfig.from_vision_text_configs(
-        ViTConfig(**IMAGE), text, projection_dim=32
-    )
-
-
-CONFIGS: dict[str, Any] = {
-    "siglip": lambda: SiglipConfig(
-        text_config=TEXT | {"max_position_embeddings": 16}, vision_config=IMAGE
-    ),
-    "siglip2": lambda: Siglip2Config(
-        text_config=TEXT | {"max_position_embeddings": 16},
-        vision_config=LAYERS | {"num_patches": 16, "patch_size": 8},
-    ),
-    "chinese_clip": lambda: ChineseCLIPConfig(
-        text_config=TEXT | {"max_position_embeddings": 16}, vision_config=IMAGE, projection_dim=32
-    ),
-    "altclip": lambda: AltCLIPConfig(
-        text_config=TEXT | {"max_position_embeddings": 19, "project_dim": 48},
-        vision_config=IMAGE,
-        projection_dim=32,
-    ),
-    "vit_bert": lambda: dual(BertConfig(**TEXT, max_position_embeddings=16)),
-    "vit_roberta": lambda: dual(RobertaConfig(**TEXT, max_position_embeddings=19)),
-    "clap": lambda: ClapConfig(
-        text_config=TEXT | {"max_position_embeddings": 19},
-        audio_config=SOUND_TOWER,
-        projection_dim=32,
-    ),
-}
 
 
 @pytest.fixture(params=CONFIGS)
 def untouched(request: pytest.FixtureRequest) -> PreTrainedModel:
-    """Biases and scales are random, weights large: zero, one and little would hide a mix-up."""
-    config = CONFIGS[request.param]()
-    torch.manual_seed(0)
-    model = KINDS[config.model_type].model(config).eval()
-    for parameter in model.parameters():
-        if parameter.ndim > 0:
-            nn.init.normal_(parameter, mean=0.5 * (parameter.ndim == 1), std=0.2)
-    return model
-
-
-def adapt(model: PreTrainedModel) -> HF:
-    features = SOUND_FEATURES if model.config.model_type == "clap" else None
-    return HF(copy.deepcopy(model), build_tokenizer(), features=features).eval()
+    return build(request.param)
 
 
 def inputs_of(backbone: HF) -> dict[str, Tensor]:
@@ -165,22 +103,6 @@ def test_covered_and_every_target_runs(untouched: PreTrainedModel) -> None:
     assert ran == {t.name for t in layers}
 
 
-def test_stored_and_loaded(untouched: PreTrainedModel, tmp_path: Path) -> None:
-    backbone = adapt(untouched)
-    batch = inputs_of(backbone)
-    parameters = sum(p.numel() for p in backbone.parameters())
-    lowrank = LowRank(rank_ratio=0.3, rank_multiple=1, role="mlp.*")
-    recipe = Recipe({"lowrank": lowrank, "gptq": GPTQ(bits=4)})
-    recipe.apply(backbone, [batch])
-    store(tmp_path / "artifact", backbone, recipe, dense_parameters=parameters)
-    loaded = Artifact.load(tmp_path / "artifact").backbone
-    assert loaded.modalities == backbone.modalities
-    assert torch.equal(inputs_of(loaded)[backbone.modalities[0]], batch[backbone.modalities[0]])
-    with torch.no_grad():
-        for modality, inputs in batch.items():
-            assert torch.equal(loaded.encode(modality, inputs), backbone.encode(modality, inputs))
-
-
 def test_from_a_folder(untouched: PreTrainedModel, tmp_path: Path) -> None:
     untouched.save_pretrained(tmp_path)
     build_tokenizer().save(str(tmp_path / "tokenizer.json"))
@@ -232,7 +154,7 @@ def test_a_text_tower_needs_a_padding_token() -> None:
 
 
 def test_a_clip_model_gets_its_own_adapter(tmp_path: Path) -> None:
-    tiny = build_backbone()
+    tiny = build_clip()
     tiny.model.save_pretrained(tmp_path)
     tiny.tokenizer.save(str(tmp_path / "tokenizer.json"))
     assert type(from_pretrained(str(tmp_path))) is HFClip

@@ -3,13 +3,14 @@
 import copy
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
-from transformers import LlavaConfig, LlavaForConditionalGeneration
+from families.hf import llava_config, untouched_llava
+from families.words import build_tokenizer
+from torch import Tensor
+from transformers import LlavaForConditionalGeneration
 
 from mmcompress.artifact.artifact import Artifact
 from mmcompress.artifact.export import export
@@ -21,36 +22,14 @@ from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.evaluation.perplexity import Perplexity
 from mmcompress.objectives.captioning import Captioning
 from mmcompress.training import CompressionModule
-from tests.conftest import build_tokenizer, store
+from tests.conftest import store
 
 TEXTS = ["red cat", "blue house key", "star"]
-LAYERS = {
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-}
-SPECIAL = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
-
-
-def config(**text: Any) -> LlavaConfig:
-    words = {"model_type": "llama", "vocab_size": 64, "num_key_value_heads": 2, **SPECIAL}
-    image = {"model_type": "clip_vision_model", "image_size": 32, "patch_size": 8}
-    return LlavaConfig(
-        vision_config=LAYERS | image,
-        text_config=LAYERS | words | text,
-        image_token_index=63,
-    )
 
 
 @pytest.fixture
 def untouched() -> LlavaForConditionalGeneration:
-    torch.manual_seed(0)
-    model = LlavaForConditionalGeneration(config()).eval()
-    for parameter in model.parameters():
-        if parameter.ndim > 1:
-            nn.init.normal_(parameter, std=0.1)
-    return model
+    return untouched_llava()
 
 
 @pytest.fixture
@@ -91,6 +70,17 @@ def test_the_loss_is_the_librarys(
     torch.testing.assert_close(found, expected)
     other = batch | {"image": batch["image"].flip(0)}
     assert abs(backbone.loss(other) - found) > 1e-3, "the image makes no difference"
+
+
+def test_blocks_behind_the_features_are_left_out(
+    backbone: HFGenerative, untouched: LlavaForConditionalGeneration
+) -> None:
+    """Of three the last is not used; that the outputs stay is tested above."""
+    counts = [len(m.model.vision_tower.encoder.layers) for m in (untouched, backbone.model)]
+    assert counts == [3, 2]
+    config = backbone.spec["config"]
+    assert config["vision_feature_layer"] == -1
+    assert config["vision_config"]["num_hidden_layers"] == 2
 
 
 def test_padding_makes_no_difference(backbone: HFGenerative) -> None:
@@ -184,7 +174,7 @@ def test_distillation_is_zero_at_the_teacher(backbone: HFGenerative) -> None:
 
 
 def test_what_it_refuses(tmp_path: Path, tiny_backbone, tiny_data) -> None:
-    model = LlavaForConditionalGeneration(config(pad_token_id=1))
+    model = LlavaForConditionalGeneration(llava_config(pad_token_id=1))
     with pytest.raises(ValueError, match=r"set each to a token of its own in config.json"):
         HFGenerative(model, build_tokenizer())
     with pytest.raises(ValueError, match="HFClip is none: choose backbone=llava"):

@@ -1,0 +1,200 @@
+"""What every recipe promises on every model: from the dense weights to the reloaded artifact."""
+
+import copy
+from functools import cache, cached_property
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch import Tensor
+from torch.nn.utils import parametrize
+
+from families.family import batch_of
+from mmcompress.artifact.artifact import Artifact
+from mmcompress.artifact.dense import dense_file_bytes
+from mmcompress.backbones.base import Backbone
+from mmcompress.backbones.hf_generative import HFGenerative
+from mmcompress.compression.recipe import Plan, Recipe
+from mmcompress.configuration import composed
+from mmcompress.locations import shipped
+
+Batch = dict[str, Tensor]
+
+RECIPES = sorted(path.stem for path in (shipped("conf") / "compression").glob("*.yaml"))
+
+# Small layers are 32 wide, and there are two blocks in a tower: groups, codebooks and what is
+# removed must fit them.
+SMALL = {
+    "awq": ["compression.steps.awq.group_size=32"],
+    "binary": ["compression.steps.binary.group_size=32"],
+    "blocks": ["compression.steps.blocks.pruning_ratio=0.5"],
+    "gptq": ["compression.steps.gptq.group_size=32"],
+    "hqq": ["compression.steps.hqq.group_size=32"],
+    "int4": ["compression.steps.int4.group_size=32"],
+    "lsq": ["compression.steps.lsq.group_size=32"],
+    "magnitude_int4": ["compression.steps.int4.group_size=32"],
+    "minivit_int4": ["compression.steps.int4.group_size=32"],
+    "qwt_int4": ["compression.steps.int4.group_size=32"],
+    "sharing": ["compression.steps.sharing.clusters=16"],
+    "ternary": ["compression.steps.ternary.group_size=32"],
+    "vq": ["compression.steps.vq.clusters=16"],
+}
+
+SAME_SIZE = {"none", "activations", "qwt"}
+"""They compute something and store nothing smaller."""
+
+
+STEP = 1e-3
+"""How far a step moves the parameter of a tensor that moves farthest."""
+
+
+class Refused(ValueError):
+    """The recipe says in one sentence why it does not apply to the model."""
+
+
+@cache
+def _config(name: str, *overrides: str) -> DictConfig:
+    return composed(f"compression={name}", *SMALL.get(name, []), *overrides).compression
+
+
+def build_recipe(name: str, *overrides: str) -> Recipe:
+    """A recipe of `conf/compression/`, with settings that suit small layers."""
+    return instantiate(_config(name, *overrides))
+
+
+class Contract:
+    """One dense model, to hold recipes against."""
+
+    def __init__(self, dense: Backbone) -> None:
+        self.dense, self.batch = dense, batch_of(dense)
+
+    def check(self, name: str, folder: Path) -> Artifact:
+        """Compress, train, bake, save, load: no promise is broken on the way.
+
+        Args:
+            name: of the recipe.
+            folder: to create; takes the artifact.
+        Raises:
+            Refused: the recipe does not apply.
+            AssertionError: a promise is broken.
+        """
+        backbone, recipe = copy.deepcopy(self.dense), build_recipe(name)
+        try:
+            plan = recipe.apply(backbone, [self.batch])
+        except ValueError as error:
+            raise Refused(str(error)) from error
+        self._check_plan(name, plan, backbone)
+        self._train(backbone, recipe)
+        trained = outputs(backbone, self.batch)
+        encodings = recipe.finalize(backbone)
+        cut = any(step.cuts_as for step in recipe.steps.values())
+        # What is cut is gone from float32 sums, which then add up in another order.
+        tolerance = {"rtol": 1e-4, "atol": 1e-5} if cut else {"rtol": 0, "atol": 0}
+        torch.testing.assert_close(outputs(backbone, self.batch), trained, **tolerance)
+        saved = Artifact.save(
+            folder,
+            backbone,
+            structure=recipe.structure(),
+            encodings=encodings,
+            reasons=recipe.reasons(),
+            dense_bytes=self._dense_bytes,
+            dense_parameters=sum(p.numel() for p in self.dense.parameters()),
+            dense_dtype=recipe.dense_dtype,
+            run={"config_hash": "", "recipe": name},
+        )
+        loaded = Artifact.load(folder, skeleton=lambda: copy.deepcopy(self.dense))
+        self._check_loaded(name, saved, loaded)
+        return loaded
+
+    @cached_property
+    def _dense_bytes(self) -> int:
+        return dense_file_bytes(self.dense.model)
+
+    def _check_plan(self, name: str, plan: Plan, backbone: Backbone) -> None:
+        """The same seed gives it again, and a resumed run gets its shapes from it."""
+        assert build_recipe(name).apply(copy.deepcopy(self.dense), [self.batch]) == plan
+        restored = copy.deepcopy(self.dense)
+        build_recipe(name).restore(restored, plan)
+        restored.load_state_dict(backbone.state_dict())
+        assert_equal(restored, backbone, self.batch)
+
+    def _train(self, backbone: Backbone, recipe: Recipe) -> None:
+        """Two small steps: gradients are finite and reach all that the dense model would train.
+
+        In the first, a scale may still be the best one, and its gradient zero.
+        """
+        parameters = dict(backbone.named_parameters())
+        missed = {name for name, p in parameters.items() if p.requires_grad}
+        for _ in range(2):
+            for name, gradient in gradients(backbone, recipe, self.batch).items():
+                if gradient is not None:
+                    assert gradient.isfinite().all(), f"the gradient of {name} is not finite"
+                    largest = gradient.abs().max().clamp(min=torch.finfo().tiny)
+                    parameters[name].data -= STEP * gradient / largest
+                    missed -= {name} if gradient.any() else set()
+        missed = {name for name in missed if self._is_trained(name)}
+        assert not missed, f"no gradient reaches {', '.join(sorted(missed)[:3])}"
+        recipe.on_step(1.0)
+
+    @cached_property
+    def _dense_gradients(self) -> dict[str, bool]:
+        """Which parameters a gradient reaches in the dense model."""
+        found = gradients(copy.deepcopy(self.dense), Recipe(), self.batch)
+        return {name: g is not None and bool(g.any()) for name, g in found.items()}
+
+    def _is_trained(self, name: str) -> bool:
+        """Whether the dense model trains this parameter, or the layer in whose place it is."""
+        found = self._dense_gradients
+        while name not in found and name:
+            name, _, _ = name.rpartition(".")
+            inside = [reached for key, reached in found.items() if key.startswith(f"{name}.")]
+            if inside:
+                return any(inside)
+        return found[name]
+
+    def _check_loaded(self, name: str, saved: Artifact, loaded: Artifact) -> None:
+        """Bit for bit what was saved, its inputs too; smaller; every byte is accounted for."""
+        again = batch_of(loaded.backbone)
+        assert again.keys() == self.batch.keys()
+        assert all(torch.equal(again[key], self.batch[key]) for key in again), "other inputs"
+        state = loaded.backbone.model.state_dict()
+        for key, tensor in saved.backbone.model.state_dict().items():
+            assert torch.equal(state[key], tensor), key
+        assert_equal(loaded.backbone, saved.backbone, self.batch)
+        rows = loaded.ledger()
+        assert sum(row.bytes for row in rows) == saved.bytes
+        if name not in SAME_SIZE:
+            # The manifest is large beside a small model.
+            stored = sum(r.bytes for r in rows if r.payload not in ("header", "manifest"))
+            assert stored < sum(p.nbytes for p in self.dense.parameters())
+
+
+def outputs(backbone: Backbone, batch: Batch, *, grad: bool = False) -> list[Tensor]:
+    """All that the model computes: embeddings, and what lies behind the towers."""
+    with torch.set_grad_enabled(grad), parametrize.cached():
+        found = [backbone.encode(m, batch[m]) for m in backbone.modalities]
+        if isinstance(backbone, HFGenerative):
+            found.append(backbone.caption_logits(batch)[0])
+        elif backbone.joint:
+            found.append(backbone.model(batch["image"], batch["text"])["logits"])
+    return found
+
+
+def assert_equal(found: Backbone, wanted: Backbone, batch: Batch) -> None:
+    for mine, other in zip(outputs(found, batch), outputs(wanted, batch), strict=True):
+        assert torch.equal(mine, other)
+
+
+def gradients(backbone: Backbone, recipe: Recipe, batch: Batch) -> dict[str, Tensor | None]:
+    """Of some scalar that hangs on every output; None for what no gradient reaches."""
+    backbone.train()
+    recipe.on_step(0.0)
+    trained = {n: p for n, p in backbone.named_parameters() if p.requires_grad}
+    generator = torch.Generator().manual_seed(0)
+    loss = torch.as_tensor(recipe.penalty())
+    for output in outputs(backbone, batch, grad=True):
+        loss = loss + (output * torch.randn(output.shape, generator=generator)).sum()
+    found = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
+    backbone.eval()
+    return dict(zip(trained, found, strict=True))

@@ -1,0 +1,69 @@
+"""A family of models: one architecture, small, with random weights."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from families.words import COLOURS, THINGS
+from mmcompress.backbones.base import Backbone
+
+M = TypeVar("M", bound=nn.Module)
+
+CAPTIONS = [f"{colour} {thing}" for thing, colour in zip(THINGS, COLOURS * 3, strict=False)]
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture.
+
+    Attributes:
+        name: of the file in `conf/backbone/` that loads such models, and of the architecture.
+        build: folder → the same model each time; the folder is empty and takes the files that a
+            user's would hold, such as a tokenizer.
+    """
+
+    name: str
+    build: Callable[[Path], Backbone]
+
+
+@contextmanager
+def seeded(seed: int = 0) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def randomised(model: M, *, std: float | None = None) -> M:
+    """All parameters drawn anew: biases of zero and scales of one would hide a mix-up.
+
+    Args:
+        std: of weights; that which keeps the size of what they are multiplied with when None.
+    """
+    for parameter in model.parameters():
+        if parameter.ndim == 1:
+            nn.init.normal_(parameter, mean=0.5, std=0.2)
+        elif parameter.ndim > 1:
+            nn.init.normal_(parameter, std=std or parameter[0].numel() ** -0.5)
+    return model
+
+
+def batch_of(backbone: Backbone, pairs: int = 8) -> dict[str, Tensor]:
+    """Random pictures, tones, captions and labels, as `PairData` would hand them over."""
+    generator = torch.Generator().manual_seed(0)
+    batch: dict[str, Tensor] = {"label": torch.arange(pairs) % 4}
+    if "image" in backbone.modalities:
+        pixels = torch.randint(0, 256, (pairs, 3, 64, 64), generator=generator, dtype=torch.uint8)
+        batch["image"] = backbone.preprocess(pixels)
+    if "audio" in backbone.modalities:
+        rate = backbone.sampling_rate
+        seconds = torch.arange(rate) / rate
+        tones = [torch.sin(2 * torch.pi * 150 * (n + 1) * seconds) for n in range(pairs)]
+        batch["audio"] = backbone.preprocess_audio(tones)
+    if "text" in backbone.modalities:
+        batch["text"] = backbone.tokenize(CAPTIONS[:pairs])
+    return batch

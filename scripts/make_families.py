@@ -1,0 +1,96 @@
+"""Hold every recipe against every family of models, and write down what comes out.
+
+    python scripts/make_families.py --out docs
+
+writes `families.md` to the folder: a table of recipes by families, the sentence with which a recipe
+refuses a model, and what of each model may be compressed. It ends with an error where a promise is
+broken; the page says where.
+"""
+
+import argparse
+import logging
+import multiprocessing
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
+from pathlib import Path
+
+import torch
+from families.contract import RECIPES, SMALL, Contract, Refused
+from families.document import Cell, Coverage, coverage_of, document
+from families.zoo import FAMILIES
+from rich import get_console
+from rich.progress import track
+
+from mmcompress.files import write_atomically
+from mmcompress.report.environment import versions
+
+LIBRARIES = ("python", "torch", "open_clip_torch", "timm", "transformers")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder for families.md")
+    parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=FAMILIES)
+    parser.add_argument("--recipes", nargs="+", default=RECIPES, choices=RECIPES)
+    parser.add_argument("--processes", type=int, default=2, help="models at a time")
+    args = parser.parse_args()
+    tasks = [(recipe, family) for family in args.families for recipe in args.recipes]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(args.processes, context, initializer=quieten) as pool:
+        bar = track(
+            pool.map(hold, tasks),
+            description="hold",
+            total=len(tasks),
+            disable=not get_console().is_terminal,
+        )
+        cells = list(bar)
+        coverage = dict(zip(args.families, pool.map(cover, args.families), strict=True))
+    page = document(
+        cells,
+        coverage,
+        recipes=args.recipes,
+        settings={name: given for name, given in SMALL.items() if name in args.recipes},
+        versions={name: v for name, v in versions().items() if name in LIBRARIES},
+        command="python scripts/make_families.py --out docs",
+    )
+    args.out.mkdir(parents=True, exist_ok=True)
+    write_atomically(args.out / "families.md", lambda file: file.write(page.encode()))
+    broken = [f"{c.recipe} on {c.family}: {c.reason}" for c in cells if c.outcome == "broken"]
+    if broken:
+        sys.exit("error: " + "\n".join(broken))
+
+
+def quieten() -> None:
+    """One thread, and no word of what a model's sizes do not fit: a process of many."""
+    torch.set_num_threads(1)
+    logging.disable(logging.WARNING)
+
+
+@cache
+def contract(family: str) -> Contract:
+    with tempfile.TemporaryDirectory() as folder:
+        return Contract(FAMILIES[family].build(Path(folder)))
+
+
+def hold(task: tuple[str, str]) -> Cell:
+    """One recipe on one family."""
+    recipe, family = task
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            contract(family).check(recipe, Path(folder) / "artifact")
+        except Refused as refusal:
+            return Cell(recipe, family, "refused", str(refusal))
+        # Whatever else a library raises is what the page is to show.
+        except Exception as error:
+            return Cell(recipe, family, "broken", f"{type(error).__name__}: {error}")
+    return Cell(recipe, family, "passed")
+
+
+def cover(family: str) -> Coverage:
+    return coverage_of(contract(family).dense)
+
+
+if __name__ == "__main__":
+    main()
