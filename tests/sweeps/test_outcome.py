@@ -41,8 +41,9 @@ def test_every_way_to_end(sweep, tmp_path: Path) -> None:
     gone = job("gone")
     assert [folder.name for folder in (done, earlier, broken, gone)] == list(names)
     busy = job("busy")
-    claim_folder(busy, "0")
+    held = claim_folder(busy, "0")
     found = end()
+    held.release()
     assert found[:4] == [
         Outcome(done, "finished", commit="b"),
         Outcome(earlier, "skipped", BEFORE, "a"),
