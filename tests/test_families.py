@@ -28,6 +28,7 @@ def contract(family: str) -> Contract:
         return Contract(FAMILIES[family].build(Path(folder)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("recipe", ONE_OF_EACH)
 def test_every_family_keeps_the_contract(recipe: str, family: str, tmp_path: Path) -> None:
