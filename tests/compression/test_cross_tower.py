@@ -130,7 +130,7 @@ def test_what_is_left_dense() -> None:
 
 
 def test_one_tower_alone_cannot_be_selected(tiny_backbone: Backbone) -> None:
-    with pytest.raises(ValueError, match=r"none of the .* targets passes modality"):
+    with pytest.raises(ValueError, match=r"none of the .* passes modality"):
         Recipe({"cross_tower": CrossTower(modality="image")}).apply(tiny_backbone, [])
 
 
