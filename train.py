@@ -13,16 +13,16 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from mmcompress.artifact.artifact import Artifact
-from mmcompress.artifact.dense import dense_file_bytes
+from mmcompress.artifact.dense import dense_checksum, dense_file_bytes
 from mmcompress.evaluation.base import check_split
 from mmcompress.evaluation.baseline import dense_baseline
 from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.evaluation.latency import measure_latency
 from mmcompress.locations import shipped
 from mmcompress.mapped import mapped_copy
-from mmcompress.processes import start_processes
 from mmcompress.report.run import start_run
 from mmcompress.sharding import unsharded
+from mmcompress.start import start_processes
 from mmcompress.sweeps.job import as_job
 from mmcompress.training import CompressionModule
 
@@ -51,6 +51,7 @@ def main(cfg: DictConfig) -> None:
         dense_bytes = dense_file_bytes(backbone.model)
         teacher = mapped_copy(backbone)
         if trainer.is_global_zero:
+            record.dense_sha256 = dense_checksum(teacher.model)
             record.metrics["dense"] = dense_baseline(teacher, data, evaluators, split)
 
         with run.stage("calibrate_s"):
@@ -109,7 +110,7 @@ def main(cfg: DictConfig) -> None:
                 no_speedup=recipe.no_speedup,
                 **cfg.evaluation.latency,
             )
-        run.report(artifact)
+        run.report(artifact, recipe.plan)
 
 
 if __name__ == "__main__":

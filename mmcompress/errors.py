@@ -8,7 +8,6 @@ from functools import wraps
 from typing import TypeVar
 
 from hydra.errors import InstantiationException
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from typing_extensions import ParamSpec
 
 P = ParamSpec("P")
@@ -16,7 +15,9 @@ R = TypeVar("R")
 
 log = logging.getLogger(__name__)
 
-MENDABLE = (ValueError, ModuleNotFoundError, OSError, MisconfigurationException)
+MENDABLE = (ValueError, ModuleNotFoundError, OSError)
+LIGHTNING = "MisconfigurationException"
+"""Lightning's, by name: who only reads a report need not wait for its import."""
 
 
 def root_cause(error: BaseException) -> BaseException:
@@ -29,21 +30,25 @@ def root_cause(error: BaseException) -> BaseException:
 def in_one_sentence(function: Callable[P, R]) -> Callable[P, R]:
     """End the program with one line on an error that the user can mend.
 
-    Those are `MENDABLE`. Everything else is a bug and keeps its traceback; `HYDRA_FULL_ERROR=1`
-    shows all tracebacks.
+    Those are `MENDABLE` and `LIGHTNING`. Everything else is a bug and keeps its traceback;
+    `HYDRA_FULL_ERROR=1` shows all tracebacks.
     """
 
     @wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return function(*args, **kwargs)
-        except (InstantiationException, *MENDABLE) as error:
-            if os.environ.get("HYDRA_FULL_ERROR") == "1":
-                raise
+        except Exception as error:
             cause = root_cause(error)
-            if not isinstance(cause, (*MENDABLE, TypeError)):
+            if not _is_mendable(error, cause) or os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
             log.debug("traceback", exc_info=error)
             sys.exit(f"error: {cause}")
 
     return wrapper
+
+
+def _is_mendable(error: Exception, cause: BaseException) -> bool:
+    """A TypeError is where Hydra called a constructor with what the user has configured."""
+    mendable = isinstance(cause, MENDABLE) or type(cause).__name__ == LIGHTNING
+    return mendable or (cause is not error and isinstance(cause, TypeError))

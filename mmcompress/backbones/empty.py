@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
+from transformers.initialization import no_init_weights
 
 
 @contextmanager
@@ -12,7 +13,8 @@ def without_weights() -> Iterator[None]:
 
     Buffers keep their values: those that no state dict holds, such as position ids, could not be
     had from anywhere else. (Under `torch.device("meta")` they are lost.) What it does to
-    `nn.Module` for a while is the idea of `init_empty_weights` in Hugging Face's accelerate.
+    `nn.Module` for a while is the idea of `init_empty_weights` in Hugging Face's accelerate. No
+    random numbers are drawn either.
     """
     register = nn.Module.register_parameter
 
@@ -23,6 +25,7 @@ def without_weights() -> Iterator[None]:
 
     nn.Module.register_parameter = register_empty  # type: ignore[method-assign]
     try:
-        yield
+        with no_init_weights():
+            yield
     finally:
         nn.Module.register_parameter = register  # type: ignore[method-assign]
