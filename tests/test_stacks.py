@@ -2,11 +2,12 @@
 
 import copy
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from _pytest.mark import ParameterSet
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor
@@ -48,6 +49,9 @@ FIRST = ("blocks", "heads", "neurons", "upop")
 """What removes structures comes before what rewrites or masks the layers that are left."""
 
 LAST = ("activations", "qwt")
+ONE_OF_EACH = ("cluster", "lowrank", "magnitude", "int4")
+"""Shared, low-rank, pruned and quantised."""
+
 ADDING = ("activations", "qwt")
 """Methods that make nothing smaller by themselves."""
 
@@ -152,7 +156,14 @@ def prove(names: Sequence[str], backbone: HFClip, data: PairData, folder: Path) 
         assert weights < sum(p.nbytes for p in dense.parameters())
 
 
-@pytest.mark.parametrize("names", list(itertools.combinations(STEPS, 2)), ids="+".join)
+def every_pair() -> Iterator[ParameterSet]:
+    """All; those without one of `ONE_OF_EACH` are slow, for they are many."""
+    for names in itertools.combinations(STEPS, 2):
+        marks = [] if set(names) & set(ONE_OF_EACH) else [pytest.mark.slow]
+        yield pytest.param(names, id="+".join(names), marks=marks)
+
+
+@pytest.mark.parametrize("names", every_pair())
 def test_every_pair_works_or_says_why_not(
     names: tuple[str, str], tiny_backbone: HFClip, tiny_data: PairData, tmp_path: Path
 ) -> None:

@@ -132,14 +132,16 @@ from mmcompress.evaluation.retrieval import retrieval_metrics
 images = torch.nn.functional.normalize(torch.randn(5000, 512), dim=-1)
 owner = torch.arange(5000).repeat_interleave(5)
 texts = torch.nn.functional.normalize(torch.randn(25000, 512) + images[owner], dim=-1)
-start = time.perf_counter()
+start = time.process_time()
 metrics = retrieval_metrics(images, texts, owner)
-print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+print(time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 """
 
 
+@pytest.mark.slow
 def test_the_size_of_coco():
-    """5,000 images and 25,000 captions: within 30 s and 2 GiB, the libraries included."""
+    """5,000 images and 25,000 captions: within 30 s of one core (so that what else runs beside the
+    test does not count) and 2 GiB, the libraries included."""
     printed = subprocess.check_output([sys.executable, "-c", COCO], text=True)
     seconds, gigabytes = map(float, printed.split())
     assert seconds < 30
