@@ -1,4 +1,4 @@
-"""The command `mmcompress`: train, inspect, evaluate, export, report.
+"""The command `mmcompress`: train, targets, inspect, evaluate, export, report.
 
 What needs torch is imported where it is used: a report does without and is seconds faster.
 """
@@ -33,6 +33,8 @@ def main() -> None:
         add_help=False,
         help="the whole line, as train.py; takes Hydra overrides such as compression=int4",
     )
+    naming = commands.add_parser("targets", help="what of a model may be compressed, by tower")
+    naming.add_argument("overrides", nargs="*", help="such as backbone=open_clip backbone.name=…")
     inspecting = commands.add_parser("inspect", help="where the bytes of an artifact went")
     inspecting.add_argument("artifact", type=Path)
     inspecting.add_argument("overrides", nargs="*", help="backbone=… of a model of your own")
@@ -54,7 +56,7 @@ def main() -> None:
     reporting.add_argument(
         "--run", type=Path, action="append", default=[], help="folder of a run to show from close"
     )
-    for command in (inspecting, scoring):
+    for command in (naming, inspecting, scoring):
         command.add_argument("--config-dir", type=Path, help="folder with configs of your own")
     scoring.add_argument("--json", action="store_true", help="print full precision as JSON")
 
@@ -79,10 +81,21 @@ def main() -> None:
     if args.config_dir is not None:
         overrides.append(f"hydra.searchpath=[file://{args.config_dir.resolve()}]")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    if args.command == "inspect":
+    if args.command == "targets":
+        name_targets(overrides)
+    elif args.command == "inspect":
         inspect(args.artifact, overrides)
     else:
         score(args.artifact, overrides, as_json=args.json)
+
+
+@in_one_sentence
+def name_targets(overrides: list[str]) -> None:
+    """Print the card of a backbone."""
+    from mmcompress.backbones.card import card_of
+    from mmcompress.report.console import print_card
+
+    print_card(card_of(instantiate(composed(*overrides).backbone)))
 
 
 @in_one_sentence

@@ -14,19 +14,20 @@ import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from families.contract import RECIPES, SMALL, Contract, Refused
-from families.document import Cell, Coverage, coverage_of, document
+from families.document import Cell, document
 from families.zoo import FAMILIES
 from rich import get_console
 from rich.progress import track
 
+from mmcompress.backbones.card import Card, card_of
 from mmcompress.files import write_atomically
-from mmcompress.report.environment import versions
 
-LIBRARIES = ("python", "torch", "open_clip_torch", "timm", "transformers")
+LIBRARIES = ("torch", "open_clip_torch", "timm", "transformers")
 
 
 def main() -> None:
@@ -46,13 +47,13 @@ def main() -> None:
             disable=not get_console().is_terminal,
         )
         cells = list(bar)
-        coverage = dict(zip(args.families, pool.map(cover, args.families), strict=True))
+        cards = dict(zip(args.families, pool.map(card, args.families), strict=True))
     page = document(
         cells,
-        coverage,
+        cards,
         recipes=args.recipes,
         settings={name: given for name, given in SMALL.items() if name in args.recipes},
-        versions={name: v for name, v in versions().items() if name in LIBRARIES},
+        versions={name: version(name) for name in LIBRARIES},
         command="python scripts/make_families.py --out docs",
     )
     args.out.mkdir(parents=True, exist_ok=True)
@@ -88,8 +89,8 @@ def hold(task: tuple[str, str]) -> Cell:
     return Cell(recipe, family, "passed")
 
 
-def cover(family: str) -> Coverage:
-    return coverage_of(contract(family).dense)
+def card(family: str) -> Card:
+    return card_of(contract(family).dense)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ from tempfile import TemporaryDirectory
 import families.contract
 import pytest
 from families.contract import RECIPES, Contract, Refused
-from families.document import Cell, coverage_of, document
+from families.document import Cell, document
 from families.zoo import FAMILIES
-from make_families import hold
+from make_families import card, hold
 
 from mmcompress.compression.base import Decision
 from mmcompress.compression.quantization.integer import Integer
@@ -52,7 +52,7 @@ def test_what_went_wrong_once(family: str, recipe: str, tmp_path: Path) -> None:
 
 def test_most_of_every_family_is_a_target() -> None:
     for family in FAMILIES:
-        found = coverage_of(contract(family).dense)
+        found = card(family)
         assert found.targets >= 0.95 * found.parameters, family
         assert found.targets + sum(found.left.values()) == found.parameters
 
@@ -97,7 +97,7 @@ def test_a_page_by_hand() -> None:
     ]
     page = document(
         cells,
-        {name: coverage_of(contract(name).dense) for name in ("hf/clip", "mlp")},
+        {name: card(name) for name in ("hf/clip", "mlp")},
         recipes=["int8", "heads"],
         settings={"int8": ["bits=8"]},
         versions={"torch": "2"},

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mmcompress.artifact.ledger import LedgerRow, Share, summarise, summarise_treatments
+from mmcompress.backbones.card import Card
 from mmcompress.report.metrics import format_metric, is_percent
 
 MIN_WIDTH = 120
@@ -197,3 +198,43 @@ def _print_left_dense(rows: Sequence[LedgerRow], console: Console) -> None:
     for (name, note), sizes in groups.items():
         table.add_row(name, str(len(sizes)), f"{sum(sizes):,}", note)
     console.print(table)
+
+
+def print_card(card: Card, *, console: Console | None = None) -> None:
+    """What of a model may be compressed, by tower and role; what may not, and why.
+
+    Args:
+        card: of `card_of`.
+        console: standard output when None.
+    """
+    console = console or report_console()
+    for title, rows in (("weights", card.weights), ("whole modules", card.units)):
+        table = Table(title=title, title_justify="left")
+        for column in ("modality", "role", "granularity"):
+            table.add_column(column)
+        for column in ("targets", "parameters", "share"):
+            table.add_column(column, justify="right", no_wrap=True)
+        previous = None
+        for row in sorted(rows, key=lambda row: row.modality):
+            if previous not in (None, row.modality):
+                table.add_section()
+            previous = row.modality
+            sizes = _parameter_cells(row.parameters, card.parameters)
+            table.add_row(row.modality, row.role, row.granularity, str(row.count), *sizes)
+        if title == "weights":
+            table.add_section()
+            number = sum(row.count for row in rows)
+            sizes = _parameter_cells(card.targets, card.parameters)
+            table.add_row("total", "", "", str(number), *sizes)
+        console.print(table)
+    table = Table(title="stays dense", title_justify="left")
+    table.add_column("why", overflow="fold")
+    for column in ("parameters", "share"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for reason, parameters in card.left.items():
+        table.add_row(reason, *_parameter_cells(parameters, card.parameters))
+    console.print(table)
+
+
+def _parameter_cells(parameters: int, total: int) -> tuple[str, str]:
+    return f"{parameters:,}", f"{parameters / total:.1%}"

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mmcompress.backbones.base import Backbone
+from mmcompress.backbones.card import Card, CardRow
 
 GROUPS = {
     "open_clip": "open_clip, its own text tower",
@@ -31,33 +31,9 @@ class Cell:
     reason: str = ""
 
 
-@dataclass(frozen=True)
-class Coverage:
-    """What of a model may be compressed.
-
-    Attributes:
-        parameters: how many there are.
-        targets: how many of them lie in targets.
-        left: reason → how many of the others.
-    """
-
-    parameters: int
-    targets: int
-    left: dict[str, int]
-
-
-def coverage_of(backbone: Backbone) -> Coverage:
-    sizes = {name: p.numel() for name, p in backbone.model.named_parameters()}
-    left: Counter[str] = Counter()
-    for name, reason in backbone.remainder().items():
-        left[reason] += sizes[name]
-    total = sum(sizes.values())
-    return Coverage(total, total - sum(left.values()), dict(left.most_common()))
-
-
 def document(
     cells: Sequence[Cell],
-    coverage: Mapping[str, Coverage],
+    cards: Mapping[str, Card],
     *,
     recipes: Sequence[str],
     settings: Mapping[str, Sequence[str]],
@@ -68,7 +44,7 @@ def document(
 
     Args:
         cells: one for each recipe on each family.
-        coverage: by family, in the order of the page.
+        cards: by family, in the order of the page.
         recipes: in the order of the page.
         settings: what differs from the recipe's file, by recipe.
         versions: of libraries.
@@ -80,15 +56,17 @@ def document(
         "# Families of models, and the recipes that hold on them",
         f"Made by `{command}`. Do not edit.",
         PROMISE,
-        f"**{len(coverage)} families × {len(recipes)} recipes: {counts['passed']} hold, "
+        f"**{len(cards)} families × {len(recipes)} recipes: {counts['passed']} hold, "
         f"{counts['refused']} refused, {counts['broken']} broken.** ✓ holds; a number stands for "
         "the sentence below with which the recipe refuses the model.",
-        *_matrices(cells, list(coverage), recipes, notes),
+        *_matrices(cells, list(cards), recipes, notes),
         "## Why a recipe does not apply",
         "\n".join(f"{number}. {reason}" for reason, number in notes.items()),
         "## What of each family is a target",
         COVERAGE,
-        _coverage_table(coverage),
+        _coverage_table(cards),
+        ROLES,
+        _role_table(cards),
         "## Settings",
         "The models have two layers of 32 to 128 units, so that a few settings differ from "
         "`conf/compression/`:",
@@ -110,6 +88,12 @@ every input bit for bit; the bytes of the file add up; and the weights take fewe
 COVERAGE = """\
 Share of the parameters that a recipe may pick, and what the others are. Shares of a model in full
 size are larger, for matrices grow faster than biases."""
+
+
+ROLES = """\
+How many targets there are, by what they do. Recipes that cut out attention heads, neurons of an MLP
+or whole blocks work in the towers that have modules of that kind, and leave the others as they are.
+`mmcompress targets backbone=…` prints the same of any model."""
 
 
 def _numbered(cells: Sequence[Cell]) -> dict[str, int]:
@@ -149,16 +133,38 @@ def _group(family: str) -> str:
     return max(fits, key=len)
 
 
-def _coverage_table(coverage: Mapping[str, Coverage]) -> str:
+def _coverage_table(cards: Mapping[str, Card]) -> str:
     rows = [
         ["family", "parameters", "targets (%)", "left dense (%)"],
         ["---", "---:", "---:", "---"],
     ]
-    for family, found in coverage.items():
-        left = [f"{r} {100 * n / found.parameters:.2f}" for r, n in found.left.items()]
-        share = 100 * found.targets / found.parameters
-        rows.append([family, f"{found.parameters:,}", f"{share:.1f}", ", ".join(left)])
+    for family, card in cards.items():
+        left = [f"{r} {100 * n / card.parameters:.2f}" for r, n in card.left.items()]
+        share = 100 * card.targets / card.parameters
+        rows.append([family, f"{card.parameters:,}", f"{share:.1f}", ", ".join(left)])
     return _table(rows)
+
+
+def _role_table(cards: Mapping[str, Card]) -> str:
+    rows = [["family", "tower", "weights", "modules"], ["---"] * 4]
+    for family, card in cards.items():
+        towers = dict.fromkeys(row.modality for row in card.weights)
+        for tower in towers:
+            found = (_counted([r for r in part if r.modality == tower]) for part in _parts(card))
+            rows.append([family, tower, *found])
+    return _table(rows)
+
+
+def _parts(card: Card) -> tuple[list[CardRow], list[CardRow]]:
+    return card.weights, card.units
+
+
+def _counted(rows: Sequence[CardRow]) -> str:
+    """Role → how many, whatever their granularity."""
+    counts: Counter[str] = Counter()
+    for row in rows:
+        counts[row.role] += row.count
+    return ", ".join(f"`{role}` {count}" for role, count in counts.items()) or "none"
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
