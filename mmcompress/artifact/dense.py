@@ -1,6 +1,7 @@
 """The figure that an artifact is compared with."""
 
 import copy
+import hashlib
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_model
 from torch import nn
+
+from mmcompress.memory import give_back
 
 
 def dense_file_bytes(model: nn.Module) -> int:
@@ -20,6 +23,21 @@ def dense_file_bytes(model: nn.Module) -> int:
         path = Path(folder) / "model.safetensors"
         save_model(_unfilled(model), str(path))
         return path.stat().st_size
+
+
+def dense_checksum(model: nn.Module) -> str:
+    """SHA-256 over the model's tensors with their names, types and shapes, hexadecimal.
+
+    The same for the same weights, wherever they were read from: what tells runs that share a dense
+    model.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(flat.view(torch.uint8).numpy().data)
+        give_back([tensor])
+    return digest.hexdigest()
 
 
 def _unfilled(model: nn.Module) -> nn.Module:

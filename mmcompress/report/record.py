@@ -37,6 +37,7 @@ class RunRecord:
 
     Attributes:
         metrics: `{"dense": {name: value}, "compressed": {name: value}}`.
+        dense_sha256: of the dense model, `artifact.dense.dense_checksum`.
         size: `dense_bytes`, `artifact_bytes`, `compression_ratio`, `bits_per_weight`,
             `dense_dtype`, `by_modality`, `coverage`.
         latency: what `measure_latency` returns.
@@ -56,6 +57,7 @@ class RunRecord:
     hardware: dict[str, Any]
     status: Literal["running", "finished", "failed"] = "running"
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    dense_sha256: str | None = None
     size: dict[str, Any] = field(default_factory=dict)
     latency: dict[str, Any] = field(default_factory=dict)
     budget: dict[str, Any] | None = None

@@ -13,13 +13,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 from rich import get_console
 
 from mmcompress.artifact.artifact import Artifact
 from mmcompress.artifact.ledger import compact
-from mmcompress.artifact.manifest import MANIFEST_FILE
+from mmcompress.compression.recipe import Plan
 from mmcompress.files import write_atomically
 from mmcompress.processes import from_first
 from mmcompress.report.console import print_report
@@ -33,9 +32,11 @@ from mmcompress.report.folder import (
 )
 from mmcompress.report.pictures import accuracy_vs_size
 from mmcompress.report.record import RunRecord, read_records
+from mmcompress.report.results import Results, log_results
 from mmcompress.report.settings import config_hash
+from mmcompress.report.sinks import Sink
 from mmcompress.report.summary import comparable
-from mmcompress.report.tracking import finish, log_run
+from mmcompress.report.tracking import finish
 from mmcompress.seeds import seed_from
 from mmcompress.training import calibrated_in
 
@@ -54,7 +55,7 @@ class Run:
     """
 
     record: RunRecord
-    loggers: list[Logger]
+    loggers: list[Sink]
     callbacks: list[Callback]
     checkpoint: Path | None = None
     calibrated: dict[str, Any] | None = None
@@ -74,19 +75,21 @@ class Run:
         """Let all processes of the run go on from where the first of them does."""
         self.checkpoint, self.calibrated = from_first((self.checkpoint, self.calibrated))
 
-    def report(self, artifact: Artifact) -> None:
+    def report(self, artifact: Artifact, plan: Plan) -> None:
         """Write the record, then draw, print and send what it says, in this order."""
         ledger = artifact.ledger()
         self.record.ledger = compact(ledger)
         self.record.save("finished")
         record = self.record.as_dict()
         plot = self.folder / "accuracy_vs_size.png"
+        siblings = _siblings(self.folder, record)
         if record["metrics"]["compressed"]:
-            accuracy_vs_size(_siblings(self.folder, record), plot)
+            accuracy_vs_size(siblings, plot)
         else:
             log.warning("no evaluator gave a metric: nothing to draw")
-        for logger in self.loggers:
-            log_run(logger, record, ledger, plot=plot, manifest=artifact.folder / MANIFEST_FILE)
+        results = Results(record, siblings, artifact, ledger, plan, plot)
+        for sink in self.loggers:
+            sink.attempt(lambda logger: log_results(logger, results))
         print_report(record, artifact.folder)
 
 
@@ -128,7 +131,7 @@ def run_path(cfg: DictConfig) -> Path:
     return job_folder(Path(HydraConfig.get().sweep.dir), config, config_hash(config))
 
 
-def _run(cfg: DictConfig, record: RunRecord, loggers: list[Logger], folder: Path | None) -> Run:
+def _run(cfg: DictConfig, record: RunRecord, loggers: list[Sink], folder: Path | None) -> Run:
     """With the last checkpoint in the folder, else with the one that `resume` names."""
     checkpoint = folder and checkpoint_in(folder)
     if checkpoint is not None:
@@ -140,7 +143,7 @@ def _run(cfg: DictConfig, record: RunRecord, loggers: list[Logger], folder: Path
 
 
 @contextmanager
-def _files(cfg: DictConfig, held: RunFolder) -> Iterator[tuple[RunRecord, list[Logger]]]:
+def _files(cfg: DictConfig, held: RunFolder) -> Iterator[tuple[RunRecord, list[Sink]]]:
     """The files of a run but for its results."""
     folder = held.path
     cfg.run_dir = str(folder)
@@ -153,7 +156,10 @@ def _files(cfg: DictConfig, held: RunFolder) -> Iterator[tuple[RunRecord, list[L
     try:
         with RunRecord.start(folder, _plain(cfg)) as record:
             record.starts = held.starts
-            yield record, _instantiate(cfg.logger)
+            sinks = [Sink(logger) for logger in _instantiate(cfg.logger)]
+            for sink in sinks:
+                sink.log_hyperparams(record.config)
+            yield record, sinks
         failed = False
     except BaseException:
         text = traceback.format_exc()

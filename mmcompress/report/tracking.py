@@ -1,27 +1,32 @@
-"""Weights & Biases as a sink: it gets copies of what already lies in the run folder."""
+"""Weights & Biases: a run there for each run here, online or kept in the run folder."""
 
-import itertools
 import logging
 import netrc
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
 import wandb
+from hydra.core.hydra_config import HydraConfig
 from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.loggers.logger import DummyLogger
 
-from mmcompress.artifact.ledger import LedgerRow
-from mmcompress.report.table import MAIN_METRIC, MEGABYTE
+from mmcompress.report.folder import in_sweep
 
 log = logging.getLogger(__name__)
 
 DEFAULT_HOST = "https://api.wandb.ai"
 INIT_SECONDS = 30.0
 """How long to wait for the server before a run goes on offline."""
+FINISH_SECONDS = 300.0
+"""How long to wait at the end for what is still to be sent; the rest stays in the run folder."""
+FLUSH_SECONDS = 1.0
+"""How often W&B writes to the run folder; what came later is lost when the process is killed."""
+LONGEST_TAG, LONGEST_GROUP = 64, 128
+"""Characters that W&B allows."""
 
 Mode = Literal["online", "offline", "disabled"]
 
@@ -76,16 +81,25 @@ def wandb_logger(
     job_type: str = "compress",
     name: str | None = None,
     tags: Sequence[str] = (),
-) -> WandbLogger:
+) -> Logger:
     """Start a W&B run, quietly; Lightning logs to it by step.
 
     Without a login, or when the server does not answer, the run is kept in `save_dir` and one
-    line says how to send it later. End it with `finish`.
+    line says how to send it later. A run that goes on from a checkpoint goes on in its W&B run
+    when both are online. End it with `finish`.
 
     Args:
         save_dir: the run folder; W&B makes `wandb/` in it.
-        group: what a sweep's runs have in common.
+        group: what a sweep's runs have in common; the sweep's name when None.
+        tags: beside the names of recipe, backbone and data.
+    Returns:
+        A logger that does nothing where W&B cannot even write to `save_dir`.
     """
+    if group is None and in_sweep():
+        group = Path(HydraConfig.get().sweep.dir).name[:LONGEST_GROUP]
+    if HydraConfig.initialized():
+        choices = HydraConfig.get().runtime.choices
+        tags = [*(choices[key] for key in ("compression", "backbone", "data")), *tags]
     init = partial(
         wandb.init,
         project=project,
@@ -93,117 +107,47 @@ def wandb_logger(
         group=group,
         job_type=job_type,
         name=name,
-        tags=list(tags),
+        tags=[tag[:LONGEST_TAG] for tag in tags],
         dir=str(save_dir),
-        settings=wandb.Settings(silent=True, console="off", init_timeout=INIT_SECONDS),
+        settings=wandb.Settings(
+            silent=True,
+            console="off",
+            init_timeout=INIT_SECONDS,
+            finish_timeout=FINISH_SECONDS,
+            x_transaction_log_flush_interval=FLUSH_SECONDS,
+        ),
     )
     mode = wandb_mode()
     reason = "WANDB_MODE=offline" if "WANDB_MODE" in os.environ else "no login"
+    earlier = _online_id(Path(save_dir)) if mode == "online" else None
     try:
-        run = init(mode=mode)
-    except wandb.Error as error:
+        try:
+            run = init(mode=mode, id=earlier, resume="allow" if earlier else None)
+        except wandb.Error as error:
+            wandb.teardown()
+            mode, reason = "offline", " ".join(str(error).split())
+            run = init(mode=mode)
+    except (wandb.Error, OSError) as error:
         wandb.teardown()
-        mode, reason = "offline", " ".join(str(error).split())
-        run = init(mode=mode)
+        log.warning("W&B: not even kept offline (%s); the run goes on without it", error)
+        return DummyLogger()
     # Lightning would do both, and would hand wandb.init an option that it warns about.
     run.define_metric("trainer/global_step")
     run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+    run.define_metric("train/loss", summary="min,last")
     if mode == "offline":
         folder = Path(run.dir).parent
         log.info("W&B: kept offline (%s); send it with: wandb sync %s", reason, folder)
     return WandbLogger(experiment=run, project=project, save_dir=str(save_dir))
 
 
-def log_run(
-    logger: Logger,
-    record: Mapping[str, Any],
-    ledger: Sequence[LedgerRow],
-    *,
-    plot: Path,
-    manifest: Path,
-) -> None:
-    """Copy a finished run to W&B; other loggers get the scalar metrics only.
+def _online_id(save_dir: Path) -> str | None:
+    """Of the W&B run that an earlier start of this run has begun online; None where there is none.
 
-    Config, summary (metrics, bytes, ratio, latency), the ledger as a table, accuracy against size
-    as a chart and as the picture, and the manifest as an artifact. Call it after `run.json` is
-    written: what goes wrong here is logged and costs nothing that is local.
-
-    Args:
-        record: content of `run.json`.
-        ledger: `Artifact.ledger()`.
-        plot: the PNG of accuracy against size.
-        manifest: `manifest.json` of the artifact.
+    W&B calls the folder of such a run `run-<date>-<id>`.
     """
-    scalars = summary_values(record)
-    if not isinstance(logger, WandbLogger):
-        logger.log_metrics(scalars)
-        return
-    try:
-        _log_to_wandb(logger, record, scalars, ledger, plot, manifest)
-    except (wandb.Error, OSError) as error:
-        log.warning("W&B: the run's results were not sent (%s); they are in run.json", error)
-
-
-def summary_values(record: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a run record, one level deep.
-
-    Example:
-        >>> summary_values({"metrics": {"dense": {"a": 0.5}, "compressed": {"a": 0.4}},
-        ...                 "size": {"artifact_bytes": 7, "dense_dtype": "float32"}})
-        {'a': 0.4, 'dense/a': 0.5, 'size/artifact_bytes': 7}
-    """
-    values = dict(record["metrics"]["compressed"])
-    values |= {f"dense/{name}": value for name, value in record["metrics"]["dense"].items()}
-    for section in ("size", "timings"):
-        for name, value in record.get(section, {}).items():
-            if isinstance(value, int | float):
-                values[f"{section}/{name}"] = value
-    for model, unit in itertools.product(("dense", "compressed"), ("ms", "pairs_per_s")):
-        which = f"{model}_{unit}"
-        for batch, value in (record.get("latency", {}).get(which) or {}).items():
-            values[f"latency/{which}_batch_{batch}"] = value
-    return values
-
-
-def _log_to_wandb(
-    logger: WandbLogger,
-    record: Mapping[str, Any],
-    scalars: Mapping[str, float],
-    ledger: Sequence[LedgerRow],
-    plot: Path,
-    manifest: Path,
-) -> None:
-    run = logger.experiment
-    details = ("config_hash", "git_commit", "versions", "hardware", "command")
-    run.config.update(
-        {**record["config"], "run": {key: record.get(key) for key in details}},
-        allow_val_change=True,
-    )
-    size, metrics = record["size"], record["metrics"]
-    points = wandb.Table(
-        columns=["model", "stored MB", MAIN_METRIC],
-        data=[
-            [which, size[key] / MEGABYTE, metrics[which][MAIN_METRIC]]
-            for which, key in [("dense", "dense_bytes"), ("compressed", "artifact_bytes")]
-            if MAIN_METRIC in metrics[which]
-        ],
-    )
-    run.log(
-        {
-            "ledger": wandb.Table(
-                columns=[field.name for field in fields(LedgerRow)],
-                data=[list(astuple(row)) for row in ledger],
-            ),
-            "accuracy_vs_size": wandb.plot.scatter(
-                points, "stored MB", MAIN_METRIC, title="accuracy against stored size"
-            ),
-            "accuracy_vs_size_image": wandb.Image(str(plot)),
-        }
-    )
-    run.summary.update(dict(scalars))
-    artifact = wandb.Artifact(f"manifest-{run.id}", type="manifest")
-    artifact.add_file(str(manifest))
-    run.log_artifact(artifact)
+    folders = sorted((save_dir / "wandb").glob("run-*-*"))
+    return folders[-1].name.rpartition("-")[2] if folders else None
 
 
 def finish(*, failed: bool = False) -> None:

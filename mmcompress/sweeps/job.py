@@ -2,12 +2,14 @@
 
 import logging
 import os
+import sys
 import traceback
 from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
 from typing import Any, cast
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
@@ -15,9 +17,9 @@ from mmcompress.errors import in_one_sentence, root_cause
 from mmcompress.files import write_atomically
 from mmcompress.report.folder import Taken, at_work, claim_folder, claimed_here, in_sweep
 from mmcompress.report.record import RunRecord, error_line, read_record
+from mmcompress.report.results import summary_values
 from mmcompress.report.run import run_path
 from mmcompress.report.settings import config_hash
-from mmcompress.report.tracking import summary_values
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,12 @@ def as_job(function: Callable[[DictConfig], None]) -> Callable[[DictConfig], Val
 
     @wraps(function)
     def wrapper(cfg: DictConfig) -> Values | None:
+        if "wandb_sweep" in cfg:
+            choice = HydraConfig.get().runtime.choices["sweep"]
+            sys.exit(
+                f"error: W&B's server runs sweep={choice}: "
+                f"python scripts/wandb_sweep.py conf/sweep/{choice}.yaml"
+            )
         if not in_sweep():
             in_one_sentence(function)(cfg)
             return None

@@ -19,6 +19,7 @@ KEYS = [
     "versions",
     "hardware",
     "metrics",
+    "dense_sha256",
     "size",
     "latency",
     "budget",

@@ -1,16 +1,20 @@
 """W&B offline: nothing here may reach the network."""
 
+import errno
 import json
 import logging
 import os
 import struct
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import pytest
 import wandb
-from pytorch_lightning.loggers import CSVLogger
 from wandb.proto.wandb_internal_pb2 import Record
 
-from mmcompress.report.tracking import finish, log_run, wandb_logger, wandb_mode
+from mmcompress.report.results import log_results
+from mmcompress.report.tracking import FLUSH_SECONDS, finish, wandb_logger, wandb_mode
 
 
 @pytest.fixture
@@ -58,23 +62,33 @@ def decoded(items):
     return {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}
 
 
-@pytest.fixture
-def local_files(tmp_path):
-    from matplotlib.figure import Figure
+def story(folder):
+    """What an offline run tells: its run record, config, summary, history and artifacts."""
+    records = stored_records(folder)
+    (run, *_) = [r.run for r in records if r.HasField("run")]
+    config: dict = decoded(run.config.update)
+    summary: dict = {}
+    history: list = []
+    for r in records:
+        config |= decoded(r.config.update)
+        summary |= decoded(r.summary.update)
+        history += [decoded(r.history.item)] if r.HasField("history") else []
+    artifacts = [r.request.log_artifact.artifact for r in records if r.HasField("request")]
+    artifacts += [r.artifact for r in records if r.HasField("artifact")]
+    return run, config, summary, history, {a.type: a for a in artifacts if a.type}
 
-    Figure(figsize=(1, 1)).savefig(tmp_path / "plot.png")
-    (tmp_path / "manifest.json").write_text('{"format_version": 1}')
-    return {"plot": tmp_path / "plot.png", "manifest": tmp_path / "manifest.json"}
+
+def table(folder, name):
+    (path,) = (folder / "files" / "media" / "table").glob(f"{name}_*.json")
+    return json.loads(path.read_text())
 
 
-def test_offline_run_holds_everything(
-    offline, make_record, ledger, local_files, tmp_path, caplog, capfd
-):
+def test_offline_run_holds_everything(offline, results, tmp_path, caplog, capfd):
     caplog.set_level(logging.INFO)
-    record = make_record("int4", ratio=8.0, recall=0.86)
-    logger = wandb_logger(save_dir=tmp_path, group="sweep", name="int4", tags=["t"])
+    logger = wandb_logger(save_dir=tmp_path, group="sweep", name="int4", tags=["t" * 99])
+    logger.log_hyperparams({"seed": 0})
     logger.log_metrics({"train/loss": 1.5}, step=3)
-    log_run(logger, record, ledger, **local_files)
+    log_results(logger, results)
     finish()
     wandb.teardown()  # Its process flushes the file as it ends, a moment after the run.
 
@@ -83,30 +97,28 @@ def test_offline_run_holds_everything(
     assert ours == [f"W&B: kept offline (no login); send it with: wandb sync {folder}"]
     assert capfd.readouterr() == ("", "")
 
-    (table,) = (folder / "files" / "media" / "table").glob("ledger_*.json")
-    content = json.loads(table.read_text())
-    assert content["columns"] == [
+    ledger = table(folder, "ledger")
+    assert ledger["columns"] == [
         *["tensor", "modality", "role", "payload", "bytes", "note", "how", "parameters"]
     ]
-    assert sum(row[4] for row in content["data"]) == 15_704
-    (points,) = (folder / "files" / "media" / "table").glob("accuracy_vs_size_*.json")
-    assert json.loads(points.read_text())["data"] == [
-        ["dense", 20.0, 0.88],
-        ["compressed", 2.5, 0.86],
+    assert sum(row[4] for row in ledger["data"]) == 15_704
+    assert table(folder, "plan")["data"] == [
+        ["int4", "q.weight", '{"bits": 4}'],
+        ["int4", "k.weight", '{"left_dense": "too small"}'],
+    ]
+    # The dense model is a level line from the smallest artifact to its own size.
+    assert table(folder, "accuracy_vs_size")["data"] == [
+        [2.5, "dense", 0.88],
+        [20.0, "dense", 0.88],
+        [2.5, "compressed", 0.86],
+        [5.0, "compressed", 0.87],
+        [20.0, "compressed", 0.88],
     ]
     assert len(list((folder / "files" / "media" / "images").glob("*.png"))) == 1
 
-    records = stored_records(folder)
-    (run, *_) = [r.run for r in records if r.HasField("run")]
+    run, config, summary, history, artifacts = story(folder)
     assert (run.project, run.run_group, run.job_type) == ("mmcompress", "sweep", "compress")
-    assert (run.display_name, list(run.tags)) == ("int4", ["t"])
-    config: dict = {}
-    summary: dict = {}
-    history: list = []
-    for r in records:
-        config |= decoded(r.config.update)
-        summary |= decoded(r.summary.update)
-        history += [decoded(r.history.item)] if r.HasField("history") else []
+    assert (run.display_name, list(run.tags)) == ("int4", ["t" * 64])
     assert config["compression"] == {"steps": {"int4": {}}}
     assert config["run"]["config_hash"] == "0123456789abcdef"
     assert summary["retrieval/mean_recall"] == 0.86
@@ -115,9 +127,49 @@ def test_offline_run_holds_everything(
     assert summary["size/compression_ratio"] == 8.0
     assert summary["latency/compressed_ms_batch_32"] == 33.0
     assert any(h.get("train/loss") == 1.5 and h["trainer/global_step"] == 3 for h in history)
-    names = [r.request.log_artifact.artifact.type for r in records if r.HasField("request")]
-    names += [r.artifact.type for r in records if r.HasField("artifact")]
-    assert "manifest" in names
+
+    dense, compressed = artifacts["model"], artifacts["compressed-model"]
+    assert dense.use_after_commit, "the run has used it"
+    assert not compressed.use_after_commit, "the run has made it"
+    assert dense.name == f"dense-{'d' * 16}"
+    assert compressed.name == "int4-0123456789abcdef"
+    metadata = json.loads(compressed.metadata)
+    assert metadata["dense_sha256"] == json.loads(dense.metadata)["sha256"] == "d" * 64
+    entries = {entry.path: entry for entry in compressed.manifest.contents}
+    assert set(entries) == {"manifest.json", "model.safetensors"}
+    assert entries["model.safetensors"].ref.startswith("file:///")
+
+
+def test_runs_that_start_from_the_same_weights_point_to_one_artifact(offline, results, tmp_path):
+    digests = []
+    for place in ("a", "b"):
+        logger = wandb_logger(save_dir=tmp_path / place)
+        log_results(logger, results)
+        finish()
+        wandb.teardown()
+        (folder,) = (tmp_path / place / "wandb").glob("offline-run-*")
+        digests.append(story(folder)[4]["model"].digest)
+    assert digests[0] == digests[1]
+
+
+def test_what_a_killed_process_has_sent_is_kept(offline, tmp_path):
+    """Config and history lie in the file of a run that never came to its end."""
+    code = (
+        "import sys, time; from mmcompress.report.tracking import wandb_logger\n"
+        "logger = wandb_logger(save_dir=sys.argv[1])\n"
+        "logger.log_hyperparams({'seed': 7})\n"
+        "logger.log_metrics({'train/loss': 1.5}, step=3)\n"
+        "time.sleep(5 * float(sys.argv[2])); print('killed'); sys.stdout.flush(); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path), str(FLUSH_SECONDS)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"killed\n"
+        process.kill()
+    (folder,) = (tmp_path / "wandb").glob("offline-run-*")
+    _, config, _, history, _ = story(folder)
+    assert config["seed"] == 7
+    assert history[0]["train/loss"] == 1.5
 
 
 def test_one_job_after_another_makes_two_runs(offline, tmp_path):
@@ -131,25 +183,56 @@ def test_one_job_after_another_makes_two_runs(offline, tmp_path):
     assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 2
 
 
-def test_trouble_in_wandb_is_logged_and_costs_nothing(
-    offline, make_record, ledger, local_files, tmp_path, caplog
-):
+def test_an_unreachable_server_leaves_the_run_offline(offline, monkeypatch, tmp_path, caplog):
+    """Nobody listens on the port of `WANDB_BASE_URL`."""
+    caplog.set_level(logging.INFO)
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    monkeypatch.setattr("mmcompress.report.tracking.INIT_SECONDS", 2.0)
+    wandb_logger(save_dir=tmp_path).log_metrics({"a": 1.0}, step=0)
+    finish()
+    assert "W&B: kept offline (" in caplog.text
+    assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 1
+
+
+def test_a_full_disk_costs_the_logger_and_not_the_run(offline, monkeypatch, tmp_path, caplog):
+    def full(**kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path))
+
+    monkeypatch.setattr(wandb, "init", full)
     logger = wandb_logger(save_dir=tmp_path)
-    local_files["plot"] = tmp_path / "missing.png"
-    log_run(logger, make_record("int4"), ledger, **local_files)
-    assert "results were not sent" in caplog.text
-    assert "run.json" in caplog.text
+    logger.log_metrics({"a": 1.0}, step=0)
+    assert "W&B: not even kept offline ([Errno 28] No space left on device" in caplog.text
 
 
-def test_other_loggers_get_the_numbers(make_record, ledger, local_files, tmp_path):
-    logger = CSVLogger(str(tmp_path))
-    log_run(logger, make_record("int4", recall=0.86), ledger, **local_files)
-    logger.save()
-    (path,) = tmp_path.rglob("metrics.csv")
-    header, values = path.read_text().splitlines()
-    row = dict(zip(header.split(","), values.split(","), strict=True))
-    assert float(row["retrieval/mean_recall"]) == 0.86
-    assert float(row["size/artifact_bytes"]) == 5_000_000
+def test_an_online_run_goes_on_where_it_was(offline, monkeypatch, tmp_path):
+    """What is asked of W&B: the id of the folder that the earlier start has left."""
+    asked: list = []
+    real = wandb.init
+
+    def init(**kwargs):
+        asked.append((kwargs["mode"], kwargs.get("id"), kwargs.get("resume")))
+        return real(**kwargs | {"mode": "offline", "id": None, "resume": None})
+
+    monkeypatch.setattr(wandb, "init", init)
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    wandb_logger(save_dir=tmp_path)
+    finish()
+    (tmp_path / "wandb" / "run-20260101_000000-abc123").mkdir()
+    wandb_logger(save_dir=tmp_path)
+    assert asked == [("online", None, None), ("online", "abc123", "allow")]
+
+
+def test_jobs_of_a_sweep_are_one_group(offline, monkeypatch, tmp_path):
+    monkeypatch.setattr("mmcompress.report.tracking.in_sweep", lambda: True)
+    choices = {"compression": "int4", "backbone": "mini", "data": "openmoji"}
+    hydra = SimpleNamespace(
+        sweep=SimpleNamespace(dir="runs/sweeps/grid"), runtime=SimpleNamespace(choices=choices)
+    )
+    config = SimpleNamespace(initialized=lambda: True, get=lambda: hydra)
+    monkeypatch.setattr("mmcompress.report.tracking.HydraConfig", config)
+    run = wandb_logger(save_dir=tmp_path, tags=["mine"]).experiment
+    assert run.group == "grid"
+    assert sorted(run.tags) == ["int4", "mine", "mini", "openmoji"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,197 @@
+"""What loggers get of a finished run: its numbers, and W&B all that tells its story."""
+
+import itertools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import wandb
+from pytorch_lightning.loggers import Logger, WandbLogger
+
+from mmcompress.artifact.artifact import Artifact
+from mmcompress.artifact.ledger import LedgerRow
+from mmcompress.artifact.manifest import MANIFEST_FILE, TENSORS_FILE
+from mmcompress.compression.recipe import Plan
+from mmcompress.report.metrics import lower_is_better, main_metric, title
+from mmcompress.report.plot import front
+from mmcompress.report.table import MEGABYTE
+
+DETAILS = ("config_hash", "git_commit", "versions", "hardware", "command", "starts")
+"""Of the run record, beside the configuration."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """A finished run, for loggers.
+
+    Attributes:
+        record: content of `run.json`, which is written before.
+        siblings: finished runs that it may be compared with, itself among them.
+        artifact: what it has stored.
+        ledger: `Artifact.ledger()`.
+        plan: `Recipe.plan`.
+        plot: the PNG of accuracy against size; it need not exist.
+    """
+
+    record: Mapping[str, Any]
+    siblings: Sequence[Mapping[str, Any]]
+    artifact: Artifact
+    ledger: Sequence[LedgerRow]
+    plan: Plan
+    plot: Path
+
+
+def log_results(logger: Logger, results: Results) -> None:
+    """Copy a finished run to a logger: to W&B all of it, to others the numbers.
+
+    W&B gets config, summary (metrics, bytes, ratio, latency), ledger and plan as tables, accuracy
+    against size as a chart with the dense model as a line, and as the picture; and two artifacts,
+    the dense checkpoint that was used and the compressed model that came of it.
+    """
+    scalars = summary_values(results.record)
+    if not isinstance(logger, WandbLogger):
+        logger.log_metrics(scalars)
+        logger.save()
+        return
+    run, record = logger.experiment, results.record
+    details = {key: record.get(key) for key in DETAILS}
+    run.config.update({**record["config"], "run": details}, allow_val_change=True)
+    pictures = {"accuracy_vs_size_image": results.plot} if results.plot.exists() else {}
+    run.log(
+        {
+            "ledger": wandb.Table(
+                columns=[field.name for field in fields(LedgerRow)],
+                data=[list(astuple(row)) for row in results.ledger],
+            ),
+            "plan": wandb.Table(
+                columns=["step", "target", "decision"], data=plan_rows(results.plan)
+            ),
+            **{name: wandb.Image(str(path)) for name, path in pictures.items()},
+            **_chart(results),
+        }
+    )
+    run.summary.update(scalars)
+    _use(run, _dense_artifact(record, results.artifact))
+    run.log_artifact(_compressed_artifact(record, results.artifact))
+
+
+def summary_values(record: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a run record, one level deep.
+
+    Example:
+        >>> summary_values({"metrics": {"dense": {"a": 0.5}, "compressed": {"a": 0.4}},
+        ...                 "size": {"artifact_bytes": 7, "dense_dtype": "float32"}})
+        {'a': 0.4, 'dense/a': 0.5, 'size/artifact_bytes': 7}
+    """
+    values = dict(record["metrics"]["compressed"])
+    values |= {f"dense/{name}": value for name, value in record["metrics"]["dense"].items()}
+    for section in ("size", "timings"):
+        for name, value in record.get(section, {}).items():
+            if isinstance(value, int | float):
+                values[f"{section}/{name}"] = value
+    for model, unit in itertools.product(("dense", "compressed"), ("ms", "pairs_per_s")):
+        which = f"{model}_{unit}"
+        for batch, value in (record.get("latency", {}).get(which) or {}).items():
+            values[f"latency/{which}_batch_{batch}"] = value
+    return values
+
+
+def plan_rows(plan: Plan) -> list[list[str]]:
+    """Step, target and decision (JSON) of every target.
+
+    Example:
+        >>> plan_rows({"int4": {"a.weight": {"bits": 4}}})
+        [['int4', 'a.weight', '{"bits": 4}']]
+    """
+    return [
+        [step, target, json.dumps(decision)]
+        for step, decisions in plan.items()
+        for target, decision in decisions.items()
+    ]
+
+
+Line = list[tuple[float, float]]
+
+
+def chart_lines(
+    record: Mapping[str, Any], siblings: Sequence[Mapping[str, Any]], metric: str
+) -> dict[str, Line]:
+    """Accuracy over stored megabytes: the dense model as a level line, and the runs that no other
+    one beats in both, which end in it.
+
+    Args:
+        record: of the run.
+        siblings: runs that it may be compared with, itself among them.
+        metric: that the run has.
+    """
+    points = [
+        (other["size"]["artifact_bytes"] / MEGABYTE, other["metrics"]["compressed"][metric])
+        for other in siblings
+        if metric in other["metrics"]["compressed"]
+    ]
+    dense = (record["size"]["dense_bytes"] / MEGABYTE, record["metrics"]["dense"][metric])
+    sign = -1 if lower_is_better(metric) else 1
+    best = [points[i] for i in front([(size, sign * value) for size, value in points])]
+    return {"dense": [(min(points)[0], dense[1]), dense], "compressed": [*best, dense]}
+
+
+def _chart(results: Results) -> dict[str, Any]:
+    metric = main_metric([results.record])
+    metrics = results.record["metrics"]
+    if metric not in metrics["compressed"] or metric not in metrics["dense"]:
+        return {}
+    lines = chart_lines(results.record, results.siblings, metric)
+    chart = wandb.plot.line_series(
+        xs=[[size for size, _ in line] for line in lines.values()],
+        ys=[[value for _, value in line] for line in lines.values()],
+        keys=list(lines),
+        title=f"{title(metric)} against stored size",
+        xname="stored MB",
+    )
+    return {"accuracy_vs_size": chart}
+
+
+def _dense_artifact(record: Mapping[str, Any], artifact: Artifact) -> wandb.Artifact:
+    """The dense checkpoint: not its weights but what they hash to, so that all runs that started
+    from them point to one artifact."""
+    manifest, checksum = artifact.manifest, record["dense_sha256"]
+    told = {
+        "sha256": checksum,
+        "adapter": manifest["adapter"],
+        "spec": manifest["spec"],
+        "dense": manifest["dense"],
+    }
+    dense = wandb.Artifact(f"dense-{checksum[:16]}", type="model", metadata=told)
+    with dense.new_file("dense.json") as file:
+        json.dump(told, file, indent=2, sort_keys=True)
+    return dense
+
+
+def _compressed_artifact(record: Mapping[str, Any], artifact: Artifact) -> wandb.Artifact:
+    """The manifest, and the tensors by reference: they stay where they are."""
+    name = re.sub(r"[^\w.-]+", "_", str(record["config"].get("name")))[:80]
+    compressed = wandb.Artifact(
+        f"{name}-{record['config_hash']}",
+        type="compressed-model",
+        metadata={
+            "dense_sha256": record["dense_sha256"],
+            "tensors_sha256": artifact.manifest["tensors"]["sha256"],
+            "artifact_bytes": record["size"]["artifact_bytes"],
+            "metrics": record["metrics"]["compressed"],
+        },
+    )
+    compressed.add_file(str(artifact.folder / MANIFEST_FILE))
+    compressed.add_reference((artifact.folder / TENSORS_FILE).absolute().as_uri())
+    return compressed
+
+
+def _use(run: Any, artifact: wandb.Artifact) -> None:
+    """`run.use_artifact`, which W&B refuses offline although its offline record can say it: so
+    offline this does what that does for an artifact that is not yet on the server."""
+    if run.offline:
+        run._log_artifact(artifact, aliases=[], is_user_created=True, use_after_commit=True)
+    else:
+        run.use_artifact(artifact)
