@@ -163,7 +163,7 @@ def every_pair() -> Iterator[ParameterSet]:
         yield pytest.param(names, id="+".join(names), marks=marks)
 
 
-@pytest.mark.parametrize("names", every_pair())
+@pytest.mark.parametrize("names", list(every_pair()))
 def test_every_pair_works_or_says_why_not(
     names: tuple[str, str], tiny_backbone: HFClip, tiny_data: PairData, tmp_path: Path
 ) -> None:
