@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from mmcompress.locations import shipped
 
 OWN_MODEL = Path(__file__).parents[1] / "examples" / "own_model"
@@ -19,6 +21,7 @@ def run(*command: str, cwd: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_model_of_your_own(tmp_path: Path) -> None:
     own = ["--config-dir", str(OWN_MODEL), "backbone=own_model"]
     short = ["trainer.max_steps=2", "logger=none", "evaluation.latency.batch_sizes=[1]"]

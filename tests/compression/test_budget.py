@@ -95,6 +95,7 @@ def test_the_files_fit_and_reload(
         assert torch.equal(loaded[key], tensor), key
 
 
+@pytest.mark.slow
 def test_more_bytes_never_lose_more(tiny_backbone: HFClip, tiny_data: PairData) -> None:
     losses = []
     for ratio in (3.5, 3.0, 2.5):

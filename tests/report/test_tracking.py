@@ -152,6 +152,7 @@ def test_runs_that_start_from_the_same_weights_point_to_one_artifact(offline, re
     assert digests[0] == digests[1]
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_has_sent_is_kept(offline, tmp_path):
     """Config and history lie in the file of a run that never came to its end."""
     code = (
