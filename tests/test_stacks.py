@@ -49,8 +49,8 @@ FIRST = ("blocks", "heads", "neurons", "upop")
 """What removes structures comes before what rewrites or masks the layers that are left."""
 
 LAST = ("activations", "qwt")
-ONE_OF_EACH = ("cluster", "lowrank", "magnitude", "int4")
-"""Shared, low-rank, pruned and quantised."""
+MOST_USED = ("magnitude", "int4")
+"""A mask and a grid."""
 
 ADDING = ("activations", "qwt")
 """Methods that make nothing smaller by themselves."""
@@ -157,9 +157,9 @@ def prove(names: Sequence[str], backbone: HFClip, data: PairData, folder: Path) 
 
 
 def every_pair() -> Iterator[ParameterSet]:
-    """All; those without one of `ONE_OF_EACH` are slow, for they are many."""
+    """All; those without one of `MOST_USED` are slow, for they are many."""
     for names in itertools.combinations(STEPS, 2):
-        marks = [] if set(names) & set(ONE_OF_EACH) else [pytest.mark.slow]
+        marks = [] if set(names) & set(MOST_USED) else [pytest.mark.slow]
         yield pytest.param(names, id="+".join(names), marks=marks)
 
 
