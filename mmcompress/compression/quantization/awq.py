@@ -13,24 +13,15 @@ are rounded to nearest.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 
-from mmcompress.artifact.encoding import Encoding
-from mmcompress.backbones.base import WEIGHTS, WITHOUT_MOMENT, Target
-from mmcompress.compression.base import Compressor, Decision, as_matrix
+from mmcompress.backbones.base import WITHOUT_MOMENT, Target
+from mmcompress.compression.base import Decision, as_matrix
 from mmcompress.compression.quantization.fake_quantize import FakeQuantize
 from mmcompress.compression.quantization.gptq import output_error
-from mmcompress.compression.quantization.grid import (
-    Grid,
-    as_scale,
-    check_bits,
-    check_divides,
-    check_group_size,
-    check_midrise,
-    in_columns,
-)
+from mmcompress.compression.quantization.grid import Grid, as_scale
+from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.quantization.scales import CANDIDATES, choose_scale
 from mmcompress.compression.statistics import INPUTS, InputStatistic, Statistic
 
@@ -131,41 +122,14 @@ def awq(weight: Tensor, inputs: InputStatistic, grid: Grid) -> Scales:
     return min(found, key=lambda scales: error_with(weight, inputs, grid, scales))
 
 
-class AWQ(Compressor):
+class AWQ(Integer):
     """Quantise weights to integers, finer where inputs are large.
 
     Args:
-        bits: 2 to 8.
-        group_size: columns that share a scale; None for one scale per output channel.
-        symmetric: no zero point.
-        midrise: all 2^bits levels, half a step off zero; as in `Integer`.
-        **selectors: `modality`, `role`, `granularity`.
+        **settings: of `Integer`.
     """
 
-    stage = "values"
-    granularities = WEIGHTS
     needs = frozenset({INPUTS})
-    ladder: ClassVar[dict[str, tuple[Any, ...]]] = {"bits": (2, 3, 4, 5, 6, 8)}
-    no_speedup = "integer weights are decoded to float32 before they multiply"
-
-    def __init__(
-        self,
-        *,
-        bits: int,
-        group_size: int | None = None,
-        symmetric: bool = True,
-        midrise: bool = False,
-        **selectors: Any,
-    ) -> None:
-        super().__init__(**selectors)
-        check_bits(bits)
-        check_group_size(group_size)
-        check_midrise(midrise, symmetric)
-        self.bits, self.group_size = bits, group_size
-        self.symmetric, self.midrise = symmetric, midrise
-
-    def check(self, target: Target, weight: Tensor) -> None:
-        check_divides(self.group_size, target, weight)
 
     def plan(
         self,
@@ -176,8 +140,7 @@ class AWQ(Compressor):
         return {t.name: self._decide(t, weights[t.name]) for t in targets}
 
     def _decide(self, target: Target, weight: Tensor) -> Decision:
-        columns = in_columns(self.group_size, weight)
-        grid = Grid(self.bits, columns, self.symmetric, self.midrise)
+        grid = self.grid_for(weight)
         nearest = target.granularity in WITHOUT_MOMENT
         return {"rounding": "nearest" if nearest else "awq", "grid": grid.decision()}
 
@@ -198,6 +161,3 @@ class AWQ(Compressor):
             return FakeQuantize(grid, *choose_scale(matrix, grid), unset)
         assert statistic.inputs is not None
         return FakeQuantize(grid, *awq(matrix, statistic.inputs, grid))
-
-    def finalize(self, parametrization: nn.Module, weight: Tensor) -> Encoding:
-        return cast(FakeQuantize, parametrization).encoding(weight)

@@ -16,25 +16,18 @@ rounding to nearest. A bare parameter has no input that could be seen, and is ro
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from mmcompress.artifact.encoding import Encoding
-from mmcompress.backbones.base import WEIGHTS, WITHOUT_MOMENT, Target
-from mmcompress.compression.base import Compressor, Decision, as_matrix, kept_mask
+from mmcompress.backbones.base import WITHOUT_MOMENT, Target
+from mmcompress.compression.base import Decision, as_matrix, kept_mask
 from mmcompress.compression.hessian import DAMPING, shared_inverse_cholesky
 from mmcompress.compression.quantization.fake_quantize import FakeQuantize
-from mmcompress.compression.quantization.grid import (
-    Grid,
-    check_bits,
-    check_divides,
-    check_group_size,
-    check_midrise,
-    in_columns,
-)
+from mmcompress.compression.quantization.grid import Grid
+from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.quantization.scales import choose_scale
 from mmcompress.compression.statistics import INPUTS, Statistic
 
@@ -143,7 +136,7 @@ def _in_order(moment: Tensor, order: Tensor) -> Tensor:
     return _ordered[moment]
 
 
-class GPTQ(Compressor):
+class GPTQ(Integer):
     """Quantise weights to integers, each column making up for the error of those before.
 
     Args:
@@ -156,11 +149,7 @@ class GPTQ(Compressor):
         **selectors: `modality`, `role`, `granularity`.
     """
 
-    stage = "values"
-    granularities = WEIGHTS
     needs = frozenset({INPUTS})
-    ladder: ClassVar[dict[str, tuple[Any, ...]]] = {"bits": (2, 3, 4, 5, 6, 8)}
-    no_speedup = "integer weights are decoded to float32 before they multiply"
 
     def __init__(
         self,
@@ -173,18 +162,12 @@ class GPTQ(Compressor):
         damping: float = DAMPING,
         **selectors: Any,
     ) -> None:
-        super().__init__(**selectors)
-        check_bits(bits)
-        check_group_size(group_size)
-        check_midrise(midrise, symmetric)
+        super().__init__(
+            bits=bits, group_size=group_size, symmetric=symmetric, midrise=midrise, **selectors
+        )
         if damping <= 0:
             raise ValueError(f"damping={damping} must be above 0: it makes H invertible")
-        self.bits, self.group_size = bits, group_size
-        self.symmetric, self.midrise = symmetric, midrise
         self.act_order, self.damping = act_order, damping
-
-    def check(self, target: Target, weight: Tensor) -> None:
-        check_divides(self.group_size, target, weight)
 
     def plan(
         self,
@@ -195,8 +178,7 @@ class GPTQ(Compressor):
         return {t.name: self._decide(t, weights[t.name]) for t in targets}
 
     def _decide(self, target: Target, weight: Tensor) -> Decision:
-        columns = in_columns(self.group_size, weight)
-        grid = Grid(self.bits, columns, self.symmetric, self.midrise)
+        grid = self.grid_for(weight)
         if target.granularity in WITHOUT_MOMENT:
             return {"rounding": "nearest", "grid": grid.decision()}
         options = {"act_order": self.act_order, "damping": self.damping}
@@ -223,6 +205,3 @@ class GPTQ(Compressor):
             damping=decision["damping"],
         )
         return FakeQuantize(grid, scale, zero_point, initial=quantised.view_as(weight))
-
-    def finalize(self, parametrization: nn.Module, weight: Tensor) -> Encoding:
-        return cast(FakeQuantize, parametrization).encoding(weight)

@@ -66,15 +66,12 @@ class Integer(Compressor):
         weights: Mapping[str, Tensor],
         statistics: Mapping[str, Statistic],
     ) -> dict[str, Decision]:
-        return {
-            t.name: {
-                "bits": self.bits,
-                "group_size": in_columns(self.group_size, weights[t.name]),
-                "symmetric": self.symmetric,
-                "midrise": self.midrise,
-            }
-            for t in targets
-        }
+        return {t.name: self.grid_for(weights[t.name]).decision() for t in targets}
+
+    def grid_for(self, weight: Tensor) -> Grid:
+        """The levels by the settings."""
+        columns = in_columns(self.group_size, weight)
+        return Grid(self.bits, columns, self.symmetric, self.midrise)
 
     @classmethod
     def apply(
