@@ -41,6 +41,7 @@ def test_every_family_keeps_the_contract(recipe: str, family: str, tmp_path: Pat
         ("open_clip/siglip", "w8a8"),  # a text projection that open_clip calls only as nn.Linear
         ("open_clip/siglip", "upop"),  # heads whose q, k and v lie one level deeper
         ("open_clip/coca", "heads"),  # a mask for all heads of the dense tower
+        ("open_clip/coca_cascade", "heads"),  # embeddings with a dimension more
         ("open_clip/convnext", "int2"),  # kernels of 49 weights and groups of 32
         ("llava", "blocks"),  # features of a layer that is counted from the last
     ],
@@ -63,6 +64,7 @@ def test_most_of_every_family_is_a_target() -> None:
         ("mlp", "heads", "granularity='attention' matched 0 of 1 targets"),
         ("mlp", "qwt", "QwT handles block targets and this model has none"),
         ("hf_text/bert", "ecoflap", "HFText has text alone: choose a recipe"),
+        ("open_clip/perception_encoder", "upop", "rotates its heads by position"),
         ("open_clip/coca", "qwt", "text_decoder.resblocks.0 lies behind the towers"),
     ],
 )

@@ -4,6 +4,7 @@ Libraries agree on how a block is built and differ in what its parts are called.
 more row in a table here.
 """
 
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeGuard
@@ -49,6 +50,9 @@ ATTENTIONS = (
         "qkv.q_proj", "qkv.k_proj", "qkv.v_proj", "proj", heads="num_heads", width="attn_dim"
     ),
 )
+ROTATIONS = {"rope", "position_embeddings"}
+"""What timm and transformers call the argument of an attention that takes the rotation."""
+
 MLPS = (MlpParts("fc1", "fc2"), MlpParts("c_fc", "c_proj"))
 
 
@@ -64,6 +68,11 @@ def heads_of(module: nn.Module) -> int:
     """How many heads an attention has; 0 when `module` is none."""
     parts = attention_parts(module)
     return 0 if parts is None else getattr(module, parts.heads)
+
+
+def is_rotary(module: nn.Module) -> bool:
+    """Whether an attention rotates q and k by position (RoPE), each head as wide as it is."""
+    return not ROTATIONS.isdisjoint(inspect.signature(module.forward).parameters)
 
 
 def mlp_parts(module: nn.Module) -> MlpParts | None:

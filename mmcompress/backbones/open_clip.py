@@ -192,7 +192,8 @@ class OpenClip(Backbone):
         return cls(model, name=name, config=config, tokenizer=tokenizer, **preprocessing)
 
     def encode_image(self, pixels: Tensor) -> Tensor:
-        return self.model.encode_image(pixels)
+        # A pooler of one query (CoCa's cascade) keeps a dimension for it.
+        return self.model.encode_image(pixels).flatten(start_dim=1)
 
     def encode_text(self, ids: Tensor) -> Tensor:
         return self.model.encode_text(ids)

@@ -63,6 +63,8 @@ class Recipe:
         """What each layer could have had and got, `Budget.report()`; None without a budget."""
         self.coverage: dict[str, float] = {}
         """Share of the parameters, as they were when the step ran, that it compresses."""
+        self.untouched: dict[str, list[str]] = {}
+        """Towers of which a step compresses nothing, by its selectors or for what they are."""
         self._cuts: dict[str, dict[str, Decision]] = {}
         self._check_order()
 
@@ -137,7 +139,9 @@ class Recipe:
             self.budget_report = self.budget.report()
         plan = self.carry_out(backbone, batches, plan)
         for name, decisions in plan.items():
-            log.info("%s: %d of %d targets", name, len(self._compressed(name)), len(decisions))
+            untouched = "".join(f", none in {tower}" for tower in self.untouched[name])
+            compressed = len(self._compressed(name))
+            log.info("%s: %d of %d targets%s", name, compressed, len(decisions), untouched)
         return plan
 
     def carry_out(
@@ -313,6 +317,8 @@ class Recipe:
         total = sum(p.numel() for p in backbone.model.parameters())
         total -= sum(p.numel() for p in codebooks)
         covered = _weights_of(backbone, list(compressed))
+        touched = {t.modality for t in covered}
+        self.untouched[name] = [m for m in backbone.modalities if m not in touched]
         self.coverage[name] = sum(_weight(backbone, t).numel() for t in covered) / total
 
     def _edit(

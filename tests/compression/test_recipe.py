@@ -1,3 +1,5 @@
+import logging
+
 import pytest
 import torch
 from torch.nn.utils import parametrize
@@ -148,3 +150,15 @@ def test_no_speedup_of_stacks() -> None:
     assert "mask" in both
     assert "decoded" in both
     assert Recipe().no_speedup == "nothing was compressed"
+
+
+def test_a_tower_that_is_left_alone_is_said(
+    tiny_backbone: Backbone, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    recipe = Recipe({"text": Magnitude(sparsity=0.5, modality="text"), "all": Integer(bits=8)})
+    recipe.apply(tiny_backbone, [])
+    said = {line.split(":")[0]: line for line in caplog.messages}
+    assert said["text"].endswith("targets, none in image")
+    assert "none" not in said["all"]
+    assert recipe.untouched == {"text": ["image"], "all": []}

@@ -283,6 +283,21 @@ def test_half_an_attention_is_refused(tiny_backbone: Backbone):
     Recipe({"u": UPop(pruning_ratio=0.5, role="mlp.*")}).check(tiny_backbone)
 
 
+def test_heads_that_rotate_are_refused(
+    tiny_backbone: HFClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attention = type(tiny_backbone.model.text_model.encoder.layers[0].self_attn)
+    forward = attention.forward
+
+    def rotary(self, *args, position_embeddings=None, **kwargs):
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(attention, "forward", rotary)
+    with pytest.raises(ValueError, match=r"rotates its heads by position \(RoPE\)"):
+        Recipe({"upop": UPop(pruning_ratio=0.5)}).check(tiny_backbone)
+    Recipe({"upop": UPop(pruning_ratio=0.5, role="mlp.*")}).check(tiny_backbone)
+
+
 def test_a_budget_is_refused(tiny_backbone: Backbone):
     with pytest.raises(ValueError, match=r"budget cannot vary step u, .*pruning_ratio"):
         find_groups(Recipe({"u": UPop(pruning_ratio=0.5)}), tiny_backbone)

@@ -35,7 +35,7 @@ import torch
 from torch import Tensor, nn
 
 from mmcompress.artifact.encoding import Encoding
-from mmcompress.backbones.anatomy import ATTENTIONS, MLPS, attention_parts, mlp_parts
+from mmcompress.backbones.anatomy import ATTENTIONS, MLPS, attention_parts, is_rotary, mlp_parts
 from mmcompress.backbones.base import Backbone, Target
 from mmcompress.compression.base import Compressor, Decision, Parametrization
 from mmcompress.compression.lowrank.modules import LowRankLinear
@@ -221,9 +221,10 @@ class UPop(Compressor):
         for unit in backbone.units():
             if unit.granularity in ("attention", "mlp"):
                 check_unshared(unit.module, backbone.model)
-                layers = Layers(unit.module, backbone.model.get_submodule(unit.module))
-                for name in layers.masked:
-                    found.append(dataclasses.replace(weights[name], heads=max(unit.heads, 1)))
+                module = backbone.model.get_submodule(unit.module)
+                heads = 0 if unit.heads and is_rotary(module) else max(unit.heads, 1)
+                for name in Layers(unit.module, module).masked:
+                    found.append(dataclasses.replace(weights[name], heads=heads))
         return found
 
     def select(self, targets: Sequence[Target]) -> list[Target]:
@@ -232,6 +233,12 @@ class UPop(Compressor):
             raise ValueError(
                 f"role={self.role} takes one of attn.k and attn.out, and the masks of a head lie "
                 "on both: use attn.*, mlp.* or null"
+            )
+        rotary = next((t.module for t in chosen if not t.heads), None)
+        if rotary is not None:
+            raise ValueError(
+                f"the attention of {rotary} rotates its heads by position (RoPE), so that none of "
+                "their dimensions can go: set role=mlp.* or modality, or choose compression=heads"
             )
         return chosen
 
