@@ -28,6 +28,9 @@ FEWEST = 4096
 
 ITERATIONS = 20
 
+LEARNT_FROM = 8192
+"""Members at most from which classes are learnt; of more, every second, third, … is taken."""
+
 CHUNK = 2**20
 """Symbols that are counted at once."""
 
@@ -81,6 +84,7 @@ def cluster(histograms: np.ndarray, number: int) -> np.ndarray:
     Returns:
         (members,) uint8, class of each; some may be empty.
     """
+    everything, histograms = histograms, histograms[:: -(-len(histograms) // LEARNT_FROM)]
     members = len(histograms)
     common = histograms.sum(axis=0).argmax()
     distance = np.abs(np.arange(histograms.shape[1]) - common)
@@ -90,18 +94,33 @@ def cluster(histograms: np.ndarray, number: int) -> np.ndarray:
     found[activity.argsort(kind="stable")] = np.arange(members) * number // members
     tables = _sum_by(found, histograms, number)
     for _ in range(ITERATIONS):
-        smooth = tables + 0.05
-        bits = -np.log2(smooth / smooth.sum(axis=1, keepdims=True))
-        share = np.bincount(found, minlength=number) + 0.5
-        cost = np.log2(share / share.sum())
-        new, tables = np.empty_like(found), np.zeros_like(tables)
-        for rows, counts in _parts(histograms):
-            new[rows] = (counts @ bits.T - cost).argmin(axis=1)
-            tables += _members(new[rows], number) @ counts
+        new, new_tables = _nearest(histograms, found, tables)
         if (new == found).all():
             break
-        found = new
-    return found
+        found, tables = new, new_tables
+    return found if members == len(everything) else _nearest(everything, found, tables)[0]
+
+
+def _nearest(
+    histograms: np.ndarray, classes: np.ndarray, tables: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The class of each member that takes the fewest bits, and what the classes' tables become.
+
+    Args:
+        histograms: of the members.
+        classes: of those that the tables were made of.
+        tables: (classes, symbols), counts.
+    """
+    number = len(tables)
+    smooth = tables + 0.05
+    bits = -np.log2(smooth / smooth.sum(axis=1, keepdims=True))
+    share = np.bincount(classes, minlength=number) + 0.5
+    cost = np.log2(share / share.sum())
+    new, new_tables = np.empty(len(histograms), np.uint8), np.zeros_like(tables)
+    for rows, counts in _parts(histograms):
+        new[rows] = (counts @ bits.T - cost).argmin(axis=1)
+        new_tables += _members(new[rows], number) @ counts
+    return new, new_tables
 
 
 def count_by_class(

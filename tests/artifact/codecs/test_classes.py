@@ -10,6 +10,7 @@ from mmcompress.artifact.codecs.classes import (
     count_by_class,
     pair_classes,
 )
+from mmcompress.artifact.codecs.tables import coded_size
 
 
 def planted(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -100,3 +101,20 @@ def test_noise_has_no_classes(count: int, columns: int) -> None:
     assert (len(rows), len(columns_found)) == (-(-count // columns), columns)
     assert not rows.any()
     assert not columns_found.any()
+
+
+def test_classes_learnt_from_some_are_as_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    spreads = np.random.default_rng(1).uniform(0.3, 3, 3000)
+    symbols = planted(spreads, np.ones(64))
+    counts = np.stack([np.bincount(row, minlength=15) for row in symbols]).astype(np.uint8)
+
+    def size() -> float:
+        found = cluster(counts, 3)
+        assert len(found) == len(counts)
+        return coded_size(count_by_class(symbols.ravel(), found, np.zeros(64, np.uint8), 15))
+
+    every, one = size(), coded_size(counts.sum(axis=0, dtype=np.int64)[None])
+    monkeypatch.setattr("mmcompress.artifact.codecs.classes.LEARNT_FROM", 1000)
+    some = size()
+    assert some != every  # another third of them might be learnt from
+    assert some - every < 0.01 * (one - every)
