@@ -20,7 +20,7 @@ from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.evaluation.latency import measure_latency
 from mmcompress.locations import shipped
 from mmcompress.mapped import mapped_copy
-from mmcompress.report.run import start_run
+from mmcompress.runs.run import start_run
 from mmcompress.sharding import unsharded
 from mmcompress.start import start_processes
 from mmcompress.sweeps.job import as_job

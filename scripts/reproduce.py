@@ -24,9 +24,10 @@ from mmcompress.configuration import composed
 from mmcompress.errors import in_one_sentence
 from mmcompress.files import write_atomically
 from mmcompress.locations import shipped
-from mmcompress.report.formats import comma_separated
-from mmcompress.report.needs import missing
-from mmcompress.report.paper_table import (
+from mmcompress.papers.needs import missing
+from mmcompress.papers.published import read_papers
+from mmcompress.papers.reproduction import HEADLINES, lines, table_markdown, values_of
+from mmcompress.papers.table import (
     SCALES,
     Job,
     PaperTable,
@@ -34,12 +35,11 @@ from mmcompress.report.paper_table import (
     load_table,
     table_names,
 )
-from mmcompress.report.papers import read_papers
+from mmcompress.report.formats import comma_separated
 from mmcompress.report.record import read_records
-from mmcompress.report.reproduction import HEADLINES, lines, table_markdown, values_of
 from mmcompress.report.settings import config_hash
 
-PRELOADED = ("mmcompress.artifact.artifact", "mmcompress.training", "mmcompress.report.run")
+PRELOADED = ("mmcompress.artifact.artifact", "mmcompress.training", "mmcompress.runs.run")
 """What every run imports; it takes longer than a small run itself."""
 
 

@@ -17,7 +17,7 @@ import wandb
 import yaml
 
 from mmcompress.locations import shipped
-from mmcompress.report.tracking import wandb_mode
+from mmcompress.runs.tracking import wandb_mode
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from mmcompress.configuration import composed
 from mmcompress.files import write_json
-from mmcompress.report.paper_table import Job, jobs, load_table
+from mmcompress.papers.table import Job, jobs, load_table
 from mmcompress.report.settings import config_hash
 
 PATH = Path(__file__).parents[1] / "scripts" / "reproduce.py"
@@ -70,7 +70,7 @@ def test_a_second_call_runs_nothing(tmp_path, monkeypatch, capsys):
 )
 def test_bad_input_is_one_sentence(arguments, message, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["reproduce.py", *arguments])
-    monkeypatch.setattr("mmcompress.report.needs.hub_reachable", lambda: False)
+    monkeypatch.setattr("mmcompress.papers.needs.hub_reachable", lambda: False)
     with pytest.raises(SystemExit) as stopped:
         SCRIPT.main()
     assert str(stopped.value).startswith("error: ")

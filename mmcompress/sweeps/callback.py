@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from mmcompress.files import write_json
 from mmcompress.report.environment import git_commit
 from mmcompress.report.record import read_record
-from mmcompress.report.run import run_path
+from mmcompress.runs.run import run_path
 from mmcompress.sweeps.outcome import Outcome, outcomes, print_outcomes
 
 NOTES = ".sweeps"

@@ -15,11 +15,11 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from mmcompress.errors import in_one_sentence, root_cause
 from mmcompress.files import write_atomically
-from mmcompress.report.folder import Taken, at_work, claim_folder, claimed_here, in_sweep
 from mmcompress.report.record import RunRecord, error_line, read_record
-from mmcompress.report.results import summary_values
-from mmcompress.report.run import run_path
 from mmcompress.report.settings import config_hash
+from mmcompress.runs.folder import Taken, at_work, claim_folder, claimed_here, in_sweep
+from mmcompress.runs.results import summary_values
+from mmcompress.runs.run import run_path
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.text import Text
 
 from mmcompress.report.console import report_console
-from mmcompress.report.folder import at_work
 from mmcompress.report.record import read_record
+from mmcompress.runs.folder import at_work
 
 Status = Literal["finished", "skipped", "failed"]
 

@@ -18,7 +18,7 @@ import time
 from contextlib import contextmanager, suppress
 
 from mmcompress.locations import shipped
-from mmcompress.report.run import Run
+from mmcompress.runs.run import Run
 
 
 def main() -> None:

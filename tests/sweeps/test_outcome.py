@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from mmcompress.files import write_json
-from mmcompress.report.folder import claim_folder
+from mmcompress.runs.folder import claim_folder
 from mmcompress.sweeps.outcome import BEFORE, Outcome, outcomes, print_outcomes
 
 

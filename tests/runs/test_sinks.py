@@ -10,8 +10,8 @@ import pytest
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.loggers.logger import DummyLogger
 
-from mmcompress.report.results import chart_lines, log_results
-from mmcompress.report.sinks import Sink, csv_logger, mlflow_logger, tensorboard_logger
+from mmcompress.runs.results import chart_lines, log_results
+from mmcompress.runs.sinks import Sink, csv_logger, mlflow_logger, tensorboard_logger
 
 
 class Full(DummyLogger):
@@ -103,7 +103,7 @@ def test_a_missing_package_is_one_sentence(
     def missing(*args: object, **kwargs: object) -> None:
         raise ModuleNotFoundError("no such requirement")
 
-    monkeypatch.setattr(f"mmcompress.report.sinks.{library}", missing)
+    monkeypatch.setattr(f"mmcompress.runs.sinks.{library}", missing)
     with pytest.raises(ModuleNotFoundError) as caught:
         start()
     assert str(caught.value) == (

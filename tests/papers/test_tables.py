@@ -7,10 +7,10 @@ from hydra.utils import instantiate
 
 from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.configuration import composed
-from mmcompress.report.needs import missing, repository
-from mmcompress.report.paper_table import Column, PaperTable, Row, jobs, load_table, table_names
-from mmcompress.report.papers import Published, find, read_papers
-from mmcompress.report.reproduction import lines, table_markdown, values_of
+from mmcompress.papers.needs import missing, repository
+from mmcompress.papers.published import Published, find, read_papers
+from mmcompress.papers.reproduction import lines, table_markdown, values_of
+from mmcompress.papers.table import Column, PaperTable, Row, jobs, load_table, table_names
 
 NAMES = table_names()
 WANTED = {
@@ -194,8 +194,8 @@ def test_units_that_differ_are_not_subtracted():
 
 
 def test_what_is_missing_is_said_in_one_sentence(monkeypatch, tmp_path):
-    monkeypatch.setattr("mmcompress.report.needs.hub_reachable", lambda: False)
-    monkeypatch.setattr("mmcompress.report.needs.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("mmcompress.papers.needs.hub_reachable", lambda: False)
+    monkeypatch.setattr("mmcompress.papers.needs.constants.HF_HUB_CACHE", str(tmp_path))
     sentence = missing(load_table("hqq"), settings())
     assert sentence.startswith("table=hqq scale=full needs imagenet1k (files of imagenet1k: give ")
     assert "laion/CLIP-ViT-H-14-laion2B-s32B-b79K" in sentence

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mmcompress.papers.published import Published
+from mmcompress.papers.table import Column, PaperTable, Row, Scale
 from mmcompress.report.formats import ABSENT, markdown_lines
 from mmcompress.report.metrics import digits, scale
-from mmcompress.report.paper_table import Column, PaperTable, Row, Scale
-from mmcompress.report.papers import Published
 from mmcompress.report.table import MEGABYTE
 
 HEADLINES = {

@@ -13,8 +13,8 @@ import pytest
 import wandb
 from wandb.proto.wandb_internal_pb2 import Record
 
-from mmcompress.report.results import log_results
-from mmcompress.report.tracking import FLUSH_SECONDS, finish, wandb_logger, wandb_mode
+from mmcompress.runs.results import log_results
+from mmcompress.runs.tracking import FLUSH_SECONDS, finish, wandb_logger, wandb_mode
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def test_runs_that_start_from_the_same_weights_point_to_one_artifact(offline, re
 def test_what_a_killed_process_has_sent_is_kept(offline, tmp_path):
     """Config and history lie in the file of a run that never came to its end."""
     code = (
-        "import sys, time; from mmcompress.report.tracking import wandb_logger\n"
+        "import sys, time; from mmcompress.runs.tracking import wandb_logger\n"
         "logger = wandb_logger(save_dir=sys.argv[1])\n"
         "logger.log_hyperparams({'seed': 7})\n"
         "logger.log_metrics({'train/loss': 1.5}, step=3)\n"
@@ -188,7 +188,7 @@ def test_an_unreachable_server_leaves_the_run_offline(offline, monkeypatch, tmp_
     """Nobody listens on the port of `WANDB_BASE_URL`."""
     caplog.set_level(logging.INFO)
     monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
-    monkeypatch.setattr("mmcompress.report.tracking.INIT_SECONDS", 2.0)
+    monkeypatch.setattr("mmcompress.runs.tracking.INIT_SECONDS", 2.0)
     wandb_logger(save_dir=tmp_path).log_metrics({"a": 1.0}, step=0)
     finish()
     assert "W&B: kept offline (" in caplog.text
@@ -224,13 +224,13 @@ def test_an_online_run_goes_on_where_it_was(offline, monkeypatch, tmp_path):
 
 
 def test_jobs_of_a_sweep_are_one_group(offline, monkeypatch, tmp_path):
-    monkeypatch.setattr("mmcompress.report.tracking.in_sweep", lambda: True)
+    monkeypatch.setattr("mmcompress.runs.tracking.in_sweep", lambda: True)
     choices = {"compression": "int4", "backbone": "mini", "data": "openmoji"}
     hydra = SimpleNamespace(
         sweep=SimpleNamespace(dir="runs/sweeps/grid"), runtime=SimpleNamespace(choices=choices)
     )
     config = SimpleNamespace(initialized=lambda: True, get=lambda: hydra)
-    monkeypatch.setattr("mmcompress.report.tracking.HydraConfig", config)
+    monkeypatch.setattr("mmcompress.runs.tracking.HydraConfig", config)
     run = wandb_logger(save_dir=tmp_path, tags=["mine"]).experiment
     assert run.group == "grid"
     assert sorted(run.tags) == ["int4", "mine", "mini", "openmoji"]

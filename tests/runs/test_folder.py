@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mmcompress.files import write_json
-from mmcompress.report.folder import (
+from mmcompress.runs.folder import (
     Taken,
     at_work,
     checkpoint_in,
@@ -38,7 +38,7 @@ def cut_short(path: Path) -> Path:
 def elsewhere(path: Path) -> Iterator[subprocess.Popen]:
     """Another process that holds the folder."""
     code = (
-        "import sys; from pathlib import Path; from mmcompress.report.folder import claim_folder\n"
+        "import sys; from pathlib import Path; from mmcompress.runs.folder import claim_folder\n"
         "held = claim_folder(Path(sys.argv[1]), sys.argv[2])\n"
         "print('held', flush=True); sys.stdin.read()"
     )

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import yaml
 
 from mmcompress.locations import shipped
-from mmcompress.report.papers import Published, find
+from mmcompress.papers.published import Published, find
 
 Scale = Literal["smoke", "full"]
 SCALES: tuple[Scale, ...] = ("smoke", "full")

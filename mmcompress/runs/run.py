@@ -22,7 +22,7 @@ from mmcompress.compression.recipe import Plan
 from mmcompress.files import write_atomically
 from mmcompress.processes import from_first
 from mmcompress.report.console import print_report
-from mmcompress.report.folder import (
+from mmcompress.runs.folder import (
     RunFolder,
     checkpoint_in,
     claim_folder,
@@ -32,11 +32,11 @@ from mmcompress.report.folder import (
 )
 from mmcompress.report.pictures import accuracy_vs_size
 from mmcompress.report.record import RunRecord, read_records
-from mmcompress.report.results import Results, log_results
+from mmcompress.runs.results import Results, log_results
 from mmcompress.report.settings import config_hash
-from mmcompress.report.sinks import Sink
+from mmcompress.runs.sinks import Sink
 from mmcompress.report.summary import comparable
-from mmcompress.report.tracking import finish
+from mmcompress.runs.tracking import finish
 from mmcompress.seeds import seed_from
 from mmcompress.training import calibrated_in
 

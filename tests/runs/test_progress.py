@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mmcompress.report.progress import ProgressBar
+from mmcompress.runs.progress import ProgressBar
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from huggingface_hub import constants
 
 from mmcompress.backbones.hub import hub_reachable
 from mmcompress.configuration import composed
-from mmcompress.report.paper_table import PaperTable, jobs
+from mmcompress.papers.table import PaperTable, jobs
 
 
 def missing(table: PaperTable, settings: Mapping[str, Any]) -> str:
