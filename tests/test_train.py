@@ -97,6 +97,7 @@ def test_post_training_takes_no_step(run_train, tmp_path: Path) -> None:
     assert not list((tmp_path / "r").glob("checkpoints/*"))
 
 
+@pytest.mark.slow
 def test_data_with_labels_alone(
     run_train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
