@@ -26,8 +26,8 @@ def cfg(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 def encode_both(model: Any, pixels: torch.Tensor, ids: torch.Tensor) -> list[torch.Tensor]:
-    with torch.no_grad():
-        return [model.encode_image(pixels), model.encode_text(ids)]
+    with torch.no_grad():  # open_clip's own CoCa with a cascade gives (B, 1, D)
+        return [model.encode_image(pixels).flatten(start_dim=1), model.encode_text(ids)]
 
 
 def coverage(backbone: OpenClip) -> dict[str, float]:
