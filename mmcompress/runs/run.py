@@ -22,6 +22,10 @@ from mmcompress.compression.recipe import Plan
 from mmcompress.files import write_atomically
 from mmcompress.processes import from_first
 from mmcompress.report.console import print_report
+from mmcompress.report.pictures import accuracy_vs_size
+from mmcompress.report.record import RunRecord, read_records
+from mmcompress.report.settings import config_hash
+from mmcompress.report.summary import comparable
 from mmcompress.runs.folder import (
     RunFolder,
     checkpoint_in,
@@ -30,12 +34,8 @@ from mmcompress.runs.folder import (
     job_folder,
     open_folder,
 )
-from mmcompress.report.pictures import accuracy_vs_size
-from mmcompress.report.record import RunRecord, read_records
 from mmcompress.runs.results import Results, log_results
-from mmcompress.report.settings import config_hash
 from mmcompress.runs.sinks import Sink
-from mmcompress.report.summary import comparable
 from mmcompress.runs.tracking import finish
 from mmcompress.seeds import seed_from
 from mmcompress.training import calibrated_in
