@@ -52,7 +52,9 @@ def main(cfg: DictConfig) -> None:
         teacher = mapped_copy(backbone)
         if trainer.is_global_zero:
             record.dense_sha256 = dense_checksum(teacher.model)
-            record.metrics["dense"] = dense_baseline(teacher, data, evaluators, split)
+            record.metrics["dense"] = dense_baseline(
+                teacher, data, evaluators, split, checksum=record.dense_sha256
+            )
 
         with run.stage("calibrate_s"):
             if run.calibrated is None:

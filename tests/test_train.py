@@ -12,6 +12,8 @@ from PIL import Image
 from transformers import CLIPModel
 
 from mmcompress.artifact.artifact import Artifact
+from mmcompress.artifact.dense import dense_checksum
+from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.cli import inspect, score, write_back
 from mmcompress.locations import shipped
 from mmcompress.report.details import with_ledger
@@ -49,6 +51,7 @@ def test_the_whole_line(run_train, tmp_path: Path, capsys: pytest.CaptureFixture
     record = json.loads((run / "run.json").read_text())
     assert record["status"] == "finished"
     assert record["seed"] == 0
+    assert record["dense_sha256"] == dense_checksum(HFClip.mini().model)
     dense, compressed = record["metrics"]["dense"], record["metrics"]["compressed"]
     assert dense.keys() == compressed.keys()
     assert {"retrieval/mean_recall", "retrieval/i2t_r@1", "zeroshot/acc@1"} <= dense.keys()

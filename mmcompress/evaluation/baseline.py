@@ -12,12 +12,12 @@ import platformdirs
 import torch
 from torch import Tensor
 
+from mmcompress.artifact.dense import dense_checksum
 from mmcompress.backbones.base import Backbone
 from mmcompress.data.base import PairData
 from mmcompress.evaluation.base import Comparison, Evaluator, check_split
 from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.files import write_json
-from mmcompress.memory import give_back
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,7 @@ def dense_baseline(
     evaluators: Mapping[str, Evaluator | Comparison],
     split: str,
     *,
+    checksum: str | None = None,
     cache_dir: Path | None = None,
 ) -> dict[str, float]:
     """`evaluate` of the dense backbone, read back when the same content was scored before.
@@ -38,13 +39,14 @@ def dense_baseline(
     Call it before the recipe edits the backbone.
 
     Args:
+        checksum: `dense_checksum` of the model, where it is known.
         cache_dir: where `<key>.json` files lie; `baselines` in the user cache directory when None.
     Returns:
         Metric name → value.
     """
     check_split(data, split)
     folder = cache_dir or platformdirs.user_cache_path("mmcompress") / "baselines"
-    key = content_key(backbone, data, evaluators, split)
+    key = content_key(backbone, data, evaluators, split, checksum=checksum)
     path = folder / f"{key}.json"
     cached = _read(path, key)
     if cached is not None:
@@ -65,6 +67,8 @@ def content_key(
     data: PairData,
     evaluators: Mapping[str, Evaluator | Comparison],
     split: str,
+    *,
+    checksum: str | None = None,
 ) -> str:
     """SHA-256 over all that the scores depend on, hexadecimal.
 
@@ -85,9 +89,7 @@ def content_key(
         data.eval_batch_size,
         {name: [type(e).__qualname__, vars(e)] for name, e in evaluators.items()},
     )
-    for name, tensor in backbone.state_dict().items():
-        _add(digest, name, tensor)
-        give_back([tensor])
+    _add(digest, checksum or dense_checksum(backbone.model))
     for batch in data.eval_dataloader(split):
         _add(digest, *(batch[modality] for modality in sorted(batch)))
     labelled = data.classification(split)

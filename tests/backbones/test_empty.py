@@ -28,3 +28,12 @@ def test_ties_hold_and_it_ends() -> None:
         layers[1].weight = layers[0].weight
     assert layers[0].weight is layers[1].weight
     assert not nn.Linear(3, 3).weight.is_meta
+
+
+def test_nothing_is_drawn() -> None:
+    drawn = torch.ones(3)
+    with without_weights():
+        nn.init.normal_(drawn)
+    assert torch.equal(drawn, torch.ones(3))
+    nn.init.zeros_(drawn)
+    assert not drawn.any()
