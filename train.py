@@ -20,6 +20,7 @@ from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.evaluation.latency import measure_latency
 from mmcompress.locations import shipped
 from mmcompress.mapped import mapped_copy
+from mmcompress.memory import large_blocks_apart
 from mmcompress.runs.run import start_run
 from mmcompress.sharding import unsharded
 from mmcompress.start import start_processes
@@ -31,7 +32,8 @@ from mmcompress.training import CompressionModule
 @as_job
 def main(cfg: DictConfig) -> None:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    backbone = instantiate(cfg.backbone)
+    with large_blocks_apart():
+        backbone = instantiate(cfg.backbone)
     recipe = instantiate(cfg.compression)
     recipe.check(backbone)
     reconstruction = instantiate(cfg.reconstruction)

@@ -15,10 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from mmcompress.memory import give_back, give_back_freed_memory
-
-LARGE = 2**20
-"""Bytes from which a tensor is worth a place in a file."""
+from mmcompress.memory import LARGE, give_back, give_back_freed_memory
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -4,7 +4,8 @@ import ctypes
 import mmap
 import platform
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from io import RawIOBase
 from pathlib import Path
 
@@ -12,8 +13,15 @@ import numpy as np
 from torch import Tensor
 
 M_TRIM_THRESHOLD = -1
+M_MMAP_THRESHOLD = -3
 M_MMAP_MAX = -4
 """Of `mallopt`, see its manual page."""
+
+LARGE = 2**20
+"""Bytes from which a tensor is worth pages of its own."""
+
+HIGHEST_MMAP_THRESHOLD = 2**25
+"""Bytes up to which glibc raises its threshold by itself, as blocks of that size are freed."""
 
 PRESENT_FILE_PAGE = np.uint64(0b101 << 61)
 """Bits 63 and 61 of an entry of `/proc/self/pagemap`: in memory, and a file's, not written to."""
@@ -30,6 +38,27 @@ def keep_freed_memory() -> None:
     mallopt = ctypes.CDLL(None).mallopt
     mallopt(M_MMAP_MAX, 0)
     mallopt(M_TRIM_THRESHOLD, -1)
+
+
+@contextmanager
+def large_blocks_apart() -> Iterator[None]:
+    """Let each large block that is allocated meanwhile have pages that go when it is freed.
+
+    For a model that is read and then moved into a file (`mmcompress.mapped`). By default glibc
+    takes blocks of up to 32 MiB out of its heap, once it has seen a larger one freed: what is left
+    of the model there are holes among small blocks, which keep the pages of all that is ever put
+    into them.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        yield
+        return
+    mallopt = ctypes.CDLL(None).mallopt
+    mallopt(M_MMAP_THRESHOLD, LARGE)
+    try:
+        yield
+    finally:  # as it is by itself after a large model
+        mallopt(M_MMAP_THRESHOLD, HIGHEST_MMAP_THRESHOLD)
+        mallopt(M_TRIM_THRESHOLD, 2 * HIGHEST_MMAP_THRESHOLD)
 
 
 def give_back_freed_memory() -> None:

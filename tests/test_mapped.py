@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from mmcompress.backbones.base import Backbone
-from mmcompress.mapped import LARGE, layer_by_layer, mapped, mapped_copy
+from mmcompress.mapped import layer_by_layer, mapped, mapped_copy
+from mmcompress.memory import LARGE
 
 Resident = Callable[[Tensor], int]
 

@@ -39,6 +39,36 @@ def test_the_kernel_is_not_asked_again() -> None:
     assert faults["keep"] < 0.6 * faults["leave"], faults
 
 
+HOLES = """
+import contextlib, sys, torch
+from pathlib import Path
+from mmcompress.memory import give_back_freed_memory, large_blocks_apart
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+torch.ones(2**23 - 2**12)  # glibc takes all that is smaller out of its heap from now on
+with large_blocks_apart() if sys.argv[1] == "apart" else contextlib.nullcontext():
+    model = [torch.ones(2**20) for _ in range(40)]
+    stays = torch.ones(1024)
+del model
+give_back_freed_memory()
+before = resident()
+[torch.ones(10 * 2**20) for _ in range(3)]
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what a process takes is read from /proc")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="nothing is done without glibc")
+def test_a_model_leaves_no_holes() -> None:
+    kept = {
+        how: int(subprocess.check_output([sys.executable, "-c", HOLES, how], text=True))
+        for how in ("apart", "leave")
+    }
+    assert kept["apart"] < 0.2 * kept["leave"], kept
+
+
 def test_pages_of_a_file_are_given_back_and_written_ones_stay(
     resident: Callable[[Tensor], int],
 ) -> None:

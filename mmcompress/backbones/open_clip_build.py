@@ -1,6 +1,7 @@
 """How open_clip's parts are put together without a download: models and tokenizers."""
 
 import copy
+import functools
 import json
 import tempfile
 from collections.abc import Iterator
@@ -111,7 +112,7 @@ def build_tokenizer(name: str, config: dict[str, Any], source: str | None) -> To
     text = config["text_cfg"]
     length, options = text.get("context_length", 77), text.get("tokenizer_kwargs") or {}
     if not source:
-        return open_clip.SimpleTokenizer(context_length=length, **options)
+        return _own_tokenizer(json.dumps({"context_length": length, **options}))
     local: dict[str, Any] = {"local_files_only": _stay_local(source), "trust_remote_code": False}
     mode = text.get("tokenizer_mode")
     try:
@@ -119,6 +120,16 @@ def build_tokenizer(name: str, config: dict[str, Any], source: str | None) -> To
     # What `transformers` and `tokenizers` raise on a broken file cannot be listed.
     except Exception as error:
         raise ValueError(_unavailable(name, "tokenizer", source, error)) from error
+
+
+@functools.cache
+def _own_tokenizer(options: str) -> Tokenizer:
+    """One for all models of a process: it takes 20 MB, and nothing in it changes.
+
+    Args:
+        options: its arguments, JSON.
+    """
+    return open_clip.SimpleTokenizer(**json.loads(options))
 
 
 def vocabulary(tokenizer: Tokenizer) -> int:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mmcompress.backbones.hub import hub_reachable
 from mmcompress.files import write_json
-from mmcompress.mapped import LARGE
+from mmcompress.memory import LARGE
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHT_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
