@@ -50,7 +50,7 @@ def resident():
 torch.ones(2**23 - 2**12)  # glibc takes all that is smaller out of its heap from now on
 with large_blocks_apart() if sys.argv[1] == "apart" else contextlib.nullcontext():
     model = [torch.ones(2**20) for _ in range(40)]
-    stays = torch.ones(1024)
+    stays = [torch.ones(2**16) for _ in range(20)]  # above it in the heap
 del model
 give_back_freed_memory()
 before = resident()
