@@ -4,7 +4,7 @@ import ctypes
 import mmap
 import platform
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from io import RawIOBase
 from pathlib import Path
@@ -16,6 +16,9 @@ M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
 M_MMAP_MAX = -4
 """Of `mallopt`, see its manual page."""
+
+MMAP_MAX = 65536
+"""glibc's default."""
 
 LARGE = 2**20
 """Bytes from which a tensor is worth pages of its own."""
@@ -33,32 +36,35 @@ def keep_freed_memory() -> None:
     By default glibc hands large blocks back, and the kernel clears every page of new ones: on a CPU
     that takes as long as a pass of arithmetic over them. Other C libraries are left alone.
     """
-    if platform.libc_ver()[0] != "glibc":
-        return
-    mallopt = ctypes.CDLL(None).mallopt
-    mallopt(M_MMAP_MAX, 0)
-    mallopt(M_TRIM_THRESHOLD, -1)
+    _set({M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1})
+
+
+def free_as_usual() -> None:
+    """Let glibc hand back what it does by itself once a large model has been in its heap."""
+    usual = HIGHEST_MMAP_THRESHOLD
+    _set({M_MMAP_MAX: MMAP_MAX, M_MMAP_THRESHOLD: usual, M_TRIM_THRESHOLD: 2 * usual})
 
 
 @contextmanager
 def large_blocks_apart() -> Iterator[None]:
     """Let each large block that is allocated meanwhile have pages that go when it is freed.
 
-    For a model that is read and then moved into a file (`mmcompress.mapped`). By default glibc
-    takes blocks of up to 32 MiB out of its heap, once it has seen a larger one freed: what is left
-    of the model there are holes among small blocks, which keep the pages of all that is ever put
-    into them.
+    For weights that are worked on one after the other, and a model that is read and then moved
+    into a file (`mmcompress.mapped`). By default glibc takes blocks of up to 32 MiB out of its
+    heap, once it has seen a larger one freed: what is left there are holes among small blocks,
+    which keep the pages of all that is ever put into them. Also a decorator.
     """
-    if platform.libc_ver()[0] != "glibc":
-        yield
-        return
-    mallopt = ctypes.CDLL(None).mallopt
-    mallopt(M_MMAP_THRESHOLD, LARGE)
+    _set({M_MMAP_MAX: MMAP_MAX, M_MMAP_THRESHOLD: LARGE})
     try:
         yield
-    finally:  # as it is by itself after a large model
-        mallopt(M_MMAP_THRESHOLD, HIGHEST_MMAP_THRESHOLD)
-        mallopt(M_TRIM_THRESHOLD, 2 * HIGHEST_MMAP_THRESHOLD)
+    finally:
+        free_as_usual()
+
+
+def _set(options: Mapping[int, int]) -> None:
+    if platform.libc_ver()[0] == "glibc":
+        for option, value in options.items():
+            ctypes.CDLL(None).mallopt(option, value)
 
 
 def give_back_freed_memory() -> None:

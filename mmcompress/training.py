@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from mmcompress.backbones.base import Backbone
 from mmcompress.compression.recipe import Recipe
 from mmcompress.data.base import PairData
-from mmcompress.memory import keep_freed_memory
+from mmcompress.memory import free_as_usual, keep_freed_memory
 from mmcompress.objectives.base import Loss
 from mmcompress.processes import gather
 from mmcompress.seeds import seed_from
@@ -76,6 +76,9 @@ class CompressionModule(pl.LightningModule):
 
     def on_train_start(self) -> None:
         keep_freed_memory()
+
+    def on_train_end(self) -> None:
+        free_as_usual()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         seed_from(self.seed, self.global_step, self.global_rank)

@@ -38,6 +38,7 @@ from mmcompress.artifact.skeleton import Skeleton, build_skeleton
 from mmcompress.artifact.table import Weight, payload_bytes, read_table
 from mmcompress.backbones.base import Backbone
 from mmcompress.mapped import mapped
+from mmcompress.memory import large_blocks_apart
 
 PAYLOADS = "payloads"
 """The tensor that holds all payloads of encoded weights."""
@@ -83,6 +84,7 @@ def read_skeleton(folder: Path, manifest: Manifest, own: Skeleton | None = None)
     return backbone
 
 
+@large_blocks_apart()
 def read_backbone(
     folder: Path, manifest: Manifest, own: Skeleton | None = None, *, in_file: bool = False
 ) -> Backbone:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.progress import track
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.utils import parametrize
@@ -26,6 +27,7 @@ from mmcompress.artifact.manifest import (
 from mmcompress.artifact.table import Rows, add_row
 from mmcompress.backbones.base import Backbone
 from mmcompress.files import check_new, folder_atomically
+from mmcompress.memory import large_blocks_apart
 
 LIBRARIES = (
     *["mmcompress", "torch", "safetensors", "zstandard", "constriction"],
@@ -33,6 +35,7 @@ LIBRARIES = (
 )
 
 
+@large_blocks_apart()
 def write_artifact(
     folder: Path,
     backbone: Backbone,
@@ -107,7 +110,7 @@ def _encode_all(
     stored_payloads: list[Tensor] = []
     # By identity of a codebook: owner; itself, so that no later one is taken for it; as stored.
     codebooks: dict[int, tuple[str, Tensor, Tensor]] = {}
-    for key in sorted(encodings):
+    for key in track(sorted(encodings), description="store", transient=True):
         encoding = encodings[key]
         weight = stored[key] if encoding.weight is None else encoding.weight.detach().cpu()
         chain, payloads = encode(weight, encoding)

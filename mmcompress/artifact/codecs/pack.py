@@ -12,6 +12,9 @@ from torch import Tensor
 CHUNK = 2**18
 """Codes that are spread out into bits at once; a multiple of 8, so that chunks end on bytes."""
 
+WHOLE = {8: "u1", 16: "<u2"}
+"""Bits of codes that are whole bytes, and these as numpy has them: nothing is spread out."""
+
 
 def packed_length(count: int, bits: int) -> int:
     """Bytes that `count` codes take."""
@@ -37,6 +40,8 @@ def pack(codes: Tensor, *, bits: int, signed: bool = False) -> Tensor:
     values = codes.numpy().astype(np.int32) + _offset(bits, signed)
     if len(values) and not 0 <= values.min() <= values.max() < 2**bits:
         raise ValueError(f"codes from {codes.min()} to {codes.max()} do not fit {bits} bits")
+    if bits in WHOLE:
+        return torch.from_numpy(values.astype(WHOLE[bits]).view(np.uint8))
     places = np.arange(bits, dtype=np.int32)
     chunks = [
         np.packbits(((values[start : start + CHUNK, None] >> places) & 1), bitorder="little")
@@ -59,6 +64,8 @@ def unpack(packed: Tensor, count: int, *, bits: int, signed: bool = False) -> Te
     unused = len(packed) * 8 - count * bits
     if unused and data[-1] >> (8 - unused):
         raise ValueError("unused bits after the last code are set")
+    if bits in WHOLE:
+        return torch.from_numpy(data.view(WHOLE[bits]).astype(np.int32) - _offset(bits, signed))
     weights = 1 << np.arange(bits, dtype=np.int32)
     values = np.empty(count, np.int32)
     for start in range(0, count, CHUNK):
