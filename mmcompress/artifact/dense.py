@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import save_model
 from torch import nn
 
-from mmcompress.memory import give_back
+from mmcompress.memory import give_back, large_blocks_apart
 
 
+@large_blocks_apart()
 def dense_file_bytes(model: nn.Module) -> int:
     """Size of the safetensors file that holds the model as it is, tied tensors once.
 
