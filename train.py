@@ -98,6 +98,7 @@ def main(cfg: DictConfig) -> None:
                 run={"config_hash": record.config_hash, "recipe": cfg.name},
             )
 
+        del backbone, module, trainer, encodings  # what follows looks at the stored model
         artifact = Artifact.load(
             run.folder / "artifact", skeleton=partial(instantiate, cfg.backbone), in_file=True
         )

@@ -138,6 +138,17 @@ class Backbone(nn.Module, ABC):
         first, second = (self.encode(m, batch[m]) for m in self.modalities)
         return contrastive_loss(first, second, self.logit_scale.detach(), batch.get("concept"))
 
+    def caption_logits(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Of a generative model what it expects of each token of a caption, and the tokens.
+
+        Raises:
+            ValueError: the model is none.
+        """
+        raise ValueError(
+            f"captioning and perplexity need a generative model and {type(self).__name__} is none: "
+            "choose backbone=llava, or objective=contrastive evaluation=default"
+        )
+
     def preprocess(self, image: Any) -> Tensor:
         """PIL image or uint8 tensor (…, 3, H, W) → the encoder's input (…, 3, S, S), float32."""
         raise ValueError(f"{type(self).__name__} has no image tower: choose another backbone")

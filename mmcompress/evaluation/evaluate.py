@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from mmcompress.backbones.base import Backbone
-from mmcompress.backbones.hf_generative import HFGenerative
 from mmcompress.data.base import PairData
 from mmcompress.evaluation.base import Comparison, Evaluator, check_split, inference
 from mmcompress.mapped import layer_by_layer
@@ -76,11 +75,6 @@ class _Encoder:
         return self.backbone.encode(modality, inputs.to(self.device)).float().cpu()
 
     def caption_logits(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        if not isinstance(self.backbone, HFGenerative):
-            raise ValueError(
-                f"perplexity needs a generative model and {type(self.backbone).__name__} is none: "
-                "set evaluation=default"
-            )
         moved = {key: tensor.to(self.device) for key, tensor in batch.items()}
         logits, targets = self.backbone.caption_logits(moved)
         return logits.float().cpu(), targets.cpu()

@@ -1,5 +1,6 @@
 """How long one forward through every tower takes."""
 
+import gc
 import itertools
 import statistics
 import time
@@ -79,6 +80,7 @@ def measure_latency(
     if no_speedup is None:
         models["compressed"] = compressed
     found: dict[str, dict[str, float]] = {name: {} for name in models}
+    gc.collect()  # what the stages before have left
     with inference(dense), inference(compressed):
         for size in batch_sizes:
             batch = _first_pairs(data, split, size)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmcompress.backbones.base import Backbone
-from mmcompress.backbones.hf_generative import IGNORED, HFGenerative
+from mmcompress.backbones.hf_generative import IGNORED
 from mmcompress.evaluation.perplexity import perplexity, token_losses
 from mmcompress.objectives.base import Gather, alone, share
 from mmcompress.objectives.classification import softened_divergence
@@ -45,32 +45,23 @@ class Captioning:
         gather: Gather = alone,
     ) -> dict[str, Tensor]:
         """See `Loss`; both terms are means over the tokens."""
-        logits, targets = _expected(student, batch)
+        logits, targets = student.caption_logits(batch)
         valid = targets != IGNORED
         part = share(valid.sum(), gather)
         terms = {"captioning": part * F.cross_entropy(logits[valid], targets[valid])}
         if self.needs_teacher:
             assert teacher is not None
             with torch.no_grad():
-                theirs, _ = _expected(teacher, batch)
+                theirs, _ = teacher.caption_logits(batch)
             divergence = softened_divergence(logits[valid], theirs[valid], self.temperature)
             terms["distillation"] = self.distillation * part * divergence
         return terms
 
     def outputs(self, student: Backbone, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """See `Loss`."""
-        losses, tokens = token_losses(*_expected(student, batch))
+        losses, tokens = token_losses(*student.caption_logits(batch))
         return {"loss": losses, "tokens": tokens}
 
     def metrics(self, outputs: Mapping[str, Tensor]) -> dict[str, float]:
         """`perplexity`."""
         return {"perplexity": perplexity(outputs["loss"], outputs["tokens"])}
-
-
-def _expected(backbone: Backbone, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    if not isinstance(backbone, HFGenerative):
-        raise ValueError(
-            f"objective=captioning needs a generative model and {type(backbone).__name__} is none: "
-            "choose backbone=llava, or objective=contrastive"
-        )
-    return backbone.caption_logits(batch)

@@ -180,7 +180,7 @@ def test_what_it_refuses(tmp_path: Path, tiny_backbone, tiny_data) -> None:
     with pytest.raises(ValueError, match="HFClip is none: choose backbone=llava"):
         Captioning()(tiny_backbone, {})
     tiny_data.attach(tiny_backbone)
-    with pytest.raises(ValueError, match="perplexity needs a generative model and HFClip is none"):
+    with pytest.raises(ValueError, match="perplexity need a generative model and HFClip is none"):
         evaluate(tiny_backbone, tiny_data, {"perplexity": Perplexity()}, "test")
     with pytest.raises(ValueError, match="cannot be loaded as a generative image-text model"):
         from_pretrained(str(tmp_path))
