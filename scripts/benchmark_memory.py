@@ -134,8 +134,11 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith(MARK):
-                stages.append({"stage": line.removeprefix(MARK).strip(), "peak": 0, "s": 0.0})
-                print(STAGES[stages[-1]["stage"]], file=sys.stderr, flush=True)
+                name = line.removeprefix(MARK).strip()
+                if stages and stages[-1]["stage"] == name:  # it followed, and now begins
+                    continue
+                stages.append({"stage": name, "peak": 0, "s": 0.0})
+                print(STAGES[name], file=sys.stderr, flush=True)
         watching.join()
     if process.returncode:
         sys.exit("error: train.py did not finish, see the message above")

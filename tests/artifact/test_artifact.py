@@ -14,9 +14,11 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from mmcompress import memory
 from mmcompress.artifact import bundles
 from mmcompress.artifact.artifact import Artifact, backbone_in
 from mmcompress.artifact.codecs.codebook import lookup
+from mmcompress.artifact.dense import dense_file_bytes
 from mmcompress.artifact.encoding import Encoding
 from mmcompress.artifact.errors import ArtifactError
 from mmcompress.backbones.hf_clip import HFClip
@@ -121,6 +123,25 @@ def test_same_input_gives_the_same_bytes(
     assert names == ["manifest.json", "model.safetensors", "tokenizer.json"]
     for name in names:
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
+
+
+def test_large_weights_have_pages_of_their_own_meanwhile(
+    backbone: HFClip,
+    encode_as: EncodeAs,
+    save_artifact: Save,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    thresholds: list[int] = []
+    monkeypatch.setattr(
+        memory, "_set", lambda options: thresholds.append(options[memory.M_MMAP_THRESHOLD])
+    )
+    once = [memory.LARGE, memory.HIGHEST_MMAP_THRESHOLD]
+    dense_file_bytes(backbone.model)
+    assert thresholds == once
+    saved = save_artifact(backbone, encodings=encode_all(backbone, "int4", encode_as))
+    assert thresholds == 2 * once
+    Artifact.load(saved.folder)
+    assert thresholds == 3 * once
 
 
 def test_half_precision_remainder(

@@ -12,6 +12,7 @@ from torch import nn
 
 from mmcompress.artifact.artifact import Artifact
 from mmcompress.backbones.open_clip import OpenClip
+from mmcompress.backbones.open_clip_build import build_tokenizer
 from mmcompress.compression.lowrank.lowrank import LowRank
 from mmcompress.compression.lowrank.modules import LowRankConv2d, LowRankLinear
 from mmcompress.compression.quantization.integer import Integer
@@ -241,3 +242,12 @@ def test_no_token_sees_a_later_one(custom: dict[str, bool]):
             found = backbone.encode_text(ids.masked_fill(padding, 7))
             expected = backbone.encode_text(ids)
         assert torch.allclose(found, expected, **TOLERANCE) is not two_way
+
+
+def test_its_tokenizer_exists_once() -> None:
+    config = {"text_cfg": {"context_length": 12, "tokenizer_kwargs": {"clean": "canonicalize"}}}
+    first, second = (build_tokenizer("any", config, None) for _ in range(2))
+    assert first is second
+    other = build_tokenizer("any", {"text_cfg": {"context_length": 9}}, None)
+    assert other(["cat"]).shape == (1, 9)
+    assert first(["cat"]).shape == (1, 12)
