@@ -26,8 +26,8 @@ class Line:
     Attributes:
         ours, changes: by column: our value, and its change from the dense row.
         published, published_changes: by column, as ours.
-        differences: by column, ours minus theirs: of changes where both have them and the scale is
-            smoke, else of values.
+        differences: by column, ours minus theirs: of values at scale=full, of changes at smoke,
+            where another model on other data has nothing else to compare.
         size: what we stored; empty when nothing ran.
         published_size: in the paper's convention.
         problem: why nothing ran, empty when it did.
@@ -76,7 +76,7 @@ def lines(
             key = column.name
             if not column.compare or key not in ours or key not in known:
                 continue
-            if chosen == "full" or table.dense is None:
+            if chosen == "full":
                 differences[key] = ours[key] - known[key]
             elif key in changes and key in known_changes:
                 differences[key] = changes[key] - known_changes[key]

@@ -189,6 +189,12 @@ def test_at_full_scale_values_are_compared():
     assert [line.differences.get("top-1") for line in found] == [1.0, 0.0, None, None]
 
 
+def test_values_of_another_model_on_other_data_are_not_subtracted():
+    table = PaperTable(**vars(TABLE) | {"dense": None})
+    found = lines(table, "smoke", {("dense", None): record(0.7, 1)}, THEIRS)
+    assert all(line.differences == {} for line in found)
+
+
 def test_units_that_differ_are_not_subtracted():
     table = PaperTable(
         **vars(TABLE) | {"columns": [Column("top-1", "zeroshot/acc@1", "x", compare=False)]}
