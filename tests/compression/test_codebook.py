@@ -7,6 +7,9 @@ from mmcompress.compression.base import LEFT_DENSE
 from mmcompress.compression.sharing.codebook import (
     Codebook,
     Lookup,
+    _fitted,
+    block_in,
+    does_not_fit,
     scalar_kmeans,
     vector_kmeans,
 )
@@ -16,8 +19,8 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def target() -> Target:
-    return Target("layer", "weight", "image", "mlp.up", "linear")
+def target(name: str = "layer") -> Target:
+    return Target(name, "weight", "image", "mlp.up", "linear")
 
 
 def test_scalar_kmeans_by_hand() -> None:
@@ -124,9 +127,29 @@ def test_plan_leaves_what_would_not_shrink() -> None:
     assert rows["layer.weight"] == {"clusters": 2, "block_size": 4, "seed": 0}
 
 
-def test_block_size_must_divide() -> None:
-    with pytest.raises(ValueError, match="block_size=5 does not divide the 12 columns"):
-        Codebook(clusters=4, block_size=5).check(target(), torch.zeros(3, 12))
+@pytest.mark.parametrize(
+    ("columns", "block_size", "fitted"),
+    [(12, 4, 4), (27, 4, 3), (2730, 4, 3), (3, 4, 3), (49, 4, 1), (49, 1, 1), (49, None, 49)],
+)
+def test_block_size_is_fitted_where_it_does_not_divide(
+    columns: int, block_size: int | None, fitted: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """27 is a stem of 3 x 3 x 3, 2730 the MLP of EVA-02, 49 the kernel of a depthwise layer."""
+    _fitted.cache_clear()
+    weight = torch.zeros(2, columns)
+    assert block_in(weight, block_size) == fitted
+    assert (f"does not divide {columns} columns: {fitted} there" in caplog.text) is (fitted == 3)
+
+
+def test_what_has_no_blocks_is_left_dense() -> None:
+    assert (
+        does_not_fit(random(64, 49), 4) == "no size from 2 to block_size=4 divides its 49 columns"
+    )
+    assert does_not_fit(random(64, 49), 1) == does_not_fit(random(64, 27), 4) == ""
+    weights = {"a.weight": random(64, 49), "b.weight": random(64, 27)}
+    plan = Codebook(clusters=4, block_size=4).plan([target("a"), target("b")], weights, {})
+    assert "divides its 49 columns" in plan["a.weight"][LEFT_DENSE]
+    assert plan["b.weight"]["block_size"] == 3
 
 
 @pytest.mark.parametrize(

@@ -152,11 +152,13 @@ def test_what_is_left_dense_or_refused() -> None:
     assert "would not shrink" in plan["layer.weight"][LEFT_DENSE]
     plan = step.plan([target()], {"layer.weight": torch.zeros(32, 32)}, {})
     assert plan["layer.weight"] == {LEFT_DENSE: "all its weights are zero"}
+    plan = DKM(clusters=4, block_size=2).plan([target()], {"layer.weight": random(64, 49)}, {})
+    assert "divides its 49 columns" in plan["layer.weight"][LEFT_DENSE]
+    plan = DKM(clusters=4, block_size=4).plan([target()], {"layer.weight": random(64, 27)}, {})
+    assert plan["layer.weight"]["block_size"] == 3
     large = torch.zeros(50000, 512, device="meta")
     with pytest.raises(ValueError, match=r"clusters=16 times the 25600000 blocks of layer\.weight"):
         step.check(target(), large)
-    with pytest.raises(ValueError, match="block_size=5 does not divide the 12 columns"):
-        DKM(clusters=4, block_size=5).check(target(), torch.zeros(3, 12))
 
 
 @pytest.mark.parametrize(

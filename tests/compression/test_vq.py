@@ -268,9 +268,15 @@ def test_plan_leaves_what_would_not_shrink() -> None:
     assert "would not shrink" in plan["layer.weight"][LEFT_DENSE]
 
 
-def test_block_size_must_divide() -> None:
-    with pytest.raises(ValueError, match="block_size=5 does not divide the 12 columns of layer"):
-        VectorQuantizer(clusters=4, block_size=5).check(target(), torch.zeros(3, 12))
+def test_a_codebook_has_entries_of_one_size() -> None:
+    """A stem of 27 columns shares none with layers of the same role."""
+    columns = {"a": 27, "b": 32, "c": 32, "d": 49}
+    weights = {f"{name}.weight": random(64, count) for name, count in columns.items()}
+    targets = [target(name=name) for name in columns]
+    plan = VectorQuantizer(clusters=4, codebook_scope="role").plan(targets, weights, {})
+    assert "divides its 49 columns" in plan.pop("d.weight")[LEFT_DENSE]
+    assert [d["block_size"] for d in plan.values()] == [3, 4, 4]
+    assert plan["a.weight"]["group"] != plan["b.weight"]["group"] == plan["c.weight"]["group"]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ a whole row. The assignment I is fixed by k-means; the entries stay trainable, a
 an entry is the sum over all places that read it (Deep Compression, eq. 3). Entries are float16.
 """
 
+import functools
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, cast
 
@@ -25,6 +27,8 @@ from mmcompress.compression.base import (
     kept_mask,
 )
 from mmcompress.compression.statistics import Statistic
+
+log = logging.getLogger(__name__)
 
 ITERATIONS = 15
 CHUNK = 4096
@@ -120,6 +124,35 @@ def check_codebook_arguments(clusters: int, block_size: int | None) -> None:
         raise ValueError(f"block_size={block_size} must be a positive whole number, or null")
 
 
+def block_in(weight: Tensor, block_size: int | None) -> int:
+    """A block size as columns of a weight.
+
+    All columns when it is none, else the largest divisor of the columns up to it; 1 where no larger
+    one divides them, as with the 49 weights of a kernel and blocks of 4.
+    """
+    columns = as_matrix(weight).shape[1]
+    return columns if block_size is None else _fitted(block_size, columns)
+
+
+@functools.cache
+def _fitted(block_size: int, columns: int) -> int:
+    """The divisor of `columns` that `block_in` takes; says so, once, when it is another size."""
+    fitted = next(size for size in range(block_size, 0, -1) if columns % size == 0)
+    if 1 < fitted < block_size:
+        log.warning(
+            "block_size=%d does not divide %d columns: %d there", block_size, columns, fitted
+        )
+    return fitted
+
+
+def does_not_fit(weight: Tensor, block_size: int | None) -> str:
+    """Why a weight has no blocks that are entries of a codebook; empty when it has."""
+    if block_size in (None, 1) or block_in(weight, block_size) > 1:
+        return ""
+    columns = as_matrix(weight).shape[1]
+    return f"no size from 2 to block_size={block_size} divides its {columns} columns"
+
+
 def would_not_shrink(size: int, *, clusters: int, block_size: int, extra_bits: int = 0) -> str:
     """Why a codebook would not pay; empty when it would.
 
@@ -191,8 +224,8 @@ class Codebook(Compressor):
 
     Args:
         clusters: entries per weight, at least 2.
-        block_size: neighbours in a row that form one entry; 1 for scalar clusters, None for whole
-            rows.
+        block_size: neighbours in a row that form one entry, see `block_in`; 1 for scalar clusters,
+            None for whole rows.
         seed: of the k-means start.
         **selectors: `modality`, `role`, `granularity`.
     """
@@ -216,28 +249,21 @@ class Codebook(Compressor):
         self.clusters, self.block_size, self.seed = clusters, block_size, seed
         self.keeps_zeros = block_size == 1
 
-    def check(self, target: Target, weight: Tensor) -> None:
-        columns = as_matrix(weight).shape[1]
-        if self.block_size is not None and columns % self.block_size:
-            raise ValueError(
-                f"block_size={self.block_size} does not divide the {columns} columns of "
-                f"{target.name}: choose a divisor, or null for whole rows"
-            )
-
     def plan(
         self,
         targets: Sequence[Target],
         weights: Mapping[str, Tensor],
         statistics: Mapping[str, Statistic],
     ) -> dict[str, Decision]:
-        return {t.name: self._decide(t, weights[t.name]) for t in targets}
+        return {t.name: self._decide(weights[t.name]) for t in targets}
 
-    def _decide(self, target: Target, weight: Tensor) -> Decision:
-        matrix = as_matrix(weight)
-        block_size = self.block_size or matrix.shape[1]
-        if block_size == 1 and not kept_mask(matrix).any():
+    def _decide(self, weight: Tensor) -> Decision:
+        block_size = block_in(weight, self.block_size)
+        if self.block_size == 1 and not kept_mask(weight).any():
             return {LEFT_DENSE: "all its weights are zero"}
-        reason = would_not_shrink(matrix.numel(), clusters=self.clusters, block_size=block_size)
+        reason = does_not_fit(weight, self.block_size) or would_not_shrink(
+            weight.numel(), clusters=self.clusters, block_size=block_size
+        )
         if reason:
             return {LEFT_DENSE: reason}
         return {"clusters": self.clusters, "block_size": block_size, "seed": self.seed}

@@ -30,7 +30,9 @@ from mmcompress.compression.base import (
     kept_mask,
 )
 from mmcompress.compression.sharing.codebook import (
+    block_in,
     check_codebook_arguments,
+    does_not_fit,
     nearest,
     scalar_kmeans,
     vector_kmeans,
@@ -187,7 +189,7 @@ class DKM(Compressor):
 
     Args:
         clusters: entries per weight, at least 2.
-        block_size: neighbours in a row that form one vector.
+        block_size: neighbours in a row that form one vector, see `codebook.block_in`.
         temperature: of the attention at the start of training, in units of the squared error of
             plain k-means.
         final_temperature: at its end; in between it falls geometrically. Null for no change.
@@ -220,13 +222,7 @@ class DKM(Compressor):
         self.keeps_zeros = block_size == 1
 
     def check(self, target: Target, weight: Tensor) -> None:
-        columns = as_matrix(weight).shape[1]
-        if columns % self.block_size:
-            raise ValueError(
-                f"block_size={self.block_size} does not divide the {columns} columns of "
-                f"{target.name}: choose a divisor"
-            )
-        blocks = weight.numel() // self.block_size
+        blocks = weight.numel() // block_in(weight, self.block_size)
         if blocks * self.clusters > LIMIT:
             raise ValueError(
                 f"clusters={self.clusters} times the {blocks} blocks of {target.name} is more than "
@@ -243,14 +239,15 @@ class DKM(Compressor):
         return {target.name: self._decide(weights[target.name]) for target in targets}
 
     def _decide(self, weight: Tensor) -> Decision:
+        block_size = block_in(weight, self.block_size)
         if self.block_size == 1 and not kept_mask(weight).any():
             return {LEFT_DENSE: "all its weights are zero"}
-        reason = would_not_shrink(
-            weight.numel(), clusters=self.clusters, block_size=self.block_size
+        reason = does_not_fit(weight, self.block_size) or would_not_shrink(
+            weight.numel(), clusters=self.clusters, block_size=block_size
         )
         if reason:
             return {LEFT_DENSE: reason}
-        return {"clusters": self.clusters, "block_size": self.block_size, "seed": self.seed}
+        return {"clusters": self.clusters, "block_size": block_size, "seed": self.seed}
 
     @classmethod
     def apply(

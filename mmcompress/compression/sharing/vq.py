@@ -25,7 +25,9 @@ from mmcompress.compression.hessian import DAMPING, shared_inverse_cholesky
 from mmcompress.compression.sharing.codebook import (
     CHUNK,
     ITERATIONS,
+    block_in,
     check_codebook_arguments,
+    does_not_fit,
     nearest,
     rounded_entries,
     would_not_shrink,
@@ -337,7 +339,7 @@ class VectorQuantizer(Compressor):
 
     Args:
         clusters: entries of a codebook, at least 2.
-        block_size: neighbours in a row that form one entry.
+        block_size: neighbours in a row that form one entry, see `codebook.block_in`.
         codebook_scope: who shares a codebook: nobody (`weight`), the weights of one `role` in one
             tower, or all of a tower (`modality`).
         row_scale: entries are multiplied by one scale per row.
@@ -374,51 +376,49 @@ class VectorQuantizer(Compressor):
         self.needs = frozenset({"inputs"})
         self._stored: dict[nn.Parameter, Tensor] = {}
 
-    def check(self, target: Target, weight: Tensor) -> None:
-        columns = as_matrix(weight).shape[1]
-        if columns % self.block_size:
-            raise ValueError(
-                f"block_size={self.block_size} does not divide the {columns} columns of "
-                f"{target.name}: choose a divisor"
-            )
-
     def plan(
         self,
         targets: Sequence[Target],
         weights: Mapping[str, Tensor],
         statistics: Mapping[str, Statistic],
     ) -> dict[str, Decision]:
-        members: dict[str, list[Target]] = {}
-        for target in targets:
-            members.setdefault(self._group(target), []).append(target)
         plan: dict[str, Decision] = {}
-        for group, sharing in members.items():
-            decision = self._decide(group, [weights[t.name] for t in sharing])
+        members: dict[tuple[str, int], list[Target]] = {}
+        for target in targets:
+            weight = weights[target.name]
+            reason = does_not_fit(weight, self.block_size)
+            if reason:
+                plan[target.name] = {LEFT_DENSE: reason}
+                continue
+            block_size = block_in(weight, self.block_size)
+            members.setdefault((self._group(target, block_size), block_size), []).append(target)
+        for (group, block_size), sharing in members.items():
+            decision = self._decide(group, block_size, [weights[t.name] for t in sharing])
             plan |= {t.name: decision for t in sharing}
         return {t.name: plan[t.name] for t in targets}
 
-    def _group(self, target: Target) -> str:
+    def _group(self, target: Target, block_size: int) -> str:
         by = {
             "weight": target.name,
             "role": f"{target.modality} {target.role}",
             "modality": target.modality,
         }
-        return f"{by[self.codebook_scope]} {self.clusters}x{self.block_size}"
+        return f"{by[self.codebook_scope]} {self.clusters}x{block_size}"
 
-    def _decide(self, group: str, weights: Sequence[Tensor]) -> Decision:
+    def _decide(self, group: str, block_size: int, weights: Sequence[Tensor]) -> Decision:
         size = sum(weight.numel() for weight in weights)
         rows = sum(len(weight) for weight in weights)
         reason = would_not_shrink(
             size,
             clusters=self.clusters,
-            block_size=self.block_size,
+            block_size=block_size,
             extra_bits=rows * 16 * self.row_scale,
         )
         if reason:
             return {LEFT_DENSE: reason}
         return {
             "clusters": self.clusters,
-            "block_size": self.block_size,
+            "block_size": block_size,
             "row_scale": self.row_scale,
             "seed": self.seed,
             "group": None if self.codebook_scope == "weight" else group,
