@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from families.contract import RECIPES, SAME_SIZE, build_recipe
+from families.contract import RECIPES, Contract, build_recipe
+from families.zoo import FAMILIES
 
 from mmcompress.artifact.artifact import Artifact
 from mmcompress.artifact.dense import dense_file_bytes
@@ -23,6 +24,11 @@ from mmcompress.training import CompressionModule, calibrated_in
 
 # Towers that can be selected alone, where that is not both.
 TOWERS: dict[str, tuple[str, ...]] = {"cross_tower": (), "hashed_embedding": ("text",)}
+
+
+@pytest.fixture(scope="module")
+def contract(tmp_path_factory: pytest.TempPathFactory) -> Contract:
+    return Contract(FAMILIES["hf/clip"].build(tmp_path_factory.mktemp("clip")))
 
 
 def embeddings(backbone: Backbone, data: PairData) -> torch.Tensor:
@@ -136,35 +142,10 @@ def test_line_from_dense_to_reloaded(
     assert sum(row.bytes for row in loaded.ledger()) == saved.bytes
 
 
-@pytest.mark.parametrize("name", sorted(set(RECIPES) - SAME_SIZE))
-def test_post_training_shrinks_the_weights(
-    name: str, tiny_backbone: Backbone, tiny_data: PairData, tmp_path: Path
-) -> None:
-    """Bytes fall; the manifest, which is large beside a tiny model, is not counted here."""
-    dense = copy.deepcopy(tiny_backbone)
-    recipe = build_recipe(name)
-    recipe.apply(tiny_backbone, tiny_data.calibration_dataloader())
-    artifact = save(tmp_path / "artifact", tiny_backbone, recipe, dense)
-    stored = sum(
-        row.bytes for row in artifact.ledger() if row.payload not in ("header", "manifest")
-    )
-    assert stored < sum(p.numel() * 4 for p in dense.parameters())
-
-
 @pytest.mark.parametrize("name", RECIPES)
-def test_same_seed_same_plan_and_same_weights(
-    name: str, make_tiny_backbone: Callable[..., Backbone], tiny_data: PairData
-) -> None:
-    results = []
-    for _ in range(2):
-        backbone, recipe = make_tiny_backbone(), build_recipe(name)
-        tiny_data.attach(backbone)
-        plan = recipe.apply(backbone, tiny_data.calibration_dataloader())
-        recipe.finalize(backbone)
-        results.append((plan, backbone.model.state_dict()))
-    assert results[0][0] == results[1][0]
-    for key, tensor in results[0][1].items():
-        assert torch.equal(tensor, results[1][1][key]), key
+def test_promises(name: str, contract: Contract, tmp_path: Path) -> None:
+    """The same plan and weights again, shapes for a resumed run, fewer bytes, and the rest."""
+    contract.check(name, tmp_path / "artifact")
 
 
 @pytest.mark.parametrize(
@@ -187,21 +168,6 @@ def test_the_other_tower_is_untouched(
     assert kept
     for key in kept:
         assert torch.equal(state[key], dense[key]), key
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_restore_rebuilds_the_same_shapes(
-    name: str, make_tiny_backbone: Callable[..., Backbone], tiny_data: PairData
-) -> None:
-    """What resuming needs: the plan as JSON, an edited skeleton, then the weights."""
-    backbone, recipe = make_tiny_backbone(), build_recipe(name)
-    tiny_data.attach(backbone)
-    plan = recipe.apply(backbone, tiny_data.calibration_dataloader())
-    other, again = make_tiny_backbone(seed=1), build_recipe(name)
-    again.restore(other, plan)
-    other.load_state_dict(backbone.state_dict())
-    assert torch.equal(embeddings(other, tiny_data), embeddings(backbone, tiny_data))
-    assert again.coverage == recipe.coverage
 
 
 @pytest.mark.slow

@@ -43,6 +43,7 @@ def test_every_family_keeps_the_contract(recipe: str, family: str, tmp_path: Pat
         ("open_clip/coca", "heads"),  # a mask for all heads of the dense tower
         ("open_clip/coca_cascade", "heads"),  # embeddings with a dimension more
         ("open_clip/convnext", "int2"),  # kernels of 49 weights and groups of 32
+        ("open_clip/convnext", "vq"),  # and blocks of 4
         ("llava", "blocks"),  # features of a layer that is counted from the last
     ],
     ids="/".join,
@@ -94,7 +95,7 @@ def test_a_page_by_hand() -> None:
     cells = [
         Cell("int8", "mlp", "passed"),
         Cell("heads", "mlp", "refused", "it has no heads"),
-        Cell("int8", "hf/clip", "passed"),
+        Cell("int8", "hf/clip", "passed", only="text"),
         Cell("heads", "hf/clip", "broken", "KeyError: 3"),
     ]
     page = document(
@@ -106,7 +107,7 @@ def test_a_page_by_hand() -> None:
         command="make",
     )
     assert "2 families × 2 recipes: 2 hold, 1 refused, 1 broken." in page
-    assert "| recipe | hf/clip |\n| --- | :---: |\n| `int8` | ✓ |\n| `heads` | **2** |" in page
+    assert "| recipe | hf/clip |\n| --- | :---: |\n| `int8` | ✓ text |\n| `heads` | **2** |" in page
     assert "| recipe | mlp |\n| --- | :---: |\n| `int8` | ✓ |\n| `heads` | 1 |" in page
     assert "1. it has no heads\n2. **broken**: KeyError: 3\n" in page
 

@@ -69,12 +69,14 @@ class Contract:
     def __init__(self, dense: Backbone) -> None:
         self.dense, self.batch = dense, batch_of(dense)
 
-    def check(self, name: str, folder: Path) -> Artifact:
+    def check(self, name: str, folder: Path) -> set[str]:
         """Compress, train, bake, save, load: no promise is broken on the way.
 
         Args:
             name: of the recipe.
             folder: to create; takes the artifact.
+        Returns:
+            The towers of which some step compresses nothing.
         Raises:
             Refused: the recipe does not apply.
             AssertionError: a promise is broken.
@@ -84,7 +86,7 @@ class Contract:
             plan = recipe.apply(backbone, [self.batch])
         except ValueError as error:
             raise Refused(str(error)) from error
-        self._check_plan(name, plan, backbone)
+        self._check_plan(name, plan, recipe, backbone)
         self._train(backbone, recipe)
         trained = outputs(backbone, self.batch)
         encodings = recipe.finalize(backbone)
@@ -105,19 +107,22 @@ class Contract:
         )
         loaded = Artifact.load(folder, skeleton=lambda: copy.deepcopy(self.dense))
         self._check_loaded(name, saved, loaded)
-        return loaded
+        return {tower for towers in recipe.untouched.values() for tower in towers}
 
     @cached_property
     def _dense_bytes(self) -> int:
         return dense_file_bytes(self.dense.model)
 
-    def _check_plan(self, name: str, plan: Plan, backbone: Backbone) -> None:
-        """The same seed gives it again, and a resumed run gets its shapes from it."""
-        assert build_recipe(name).apply(copy.deepcopy(self.dense), [self.batch]) == plan
-        restored = copy.deepcopy(self.dense)
-        build_recipe(name).restore(restored, plan)
+    def _check_plan(self, name: str, plan: Plan, recipe: Recipe, backbone: Backbone) -> None:
+        """The same seed gives it and its weights again, a resumed run gets its shapes from it."""
+        again = copy.deepcopy(self.dense)
+        assert build_recipe(name).apply(again, [self.batch]) == plan
+        assert_equal(again, backbone, self.batch)
+        restored, resumed = copy.deepcopy(self.dense), build_recipe(name)
+        resumed.restore(restored, plan)
         restored.load_state_dict(backbone.state_dict())
         assert_equal(restored, backbone, self.batch)
+        assert resumed.coverage == recipe.coverage
 
     def _train(self, backbone: Backbone, recipe: Recipe) -> None:
         """Two small steps: gradients are finite and reach all that the dense model would train.

@@ -23,12 +23,14 @@ class Cell:
         recipe, family: names.
         outcome: `passed`, `refused` or `broken`.
         reason: the error's sentence; empty when it passed.
+        only: the towers in which it compresses something; empty when in all.
     """
 
     recipe: str
     family: str
     outcome: str
     reason: str = ""
+    only: str = ""
 
 
 def document(
@@ -57,8 +59,9 @@ def document(
         f"Made by `{command}`. Do not edit.",
         PROMISE,
         f"**{len(cards)} families × {len(recipes)} recipes: {counts['passed']} hold, "
-        f"{counts['refused']} refused, {counts['broken']} broken.** ✓ holds; a number stands for "
-        "the sentence below with which the recipe refuses the model.",
+        f"{counts['refused']} refused, {counts['broken']} broken.** ✓ holds; a tower beside it is "
+        "the only one in which each step of the recipe finds something to compress; a number "
+        "stands for the sentence below with which the recipe refuses the model.",
         *_matrices(cells, list(cards), recipes, notes),
         "## Why a recipe does not apply",
         "\n".join(f"{number}. {reason}" for reason, number in notes.items()),
@@ -78,12 +81,12 @@ def document(
 
 PROMISE = """\
 Every model is a small one of the family's real architecture with random weights, every recipe one
-of `conf/compression/`. That a recipe **holds** means: it applies; the same plan comes out twice,
-and a resumed run gets the shapes it needs from it; gradients are finite and reach everything that
-the dense model trains; after training, baking changes no output (where heads or neurons are cut out
-in the end, by no more than rounding); what is saved and loaded gives every tensor, every output and
-every input bit for bit; the bytes of the file add up; and the weights take fewer of them, but for
-`none`, `activations` and `qwt`, which store nothing smaller."""
+of `conf/compression/`. That a recipe **holds** means: it applies; the same plan and the same
+weights come out twice, and a resumed run gets the shapes it needs from the plan; gradients are
+finite and reach everything that the dense model trains; after training, baking changes no output
+(where heads or neurons are cut out in the end, by no more than rounding); what is saved and loaded
+gives every tensor, every output and every input bit for bit; the bytes of the file add up; and the
+weights take fewer of them, but for `none`, `activations` and `qwt`, which store nothing smaller."""
 
 COVERAGE = """\
 Share of the parameters that a recipe may pick, and what the others are. Shares of a model in full
@@ -121,7 +124,7 @@ def _matrices(
             marks = []
             for family in members:
                 cell = found[recipe, family]
-                mark = "✓" if cell.outcome == "passed" else str(notes[_sentence(cell)])
+                mark = f"✓ {cell.only}".strip() if not cell.reason else str(notes[_sentence(cell)])
                 marks.append(f"**{mark}**" if cell.outcome == "broken" else mark)
             rows.append([f"`{recipe}`", *marks])
         parts += [f"## {heading}", _table(rows)]
