@@ -110,12 +110,8 @@ def pareto_figure(
     edge = _edge(marks, dense, metric)
     shown = [_shown(mark, metric, edge) for mark in marks]
     references = [(mark.cost, scale(metric) * mark.value) for mark in dense]
-    ends = [
-        (m.cost + sign * (m.cost_std or 0), y)
-        for m, (_, y) in zip(marks, shown, strict=True)
-        for sign in (-1, 1)
-    ]
-    set_limits(axes, [*ends, *references], log=costs.log)
+    bars = _bars(marks, shown, metric, edge)
+    set_limits(axes, [*(end for bar in bars for end in bar), *references], log=costs.log)
     for _, value in references:
         axes.axhline(value, color=MUTED, linewidth=0.7, linestyle=(0, (4, 3)), zorder=1)
     lines = _front_lines(axes, marks, shown, metric)
@@ -144,7 +140,7 @@ def pareto_figure(
             axes,
             [*(shown[i] for i in named), *shown, *references],
             [marks[i].label for i in named],
-            lines=[*lines, *dashed, *_bars(marks, shown, metric)],
+            lines=[*lines, *dashed, *bars],
             color=MUTED,
             font_size=6,
         )
@@ -301,12 +297,14 @@ def _error_bars(axes: Axes, marks: Sequence[Mark], unit: float, colour: str) -> 
 
 
 def _bars(
-    marks: Sequence[Mark], shown: Sequence[tuple[float, float]], metric: str
+    marks: Sequence[Mark], shown: Sequence[tuple[float, float]], metric: str, edge: float
 ) -> list[list[tuple[float, float]]]:
-    """Both error bars of each mark, as lines that names keep away from."""
+    """Both error bars of each mark, as lines: they fit into the frame, and names keep away."""
     bars = []
     for mark, (x, y) in zip(marks, shown, strict=True):
         across, up = mark.cost_std or 0.0, scale(metric) * (mark.std or 0.0)
+        if _beyond(mark, metric, edge):  # it has none
+            across = up = 0.0
         bars += [[(x - across, y), (x + across, y)], [(x, y - up), (x, y + up)]]
     return bars
 

@@ -43,6 +43,15 @@ def test_picture_of_any_number_of_runs(ratios, make_record, tmp_path):
     assert colour_count(pixels, STYLES["other"][0]) > 100 * len(ratios)
 
 
+def test_error_bars_lie_inside_the_frame():
+    marks = [Mark(4.0, 0.9, std=0.09, cost_std=0.5), Mark(2.0, 0.91)]
+    figure = pareto_figure(marks, [Mark(8.0, 0.92)], "retrieval/mean_recall", SIZE)
+    low, high = figure.axes[0].get_ylim()
+    assert low < 81 < 99 < high
+    left, right = figure.axes[0].get_xlim()
+    assert left < 2.0 < 8.0 < right
+
+
 def texts_of(figure: Figure) -> list[str]:
     figure.draw_without_rendering()
     return [text.get_text() for text in figure.findobj(mpl.text.Text) if text.get_text()]
