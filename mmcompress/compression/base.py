@@ -23,6 +23,9 @@ LEFT_DENSE = "left_dense"
 
 SELECTORS = ("modality", "role", "granularity")
 
+EXCEPT = "!"
+"""Before a selector's pattern: all but what it matches."""
+
 Stage = Literal["structure", "mask", "values"]
 STAGES: tuple[Stage, ...] = ("structure", "mask", "values")
 
@@ -73,7 +76,7 @@ class Compressor(ABC):
 
     Args:
         modality: towers to compress, `"image"` or `["image", "text"]`; all when None.
-        role: shell pattern(s) of roles, `"mlp.*"`; all when None.
+        role: shell pattern(s) of roles, `"mlp.*"`; all when None; `"!embed"` for all but that.
         granularity: kinds of module, `"linear"`; all that the method supports when None.
     """
 
@@ -144,7 +147,8 @@ class Compressor(ABC):
         """
         for field, patterns in self._selectors().items():
             for pattern in patterns:
-                if not any(fnmatch.fnmatch(getattr(t, field), pattern) for t in targets):
+                named = pattern.removeprefix(EXCEPT)
+                if not any(fnmatch.fnmatch(getattr(t, field), named) for t in targets):
                     present = ", ".join(sorted({getattr(t, field) for t in targets}))
                     raise ValueError(
                         f"{field}={pattern!r} matched 0 of {len(targets)} targets; "
@@ -168,10 +172,11 @@ class Compressor(ABC):
     def _wants(self, target: Target) -> bool:
         if target.granularity not in self.granularities:
             return False
-        if self.role is None and target.role in self.skipped_roles:
+        named = any(not pattern.startswith(EXCEPT) for pattern in self.role or [])
+        if not named and target.role in self.skipped_roles:
             return False
         return all(
-            any(fnmatch.fnmatch(getattr(target, field), pattern) for pattern in patterns)
+            _passes(getattr(target, field), patterns)
             for field, patterns in self._selectors().items()
         )
 
@@ -331,6 +336,15 @@ def keep_zeros(values: Tensor, weight: Tensor) -> Tensor:
         values, weight: of one shape; `weight` gets no gradient.
     """
     return values * weight.detach().sign().abs()
+
+
+def _passes(value: str, patterns: Sequence[str]) -> bool:
+    """Whether a pattern names the value, or all are exceptions, and no exception names it."""
+    wanted = [pattern for pattern in patterns if not pattern.startswith(EXCEPT)]
+    spared = [pattern[len(EXCEPT) :] for pattern in patterns if pattern.startswith(EXCEPT)]
+    return any(fnmatch.fnmatch(value, pattern) for pattern in wanted or ["*"]) and not any(
+        fnmatch.fnmatch(value, pattern) for pattern in spared
+    )
 
 
 def _as_list(value: str | Sequence[str] | None) -> list[str] | None:

@@ -31,6 +31,18 @@ def test_selectors_pick_by_modality_role_and_granularity(tiny_backbone: Backbone
     assert Integer(bits=8, role="position").select(targets)
 
 
+@pytest.mark.parametrize("modality", [None, "text"])
+def test_selectors_that_spare(modality: str | None, tiny_backbone: Backbone) -> None:
+    targets = tiny_backbone.targets()
+    rest = Integer(bits=8, role="!embed", modality=modality).select(targets)
+    every = Integer(bits=8, modality=modality).select(targets)
+    assert rest == [t for t in every if t.role != "embed"] != every
+    some = Integer(bits=8, role=["attn.*", "!attn.[qk]"], modality=modality).select(targets)
+    assert {t.role for t in some} == {"attn.v", "attn.out"}
+    with pytest.raises(ValueError, match=r"role='!embd' matched 0 of"):
+        Integer(bits=8, role="!embd").select(targets)
+
+
 def test_a_selector_without_a_match_lists_what_there_is(tiny_backbone: Backbone) -> None:
     recipe = Recipe({"int8": Integer(bits=8, role=["mlp.*", "mpl.up"])})
     with pytest.raises(ValueError, match=r"steps.int8: role='mpl.up' matched 0 of .* mlp.down"):
