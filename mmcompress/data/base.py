@@ -1,6 +1,5 @@
 """Paired data: what every data set hands to calibration, training and evaluation."""
 
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,10 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, RandomSampler
 
 from mmcompress.backbones.base import Backbone
-from mmcompress.data.decode import Waveform, cropped, resampled
+from mmcompress.data.decode import Unreadable, Waveform, cropped, resampled
 from mmcompress.data.items import Item, Items, Repeatable, Sample
-
-log = logging.getLogger(__name__)
 
 Batch = dict[str, Tensor]
 """Modality → preprocessed inputs; `label` (B,) where items have one; `owner` (T,), the item in the
@@ -26,7 +23,7 @@ whose texts are prompts with the same class name."""
 Captions = Literal["all", "first", "random"]
 
 LOST = "lost"
-"""How many items of a batch could not be read; `Loader` takes it out."""
+"""What is wrong with those items of a batch that could not be read; `Loader` takes it out."""
 
 
 @dataclass(frozen=True)
@@ -62,17 +59,21 @@ class EpochOrder(RandomSampler):
 
 
 class Loader(DataLoader):
-    """Batches of `PairData.collate`; says at the end of a pass how many items could not be read."""
+    """Batches of `PairData.collate`; says which items could not be read, and how many in a pass.
+
+    It does so itself, for a worker process forgets with each pass what it has told.
+    """
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        lost = 0
+        items, lost = cast(Items, self.dataset), 0
         for batch in super().__iter__():
-            lost += batch.pop(LOST)
+            for reason in batch.pop(LOST):
+                items.warn(reason)
+                lost += 1
             if batch:
                 yield batch
         if lost:
-            title = cast(Items, self.dataset).title
-            log.warning("%s: %d items left out, which could not be read", title, lost)
+            items.warn(f"{lost} items left out, which could not be read")
 
 
 class ResumableLoader(Loader):
@@ -167,22 +168,22 @@ class PairData(pl.LightningDataModule, ABC):
             for split, items in splits.items():
                 if len(items) == 0:
                     raise ValueError(f"data {self.name}: split {split} is empty")
-                items.title = f"{self.name} {split}"
+                items.title, items.told = f"{self.name} {split}", set()
             self.splits = splits
 
     def collate(
-        self, items: Sequence[Item | None], *, captions: Captions = "all"
+        self, items: Sequence[Item | Unreadable], *, captions: Captions = "all"
     ) -> dict[str, Any]:
-        """Inputs of the modalities that the backbone has, labels, and how many items are lost.
+        """Inputs of the modalities that the backbone has, labels, and which items are lost.
 
         Args:
-            items: None for one that could not be read.
+            items: for one that could not be read, the reason.
             captions: `all` that an item has, and `owner` says whose they are; or one for each item,
                 the `first` or a `random` one, a prompt with the class name where it has none.
                 With `random` sounds are cut at a random place, else in the middle.
         """
-        read = [item for item in items if item is not None]
-        batch: dict[str, Any] = {LOST: len(items) - len(read)}
+        read = [item for item in items if not isinstance(item, Unreadable)]
+        batch: dict[str, Any] = {LOST: [str(i) for i in items if isinstance(i, Unreadable)]}
         if not read:
             return batch
         if "image" in self.backbone.modalities and "image" in read[0]:

@@ -26,10 +26,13 @@ class Items(Dataset, ABC):
         title: what messages call it.
         captioned: whether they have texts of their own; otherwise labels alone.
         augment: image → image, applied at each access; None for no change.
+        told: what was logged of damaged items and is not said again, for data are read many times
+            over; None to say it each time.
     """
 
     title: str = "data"
     captioned: bool = True
+    told: set[str] | None = None
     augment: Callable[[Any], Any] | None = None
 
     @abstractmethod
@@ -48,16 +51,23 @@ class Items(Dataset, ABC):
             Unreadable: its file is damaged.
         """
 
-    def __getitem__(self, index: int) -> Item | None:
-        """One item, augmented; None, after one logged line, where it cannot be read."""
+    def __getitem__(self, index: int) -> Item | Unreadable:
+        """One item, augmented; where it cannot be read, the reason."""
         try:
             item = self.read(index)
         except Unreadable as error:
-            log.warning("%s: item %d left out, %s", self.title, index, error)
-            return None
+            return Unreadable(f"item {index} left out, {error}")
         if self.augment is not None and "image" in item:
             item = item | {"image": self.augment(item["image"])}
         return item
+
+    def warn(self, message: str) -> None:
+        """Log a line, unless it was `told`."""
+        line = f"{self.title}: {message}"
+        if self.told is None or line not in self.told:
+            log.warning("%s", line)
+        if self.told is not None:
+            self.told.add(line)
 
     def plain(self) -> Self:
         """The same items without augmentation."""
@@ -104,7 +114,8 @@ class Sample(Items):
 
     def __init__(self, items: Items, indices: Sequence[int]) -> None:
         self.items, self.indices = items, indices
-        self.title, self.captioned, self.augment = items.title, items.captioned, items.augment
+        self.title, self.captioned, self.told = items.title, items.captioned, items.told
+        self.augment = items.augment
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -122,7 +133,7 @@ class Repeatable(Items):
 
     def __init__(self, items: Items, seed: int) -> None:
         self.items, self.seed = items, seed
-        self.title, self.captioned = items.title, items.captioned
+        self.title, self.captioned, self.told = items.title, items.captioned, items.told
 
     def __len__(self) -> int:
         return len(self.items)
@@ -134,7 +145,7 @@ class Repeatable(Items):
     def read(self, index: int) -> Item:
         return self.items.read(index)
 
-    def __getitems__(self, indices: list[int]) -> list[Item | None]:
+    def __getitems__(self, indices: list[int]) -> list[Item | Unreadable]:
         """What a loader asks for: the items of one batch; `collate` draws from what follows."""
         seed_from(self.seed, indices)
         return [self.items[index] for index in indices]

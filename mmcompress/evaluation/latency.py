@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mmcompress.backbones.base import Backbone
 from mmcompress.data.base import PairData
+from mmcompress.data.decode import Unreadable
 from mmcompress.evaluation.base import check_split, inference
 from mmcompress.memory import give_back, give_back_freed_memory
 
@@ -111,7 +112,8 @@ def _throughput(latency: Mapping[str, float]) -> dict[str, float]:
 
 def _first_pairs(data: PairData, split: str, size: int) -> dict[str, Tensor]:
     pairs = data.splits[split]
-    readable = (item for i in itertools.count() if (item := pairs[i % len(pairs)]) is not None)
+    items = (pairs[i % len(pairs)] for i in itertools.count())
+    readable = (item for item in items if not isinstance(item, Unreadable))
     return data.collate(list(itertools.islice(readable, size)), captions="first")
 
 

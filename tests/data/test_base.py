@@ -209,6 +209,29 @@ def test_damaged_items_are_left_out_and_counted(tiny_data: PairData, caplog):
     ]
 
 
+def test_damaged_items_are_named_once(make_tiny_backbone, tiny_data: PairData, caplog):
+    class Damaged(PairDataset):
+        def read(self, index: int) -> dict:
+            if index == 3:
+                raise Unreadable("it is torn")
+            return super().read(index)
+
+    class Torn(type(tiny_data)):
+        def build_splits(self):
+            splits = super().build_splits()
+            test = splits["test"]
+            return splits | {"test": Damaged(images=test.images, captions=test.captions)}
+
+    data = Torn()
+    data.attach(make_tiny_backbone())
+    for _ in range(2):
+        assert [len(batch["image"]) for batch in data.eval_dataloader("test")] == [7]
+    assert caplog.messages == [
+        "tiny test: item 3 left out, it is torn",
+        "tiny test: 1 items left out, which could not be read",
+    ]
+
+
 def test_an_empty_split_is_refused(make_tiny_backbone, tiny_data: PairData):
     class Empty(type(tiny_data)):
         def build_splits(self):
