@@ -65,7 +65,9 @@ def test_most_of_every_family_is_a_target() -> None:
         ("mlp", "heads", "granularity='attention' matched 0 of 1 targets"),
         ("mlp", "qwt", "QwT handles block targets and this model has none"),
         ("hf_text/bert", "ecoflap", "HFText has text alone: choose a recipe"),
-        ("open_clip/perception_encoder", "upop", "rotates its heads by position"),
+        ("open_clip/perception_encoder", "upop", "depends on all of them (a rotation by position"),
+        ("open_clip/eva01", "heads", "EvaAttention expects its heads to be as wide as its input"),
+        ("open_clip/eva02", "neurons", "norm (LayerNorm) in SwiGLU depends on all its neurons"),
         ("open_clip/coca", "qwt", "text_decoder.resblocks.0 lies behind the towers"),
     ],
 )

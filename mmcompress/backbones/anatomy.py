@@ -20,6 +20,8 @@ class AttentionParts:
         q, k, v, out: dotted paths.
         heads: the attribute that holds how many heads there are.
         width: the attribute that holds how wide all heads are together, where there is one.
+        known_by: an attribute that tells it from another attention with the same layers.
+        fixed: whether it expects all heads together to be as wide as its input, so none can go.
     """
 
     q: str
@@ -28,14 +30,22 @@ class AttentionParts:
     out: str
     heads: str
     width: str | None = None
+    known_by: str | None = None
+    fixed: bool = False
 
 
 @dataclass(frozen=True)
 class MlpParts:
-    """Names, inside an MLP module, of its two layers."""
+    """Names, inside an MLP module, of its two layers, and of the one that gates the first."""
 
     up: str
     down: str
+    gate: str | None = None
+
+    @property
+    def inner(self) -> tuple[str, ...]:
+        """The layers whose outputs are the neurons."""
+        return (self.up,) if self.gate is None else (self.up, self.gate)
 
 
 ATTENTIONS = (
@@ -49,11 +59,25 @@ ATTENTIONS = (
     AttentionParts(
         "qkv.q_proj", "qkv.k_proj", "qkv.v_proj", "proj", heads="num_heads", width="attn_dim"
     ),
+    # timm's EVA, likewise
+    AttentionParts(
+        "qkv.q_proj",
+        "qkv.k_proj",
+        "qkv.v_proj",
+        "proj",
+        heads="num_heads",
+        known_by="num_prefix_tokens",
+        fixed=True,
+    ),
 )
 ROTATIONS = {"rope", "position_embeddings"}
 """What timm and transformers call the argument of an attention that takes the rotation."""
 
-MLPS = (MlpParts("fc1", "fc2"), MlpParts("c_fc", "c_proj"))
+MLPS = (
+    MlpParts("fc1", "fc2"),
+    MlpParts("c_fc", "c_proj"),
+    MlpParts("fc1_x", "fc2", gate="fc1_g"),  # timm's SwiGLU
+)
 
 
 Stack = nn.ModuleList | nn.Sequential
@@ -76,8 +100,8 @@ def is_rotary(module: nn.Module) -> bool:
 
 
 def mlp_parts(module: nn.Module) -> MlpParts | None:
-    """How `module` names its two layers; None when it is no MLP."""
-    return next((p for p in MLPS if _has(module, p.up) and _has(module, p.down)), None)
+    """How `module` names its layers; None when it is no MLP."""
+    return next((p for p in MLPS if all(_has(module, n) for n in (*p.inner, p.down))), None)
 
 
 def attention_of(block: nn.Module) -> tuple[str, nn.Module]:
@@ -134,7 +158,7 @@ def _only(
 
 def _has_attention(module: nn.Module, parts: AttentionParts) -> bool:
     names = (parts.q, parts.k, parts.v, parts.out)
-    attributes = [name for name in (parts.heads, parts.width) if name is not None]
+    attributes = [a for a in (parts.heads, parts.width, parts.known_by) if a is not None]
     return all(hasattr(module, a) for a in attributes) and all(_has(module, n) for n in names)
 
 

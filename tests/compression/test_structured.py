@@ -5,11 +5,14 @@ from functools import partial
 
 import pytest
 import torch
+from timm.layers import SwiGLU
+from timm.models.eva import EvaAttention
 from torch import Tensor, nn
 
 from mmcompress.artifact.artifact import Artifact
 from mmcompress.backbones.attention import ExplicitSelfAttention
 from mmcompress.backbones.base import Backbone, Target
+from mmcompress.backbones.fused import split_fused
 from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.backbones.open_clip import OpenClip
 from mmcompress.compression.hessian import damp
@@ -440,6 +443,26 @@ def test_head_scales_and_norms_of_heads_are_cut_too():
         keep_heads(attention, [1, 3])
         torch.testing.assert_close(attention(x), expected)
     assert attention.head_scale.flatten().tolist() == [2.0, 4.0]
+
+
+def test_the_gate_of_a_neuron_goes_with_it():
+    """timm's SwiGLU: two layers whose outputs are multiplied."""
+    mlp = SwiGLU(8, 12)
+    with torch.no_grad():
+        silence(mlp.fc2, list(range(1, 12, 2)))
+        x = torch.randn(2, 5, 8)
+        expected = mlp(x)
+        keep_neurons(mlp, range(0, 12, 2))
+        torch.testing.assert_close(mlp(x), expected)
+    assert mlp.fc1_g.out_features == mlp.fc1_x.out_features == mlp.fc2.in_features == 6
+
+
+def test_heads_of_the_width_of_the_input_are_refused():
+    """timm's EVA reshapes what its heads give to the width of its input."""
+    attention = EvaAttention(8, num_heads=2, qkv_bias=False, scale_norm=False)
+    split_fused(attention)
+    with pytest.raises(ValueError, match="EvaAttention expects its heads to be as wide as"):
+        check_attention(attention)
 
 
 def test_other_layers_are_refused(tiny_backbone: HFClip):

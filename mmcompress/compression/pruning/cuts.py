@@ -54,12 +54,13 @@ def keep_neurons(mlp: nn.Module, kept: Index, gain: Tensor | None = None) -> nn.
     Args:
         gain: of `keep_inputs`, for the second layer.
     Raises:
-        ValueError: something other than the two layers has the width of the neurons.
+        ValueError: something other than its layers has the width of the neurons.
     """
     parts = mlp_parts(mlp)
     assert parts is not None
     check_mlp(mlp)
-    mlp.set_submodule(parts.up, keep_outputs(mlp.get_submodule(parts.up), kept))
+    for name in parts.inner:
+        mlp.set_submodule(name, keep_outputs(mlp.get_submodule(name), kept))
     mlp.set_submodule(parts.down, keep_inputs(mlp.get_submodule(parts.down), kept, gain))
     return mlp
 
@@ -148,7 +149,7 @@ def check_mlp(mlp: nn.Module) -> None:
     """
     parts = mlp_parts(mlp)
     assert parts is not None
-    _check(mlp, {parts.up, parts.down}, "neurons")
+    _check(mlp, {*parts.inner, parts.down}, "neurons")
 
 
 def check_attention(attention: nn.Module, *, norms: Sequence[str] = HEAD_NORMS) -> None:
@@ -159,6 +160,11 @@ def check_attention(attention: nn.Module, *, norms: Sequence[str] = HEAD_NORMS) 
     """
     parts = attention_parts(attention)
     assert parts is not None
+    if parts.fixed:
+        raise ValueError(
+            f"{type(attention).__name__} expects its heads to be as wide as its input, so none of "
+            "them can be removed: leave it out with a selector (modality, role)"
+        )
     layers = {parts.q, parts.k, parts.v, parts.out}
     _check(attention, layers | set(norms), "heads" if norms else "dimensions of heads")
     inner = [attention.get_submodule(name).out_features for name in (parts.q, parts.k, parts.v)]

@@ -67,7 +67,7 @@ def members(target: Target, weights: Mapping[str, Tensor]) -> Members:
             ((p.q, p.k, p.v), p.out) for p in ATTENTIONS
         ]
     else:
-        layers = [((p.up,), p.down) for p in MLPS]
+        layers = [(p.inner, p.down) for p in MLPS]
     for inner, last in layers:
         names = [
             f"{target.name}.{layer}{factor}.weight" for layer in inner for factor in ("", ".u")

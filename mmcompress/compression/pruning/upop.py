@@ -222,7 +222,7 @@ class UPop(Compressor):
             if unit.granularity in ("attention", "mlp"):
                 check_unshared(unit.module, backbone.model)
                 module = backbone.model.get_submodule(unit.module)
-                heads = 0 if unit.heads and is_rotary(module) else max(unit.heads, 1)
+                heads = max(unit.heads, 1) if is_removable(module) else 0
                 for name in Layers(unit.module, module).masked:
                     found.append(dataclasses.replace(weights[name], heads=heads))
         return found
@@ -234,11 +234,13 @@ class UPop(Compressor):
                 f"role={self.role} takes one of attn.k and attn.out, and the masks of a head lie "
                 "on both: use attn.*, mlp.* or null"
             )
-        rotary = next((t.module for t in chosen if not t.heads), None)
-        if rotary is not None:
+        whole = next((t for t in chosen if not t.heads), None)
+        if whole is not None:
+            part = "dimensions of heads" if whole.role.startswith("attn.") else "neurons"
             raise ValueError(
-                f"the attention of {rotary} rotates its heads by position (RoPE), so that none of "
-                "their dimensions can go: set role=mlp.* or modality, or choose compression=heads"
+                f"no {part} can go around {whole.name}, for something else there depends on all of "
+                "them (a rotation by position, a norm, a gate): leave it out with role or "
+                "modality, or choose compression=heads"
             )
         return chosen
 
@@ -339,14 +341,25 @@ class UPop(Compressor):
         return cuts
 
 
+def is_removable(module: nn.Module) -> bool:
+    """Whether dimensions of all heads of an attention, or neurons of an MLP, can go by masks."""
+    mlp = mlp_parts(module)
+    try:
+        if mlp is None:
+            check_attention(module, norms=())
+            return not is_rotary(module)
+        check_mlp(module)
+        return mlp.gate is None  # else a neuron has a row in two layers
+    except ValueError:
+        return False
+
+
 class Layers:
     """The weights of an attention or MLP that its structures lie in, by name.
 
     Args:
         path: of the module.
         module: the attention or MLP.
-    Raises:
-        ValueError: its structures cannot be removed.
     """
 
     def __init__(self, path: str, module: nn.Module) -> None:
@@ -356,13 +369,11 @@ class Layers:
 
         attention, mlp = attention_parts(module), mlp_parts(module)
         if attention is not None:
-            check_attention(module, norms=())
             self.rows = [name(n, "u") for n in (attention.q, attention.k, attention.v)]
             self.columns = name(attention.out, "v")
             self.masked = [self.rows[1], self.columns]
         else:
             assert mlp is not None
-            check_mlp(module)
             self.rows, self.columns = [name(mlp.up, "u")], name(mlp.down, "v")
             self.masked = [self.columns]
 
