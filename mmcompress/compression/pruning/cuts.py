@@ -4,7 +4,7 @@ What is removed must not be missed: whatever else in a module has that width, su
 the two layers of an MLP, is a reason to refuse.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -176,6 +176,18 @@ def check_attention(attention: nn.Module, *, norms: Sequence[str] = HEAD_NORMS) 
         )
 
 
+def check_layers(module: nn.Module, names: Iterable[str]) -> None:
+    """Refuse layers that cannot be made smaller.
+
+    Raises:
+        ValueError: one is neither linear nor of low rank.
+    """
+    for name in names:
+        layer = module.get_submodule(name)
+        if not isinstance(layer, LowRankLinear):
+            _plain(layer)
+
+
 def check_stack(path: str, stack: Stack) -> list[str]:
     """Refuse a list in which one block stands in several places; the paths of the blocks.
 
@@ -216,12 +228,7 @@ def _check(module: nn.Module, known: set[str], what: str) -> None:
                 f"{name} ({type(child).__name__}) in {type(module).__name__} depends on all its "
                 f"{what}, so none can be removed: leave it out with a selector (modality, role)"
             )
-    for name in known:
-        if name in HEAD_NORMS:
-            continue
-        layer = module.get_submodule(name)
-        if not isinstance(layer, LowRankLinear):
-            _plain(layer)
+    check_layers(module, known - set(HEAD_NORMS))
 
 
 def _keep_columns(attention: nn.Module, columns: Index, gain: Tensor | None) -> None:

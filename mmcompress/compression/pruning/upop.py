@@ -41,6 +41,7 @@ from mmcompress.compression.base import Compressor, Decision, Parametrization
 from mmcompress.compression.lowrank.modules import LowRankLinear
 from mmcompress.compression.pruning.cuts import (
     check_attention,
+    check_layers,
     check_mlp,
     check_unshared,
     head_dim_columns,
@@ -360,6 +361,8 @@ class Layers:
     Args:
         path: of the module.
         module: the attention or MLP.
+    Raises:
+        ValueError: one of its layers cannot be made smaller.
     """
 
     def __init__(self, path: str, module: nn.Module) -> None:
@@ -369,11 +372,13 @@ class Layers:
 
         attention, mlp = attention_parts(module), mlp_parts(module)
         if attention is not None:
+            check_layers(module, (attention.q, attention.k, attention.v, attention.out))
             self.rows = [name(n, "u") for n in (attention.q, attention.k, attention.v)]
             self.columns = name(attention.out, "v")
             self.masked = [self.rows[1], self.columns]
         else:
             assert mlp is not None
+            check_layers(module, (mlp.up, mlp.down))
             self.rows, self.columns = [name(mlp.up, "u")], name(mlp.down, "v")
             self.masked = [self.columns]
 
