@@ -93,6 +93,12 @@ def test_a_broken_promise_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert hold(("int8", "mlp")).outcome == "broken"
 
 
+@pytest.mark.parametrize(("recipe", "only"), [("int8", ""), ("hashed_embedding", "text")])
+def test_the_only_tower_is_named(recipe: str, only: str) -> None:
+    cell = hold((recipe, "hf/clip"))
+    assert (cell.outcome, cell.only) == ("passed", only)
+
+
 def test_a_page_by_hand() -> None:
     cells = [
         Cell("int8", "mlp", "passed"),

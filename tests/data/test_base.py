@@ -209,7 +209,8 @@ def test_damaged_items_are_left_out_and_counted(tiny_data: PairData, caplog):
     ]
 
 
-def test_damaged_items_are_named_once(make_tiny_backbone, tiny_data: PairData, caplog):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_damaged_items_are_named_once(workers, make_tiny_backbone, tiny_data: PairData, caplog):
     class Damaged(PairDataset):
         def read(self, index: int) -> dict:
             if index == 3:
@@ -222,7 +223,7 @@ def test_damaged_items_are_named_once(make_tiny_backbone, tiny_data: PairData, c
             test = splits["test"]
             return splits | {"test": Damaged(images=test.images, captions=test.captions)}
 
-    data = Torn()
+    data = Torn(num_workers=workers)
     data.attach(make_tiny_backbone())
     for _ in range(2):
         assert [len(batch["image"]) for batch in data.eval_dataloader("test")] == [7]
