@@ -27,6 +27,8 @@ from mmcompress.compression.recipe import Recipe
 from mmcompress.data.base import Classification, PairData
 from mmcompress.data.items import Items, PairDataset
 
+collect_ignore = ["fixtures"]  # the script that made them ran with older code
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip what is marked slow, unless `-m` says what to run.
