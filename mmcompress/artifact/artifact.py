@@ -63,7 +63,8 @@ class Artifact:
             dense_bytes: size of the dense model's safetensors file.
             dense_parameters: how many parameters the dense model has.
             dense_dtype: `float32`, or `float16` when all dense float32 tensors are rounded to it
-                already. Loading gives float32 again.
+                already, except those that it cannot hold (`fits_float16`): they stay float32.
+                Loading gives float32 again.
             run: small JSON that says where it comes from: `config_hash`, `recipe`.
         Raises:
             ValueError: `folder` exists.

@@ -63,7 +63,7 @@ def place_dense(
     Args:
         state: of the model, on any device.
         elsewhere: keys that are encoded, or stored under another name.
-        halved: float32 is stored as float16.
+        halved: float32 is stored as float16; what that cannot hold is `elsewhere`.
     """
     places: dict[str, Place] = {}
     ends: dict[torch.dtype, int] = {}

@@ -104,9 +104,9 @@ def layout(chain: Chain, shape: Sequence[int]) -> dict[str, Layout]:
         ValueError: the stages are no chain, or do not fit a weight of this shape.
     """
     stages = stages_of(chain)
-    if not shape or 0 in shape:
+    if 0 in shape:
         raise ValueError(f"shape {list(shape)} holds no value")
-    rows, columns = shape[0], prod(shape[1:])
+    rows, columns = _matrix(shape)
     found: dict[str, Layout] = {}
     count, length = rows * columns, columns
     if stage := stages.get("quantise"):
@@ -153,6 +153,11 @@ def layout(chain: Chain, shape: Sequence[int]) -> dict[str, Layout]:
     else:
         found[name] = Layout((count,), FLOATS)
     return found
+
+
+def _matrix(shape: Sequence[int]) -> tuple[int, int]:
+    """Rows and columns of a weight; a scalar is a row of one value."""
+    return (shape[0] if shape else 1), prod(shape[1:])
 
 
 def _symbols(count: int, columns: int, bits: int) -> Layout:
@@ -283,7 +288,7 @@ def _to_floats(
     shape: tuple[int, ...],
 ) -> Tensor:
     """The values that codes stand for, of the weight's shape."""
-    matrix = (shape[0], prod(shape[1:]))
+    matrix = _matrix(shape)
     if stage := stages.get("quantise"):
         scale = payloads["scale"]
         zero_point = payloads.get("real_zero_point")

@@ -30,7 +30,7 @@ def encode(weight: Tensor, encoding: Encoding) -> tuple[Chain, dict[str, Tensor]
     """Try every chain that fits, keep the smallest.
 
     Args:
-        weight: baked, float32, at least one dimension.
+        weight: baked, float32.
         encoding: what the recipe left behind for it.
     Returns:
         The chain and its payloads, as they are stored. What they take in the manifest counts as
@@ -40,6 +40,7 @@ def encode(weight: Tensor, encoding: Encoding) -> tuple[Chain, dict[str, Tensor]
     """
     assert weight.dtype == torch.float32, f"baked weights are float32, not {weight.dtype}"
     weight = weight.detach().cpu().contiguous()
+    weight = weight.view(weight.shape or (1,))  # a scalar is a row of one value
     candidates = []
     frames: _Frames = {}
     for chain, payloads in _candidates(weight, encoding):

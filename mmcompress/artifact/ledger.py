@@ -77,7 +77,13 @@ def list_rows(folder: Path, manifest: Manifest, backbone: Backbone) -> list[Ledg
         target = targets.get(key)
         modality = target.modality if target else backbone.modality_of(key)
         role = target.role if target else "other"
-        if key in weights:
+        if key in weights and not weights[key].steps:
+            size = sum(part.length for part in weights[key].parts.values())
+            note = "float32, as float16 cannot hold its values"
+            rows.append(
+                LedgerRow(key, modality, role, "dense", size, note, "dense", tensor.numel())
+            )
+        elif key in weights:
             rows += _weight_rows(key, modality, role, weights[key], tensor.shape)
         elif key in places:
             note = reasons.get(key) or _dense_note(key, manifest, is_target=target is not None)

@@ -15,6 +15,7 @@ from mmcompress.artifact.bundles import fingerprint, make_bundles, place_dense
 from mmcompress.artifact.chain import decode
 from mmcompress.artifact.encode import encode
 from mmcompress.artifact.encoding import Encoding
+from mmcompress.artifact.float16 import fits_float16
 from mmcompress.artifact.load import PAYLOADS, file_checksum
 from mmcompress.artifact.manifest import (
     FORMAT_VERSION,
@@ -27,7 +28,7 @@ from mmcompress.artifact.manifest import (
 from mmcompress.artifact.table import Rows, add_row
 from mmcompress.backbones.base import Backbone
 from mmcompress.files import check_new, folder_atomically
-from mmcompress.memory import large_blocks_apart
+from mmcompress.memory import give_back, large_blocks_apart
 
 LIBRARIES = (
     *["mmcompress", "torch", "safetensors", "zstandard", "constriction"],
@@ -62,9 +63,10 @@ def write_artifact(
     left = state.keys() - aliases.keys()
     stored = {k: state[k].detach().cpu().contiguous() for k in left if not state[k].is_meta}
 
-    kinds, weights, payloads = _encode_all(stored, encodings)
     halved = dense_dtype == "float16"
-    dense = place_dense(state, {*encodings, *aliases}, halved=halved)
+    wide = _find_wide(stored, encodings) if halved else []
+    kinds, weights, payloads = _encode_all(stored, encodings, wide)
+    dense = place_dense(state, {*encodings, *aliases, *wide}, halved=halved)
     tensors = make_bundles(stored, dense)
     if payloads:
         tensors[PAYLOADS] = torch.cat([_as_bytes(payload) for payload in payloads])
@@ -87,7 +89,7 @@ def write_artifact(
                 "parameters": dense_parameters,
                 "dtype": _parameter_dtype(backbone),
             },
-            "reasons": _by_reason({key: reasons[key] for key in dense if key in reasons}),
+            "reasons": _by_reason({k: reasons[k] for k in [*dense, *wide] if k in reasons}),
             "versions": _versions(),
             "run": dict(run),
             "tensors": {
@@ -101,8 +103,18 @@ def write_artifact(
     return parse(data, folder / MANIFEST_FILE)
 
 
+def _find_wide(stored: Mapping[str, Tensor], encodings: Mapping[str, Encoding]) -> list[str]:
+    """Dense tensors that float16 cannot hold: each is stored as a weight that no step touched."""
+    wide = []
+    for key, tensor in stored.items():
+        if tensor.dtype == torch.float32 and key not in encodings:
+            wide += [] if fits_float16(tensor) else [key]
+            give_back([tensor])
+    return wide
+
+
 def _encode_all(
-    stored: Mapping[str, Tensor], encodings: Mapping[str, Encoding]
+    stored: Mapping[str, Tensor], encodings: Mapping[str, Encoding], wide: Sequence[str]
 ) -> tuple[list[dict[str, Any]], Rows, list[Tensor]]:
     """The manifest's kinds and weights, and all payloads in the order in which they are stored."""
     kinds: list[dict[str, Any]] = []
@@ -110,8 +122,8 @@ def _encode_all(
     stored_payloads: list[Tensor] = []
     # By identity of a codebook: owner; itself, so that no later one is taken for it; as stored.
     codebooks: dict[int, tuple[str, Tensor, Tensor]] = {}
-    for key in track(sorted(encodings), description="store", transient=True):
-        encoding = encodings[key]
+    for key in track(sorted([*encodings, *wide]), description="store", transient=True):
+        encoding = Encoding() if key in wide else encodings[key]
         weight = stored[key] if encoding.weight is None else encoding.weight.detach().cpu()
         chain, payloads = encode(weight, encoding)
         decoded = decode(chain, payloads, weight.shape)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mmcompress.artifact.encode import encode
 from mmcompress.artifact.encoding import Encoding
+from mmcompress.artifact.float16 import fits_float16
 from mmcompress.backbones.base import Backbone, Target
 from mmcompress.compression.base import put
 
@@ -121,5 +122,5 @@ def bytes_outside(backbone: Backbone, groups: Sequence[Group], dense_dtype: str)
 
 
 def _dense_bytes(tensor: Tensor, dense_dtype: str) -> int:
-    half = dense_dtype == "float16" and tensor.dtype == torch.float32
-    return tensor.nbytes // 2 if half else tensor.nbytes
+    halved = dense_dtype == "float16" and tensor.dtype == torch.float32
+    return tensor.nbytes // 2 if halved and fits_float16(tensor) else tensor.nbytes

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from mmcompress.artifact.encoding import Encoding
+from mmcompress.artifact.float16 import round_to_float16
 from mmcompress.backbones.base import Backbone, Target
 from mmcompress.compression.baking import Baking, put_back
 from mmcompress.compression.base import (
@@ -42,7 +43,7 @@ class Recipe:
         steps: by name, in the order in which they run: structure, then masks, then values. A step
             that is None is left out, so that a stack can drop one from the command line.
         dense_dtype: how tensors that no step compresses are stored: `float32`, or `float16`,
-            which rounds biases and norms too.
+            which rounds biases and norms too; a tensor that float16 cannot hold stays float32.
         budget: finds which layer gets which strength of the steps, or which of several steps.
     """
 
@@ -271,8 +272,8 @@ class Recipe:
             encodings = baked
         if self.dense_dtype == "float16":
             for key, tensor in backbone.model.state_dict().items():
-                if key not in encodings and tensor.is_floating_point():
-                    tensor.copy_(tensor.half())
+                if key not in encodings and tensor.dtype == torch.float32:
+                    tensor.copy_(round_to_float16(tensor))
         backbone.requires_grad_(True)
         return encodings
 
