@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
+from mmcompress.rgb import to_rgb
+
 # Radford et al. 2021, arXiv:2103.00020, as published with the code.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -44,7 +46,7 @@ def image_transform(
         )
     return v2.Compose(
         [
-            v2.RGB(),
+            to_rgb,
             v2.Resize(
                 (size, size) if resize_mode == "squash" else size,
                 interpolation=v2.InterpolationMode(interpolation),

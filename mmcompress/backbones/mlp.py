@@ -12,6 +12,7 @@ from torchvision.transforms import v2
 from typing_extensions import Self
 
 from mmcompress.backbones.base import Backbone
+from mmcompress.rgb import to_rgb
 
 
 class MLP(Backbone):
@@ -70,7 +71,7 @@ class MLP(Backbone):
         return torch.ones(())
 
     def preprocess(self, image: Any) -> Tensor:
-        return self._transform(image).as_subclass(torch.Tensor)
+        return self._transform(to_rgb(image)).as_subclass(torch.Tensor)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         raise ValueError("MLP has no text tower: set evaluation=accuracy")

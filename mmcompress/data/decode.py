@@ -9,6 +9,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from mmcompress.rgb import to_rgb
+
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm")
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 
@@ -31,14 +33,14 @@ class Waveform:
 
 
 def read_image(source: bytes | Path) -> Image.Image:
-    """An RGB image.
+    """An RGB image of 8 bits (`to_rgb`).
 
     Raises:
-        Unreadable: no image, or a damaged one.
+        Unreadable: no image, a damaged one, or one whose values have no known range.
     """
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            return image.convert("RGB")
+            return to_rgb(image)
     # What Pillow's decoders raise on damaged files.
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise Unreadable(f"no readable image ({_reason(error)})") from error

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from typing_extensions import Self
 
 from mmcompress.data.decode import Unreadable
+from mmcompress.rgb import to_rgb
 from mmcompress.seeds import seed_from
 
 log = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ class PairDataset(Items):
     """Images in memory with one caption each.
 
     Args:
-        images: uint8 tensors (3, H, W) or PIL images.
+        images: whatever `to_rgb` takes: uint8 tensors (3, H, W), PIL images.
         captions: as many strings.
         labels: as many class indices, where there are classes.
         augment: image → image, applied at each access.
@@ -105,7 +106,10 @@ class PairDataset(Items):
         return len(self.images)
 
     def read(self, index: int) -> Item:
-        item: Item = {"image": self.images[index], "text": self.captions[index]}
+        try:
+            item: Item = {"image": to_rgb(self.images[index]), "text": self.captions[index]}
+        except ValueError as error:
+            raise Unreadable(f"no readable image ({error})") from error
         return item if self.labels is None else item | {"label": self.labels[index]}
 
 

@@ -27,6 +27,7 @@ from torchvision.transforms import v2
 from mmcompress.data.base import Classification, PairData
 from mmcompress.data.items import Items, PairDataset
 from mmcompress.files import write_atomically
+from mmcompress.rgb import to_rgb
 
 log = logging.getLogger(__name__)
 
@@ -216,5 +217,5 @@ def _render(svg: str) -> np.ndarray:
     import resvg_py
 
     png = resvg_py.svg_to_bytes(svg_string=svg, width=SIZE, height=SIZE, background="white")
-    picture = Image.open(io.BytesIO(bytes(png))).convert("RGB")
-    return np.asarray(picture).transpose(2, 0, 1)  # 3 H W
+    picture = Image.open(io.BytesIO(bytes(png)))
+    return np.asarray(to_rgb(picture)).transpose(2, 0, 1)  # 3 H W

@@ -7,9 +7,11 @@ from typing import Any
 from torchvision import datasets
 
 from mmcompress.data.base import PairData
+from mmcompress.data.decode import Unreadable
 from mmcompress.data.items import Item, Items
 from mmcompress.data.prompts import templates_of
 from mmcompress.data.splits import SHARE, complete
+from mmcompress.rgb import to_rgb
 
 
 class Labelled(Items):
@@ -25,7 +27,10 @@ class Labelled(Items):
 
     def read(self, index: int) -> Item:
         image, label = self.dataset[index]
-        return {"image": image.convert("RGB"), "label": int(label)}
+        try:
+            return {"image": to_rgb(image), "label": int(label)}
+        except ValueError as error:
+            raise Unreadable(f"no readable image ({error})") from error
 
 
 class Torchvision(PairData):

@@ -1,0 +1,196 @@
+"""Pictures of any mode and bit depth have the brightness that their files say."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mmcompress.backbones.images import CLIP_MEAN, CLIP_STD, image_transform
+from mmcompress.backbones.mlp import MLP
+from mmcompress.data.decode import Unreadable, read_image
+from mmcompress.data.image_folder import ImageFolder
+from mmcompress.data.items import PairDataset
+from mmcompress.rgb import to_rgb
+
+RAMP = np.linspace(0, 65535, 64).reshape(8, 8).round().astype(np.uint16)
+EXPECTED = np.rint(RAMP / 257).astype(np.uint8)  # 65535 = 257 * 255
+
+
+def stored(picture: Image.Image, format: str) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, format)
+    return file.getvalue()
+
+
+def deep_png(values: np.ndarray, colour_type: int) -> bytes:
+    """A PNG of 16 bits per channel, which Pillow reads and does not write."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    height, width = values.shape[:2]
+    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    body = [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(body)
+
+
+def netpbm(values: np.ndarray, white: int) -> bytes:
+    return b"P5 8 8 %d\n" % white + values.astype(">u2").tobytes()
+
+
+FILES: dict[str, bytes] = {
+    "16-bit PNG": stored(Image.fromarray(RAMP), "PNG"),
+    "16-bit PNG, colour": deep_png(np.stack([RAMP] * 3, -1), 2),
+    "16-bit PNG, grey and alpha": deep_png(np.stack([RAMP, RAMP], -1), 4),
+    "16-bit PNG, colour and alpha": deep_png(np.stack([RAMP] * 4, -1), 6),
+    "16-bit TIFF": stored(Image.fromarray(RAMP), "TIFF"),
+    "16-bit PGM": netpbm(RAMP, 65535),
+    "32-bit TIFF": stored(Image.fromarray(RAMP.astype(np.int32)), "TIFF"),
+    "32-bit TIFF of 8-bit values": stored(Image.fromarray(EXPECTED.astype(np.int32)), "TIFF"),
+    "float TIFF, white 1": stored(Image.fromarray((RAMP / 65535).astype(np.float32)), "TIFF"),
+    "float TIFF, white 255": stored(Image.fromarray((RAMP / 257).astype(np.float32)), "TIFF"),
+    "float TIFF, white 65535": stored(Image.fromarray(RAMP.astype(np.float32)), "TIFF"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_brightness_of_deep_files(name: str) -> None:
+    picture = read_image(FILES[name])
+    assert picture.mode == "RGB"
+    levels = np.asarray(picture).astype(int)
+    # Pillow itself cuts the low byte off where there are several channels of 16 bits.
+    assert np.abs(levels - EXPECTED[..., None]).max() <= (
+        1 if "colour" in name or "alpha" in name else 0
+    )
+
+
+def test_a_dark_file_of_16_bits_stays_dark() -> None:
+    """Not the values, the format says what white is."""
+    dark = (RAMP // 1000).astype(np.uint16)
+    for data in (stored(Image.fromarray(dark), "PNG"), netpbm(dark, 65535)):
+        assert np.asarray(read_image(data)).max() == 0
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16L", "I;16B", "I;16N"])
+def test_16_bits_in_memory(mode: str) -> None:
+    assert to_rgb(Image.new(mode, (2, 2), 257 * 100)).getpixel((1, 1)) == (100, 100, 100)
+
+
+MODES = [
+    "1",
+    "L",
+    "P",
+    "RGB",
+    "RGBA",
+    "RGBX",
+    "CMYK",
+    "YCbCr",
+    "LAB",
+    "HSV",
+    "LA",
+    "PA",
+    "La",
+    "RGBa",
+]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_other_modes(mode: str) -> None:
+    colour = (204, 51, 102)  # is in the web palette of mode P
+    luma = round(0.299 * 204 + 0.587 * 51 + 0.114 * 102)
+    stage = {"PA": "P", "La": "LA", "RGBa": "RGBA"}.get(mode)
+    picture = Image.new("RGB", (4, 4), colour)
+    picture = (picture.convert(stage) if stage else picture).convert(mode)
+    assert picture.mode == mode
+    found = to_rgb(picture)
+    assert found.mode == "RGB"
+    if mode == "1":  # black and white dots in place of grey
+        assert np.unique(np.asarray(found)).tolist() == [0, 255]
+        return
+    expected = (luma,) * 3 if mode in ("L", "LA", "La") else colour
+    tolerance = 3 if mode in ("YCbCr", "LAB", "HSV") else 0  # 8 bits are coarse in these
+    np.testing.assert_allclose(found.getpixel((2, 2)), expected, atol=tolerance)
+
+
+def test_premultiplied_colours_are_divided_by_alpha() -> None:
+    half = Image.new("RGBA", (1, 1), (200, 60, 90, 128)).convert("RGBa")
+    assert max(half.getpixel((0, 0))[:3]) == 100
+    np.testing.assert_allclose(to_rgb(half).getpixel((0, 0)), (200, 60, 90), atol=2)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            np.array([[-5, 9]], np.int32),
+            r"32-bit integers from -5 to 9, not within 0 to 65535: save",
+        ),
+        (
+            np.array([[0, 70000]], np.int32),
+            r"32-bit integers from 0 to 70000, .*: save it with 8 or 16 bits",
+        ),
+        (np.array([[0.0, -0.5]], np.float32), r"floats from -0\.5 to 0, not within"),
+        (np.array([[0.0, np.nan]], np.float32), r"floats from nan to nan"),
+        (np.array([[0.0, np.inf]], np.float32), r"floats from 0 to inf"),
+    ],
+)
+def test_values_without_a_range_are_damaged_items(
+    values: np.ndarray, message: str, tmp_path: Path
+) -> None:
+    data = stored(Image.fromarray(values), "TIFF")
+    with pytest.raises(Unreadable, match=rf"no readable image \(it holds {message}"):
+        read_image(data)
+    pairs = PairDataset(images=[Image.fromarray(values)], captions=["x"])
+    assert isinstance(pairs[0], Unreadable)
+
+
+def test_tensors() -> None:
+    wide = torch.from_numpy(RAMP).expand(2, 3, 8, 8)
+    eight = torch.from_numpy(EXPECTED).expand(2, 3, 8, 8)
+    assert torch.equal(to_rgb(wide), eight)
+    assert torch.equal(to_rgb(eight), eight)
+    assert torch.equal(to_rgb(eight[:, :1]), eight)
+    floats = eight / 255
+    assert torch.equal(to_rgb(floats), floats)
+
+
+@pytest.mark.parametrize(
+    ("picture", "message"),
+    [
+        (torch.full((3, 2, 2), 200.0), r"torch\.float32 holds 200 to 200: give floats in \[0, 1\]"),
+        (torch.full((3, 2, 2), float("nan")), "holds nan to nan"),
+        (torch.zeros(3, 2, 2, dtype=torch.int64), r"tensor of torch\.int64 is no picture"),
+        (torch.zeros(8, 8, 3, dtype=torch.uint8), r"shape \(8, 8, 3\) is no picture"),
+        (np.zeros((8, 8, 3), np.uint8), "a ndarray is no picture: give a PIL image or a tensor"),
+    ],
+)
+def test_what_is_no_picture(picture: Any, message: str) -> None:
+    for prepare in (to_rgb, image_transform(8, CLIP_MEAN, CLIP_STD), MLP().preprocess):
+        with pytest.raises(ValueError, match=message):
+            prepare(picture)
+
+
+def test_every_way_in_gives_the_same_pixels(tmp_path: Path) -> None:
+    """A file, a PIL image in memory and a tensor of 16 bits."""
+    for name in ("train", "test"):
+        (tmp_path / name / "thing").mkdir(parents=True)
+        for index in range(2):
+            (tmp_path / name / "thing" / f"{index}.png").write_bytes(FILES["16-bit PNG"])
+    folder = ImageFolder(root=str(tmp_path))
+    from_file = folder.build_splits()["test"][0]["image"]
+    pairs = PairDataset(
+        images=[Image.fromarray(RAMP), torch.from_numpy(RAMP).expand(3, 8, 8)], captions=["a", "b"]
+    )
+    prepare = image_transform(8, [0.0] * 3, [1.0] * 3)
+    found = [prepare(picture) for picture in (from_file, pairs[0]["image"], pairs[1]["image"])]
+    for pixels in found:
+        np.testing.assert_allclose(pixels[0] * 255, EXPECTED, atol=1e-4)
