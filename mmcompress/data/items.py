@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from PIL import Image
 from torch.utils.data import Dataset
 from typing_extensions import Self
 
@@ -81,7 +82,7 @@ class PairDataset(Items):
     """Images in memory with one caption each.
 
     Args:
-        images: whatever `to_rgb` takes: uint8 tensors (3, H, W), PIL images.
+        images: PIL images, which become RGB; tensors (3, H, W) as `to_rgb` takes them.
         captions: as many strings.
         labels: as many class indices, where there are classes.
         augment: image → image, applied at each access.
@@ -106,10 +107,13 @@ class PairDataset(Items):
         return len(self.images)
 
     def read(self, index: int) -> Item:
-        try:
-            item: Item = {"image": to_rgb(self.images[index]), "text": self.captions[index]}
-        except ValueError as error:
-            raise Unreadable(f"no readable image ({error})") from error
+        image = self.images[index]
+        if isinstance(image, Image.Image):
+            try:
+                image = to_rgb(image)
+            except ValueError as error:
+                raise Unreadable(f"no readable image ({error})") from error
+        item: Item = {"image": image, "text": self.captions[index]}
         return item if self.labels is None else item | {"label": self.labels[index]}
 
 
