@@ -16,12 +16,15 @@ from typing_extensions import Self
 
 from mmcompress.errors import root_cause
 from mmcompress.files import write_json
+from mmcompress.interruption import Interrupted
 from mmcompress.report.environment import git_commit, hardware, peak_memory_bytes, versions
 from mmcompress.report.settings import config_hash
 
 log = logging.getLogger(__name__)
 
 FILE = "run.json"
+
+Status = Literal["running", "finished", "failed", "interrupted"]
 
 
 @dataclass
@@ -33,7 +36,8 @@ class RunRecord:
                 trainer.fit(module, data)
             record.metrics["compressed"] = evaluate(…)
 
-    An exception is recorded as `status: failed` with one line of `error`, and goes on.
+    An exception is recorded as `status: failed` with one line of `error`, and goes on; one that
+    stands for a signal as `status: interrupted`.
 
     Attributes:
         metrics: `{"dense": {name: value}, "compressed": {name: value}}`.
@@ -55,7 +59,7 @@ class RunRecord:
     git_commit: str | None
     versions: dict[str, str]
     hardware: dict[str, Any]
-    status: Literal["running", "finished", "failed"] = "running"
+    status: Status = "running"
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     dense_sha256: str | None = None
     size: dict[str, Any] = field(default_factory=dict)
@@ -98,11 +102,16 @@ class RunRecord:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if error is not None:
+        if error is None:
+            self.save("finished")
+        elif isinstance(error, Interrupted):
+            self.error = str(error)
+            self.save("interrupted")
+        else:
             self.error = error_line(error)
-        self.save("finished" if error is None else "failed")
+            self.save("failed")
 
-    def save(self, status: Literal["finished", "failed"]) -> None:
+    def save(self, status: Status) -> None:
         """Write `run.json` as things stand now."""
         self.status = status
         self.timings["total_s"] = time.perf_counter() - self._began

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -20,6 +21,7 @@ from mmcompress.artifact.artifact import Artifact
 from mmcompress.artifact.ledger import compact
 from mmcompress.compression.recipe import Plan
 from mmcompress.files import write_atomically
+from mmcompress.interruption import Interrupted, listen
 from mmcompress.processes import from_first
 from mmcompress.report.console import print_report
 from mmcompress.report.pictures import accuracy_vs_size
@@ -139,7 +141,27 @@ def _run(cfg: DictConfig, record: RunRecord, loggers: list[Sink], folder: Path |
     elif cfg.resume:
         checkpoint = Path(cfg.resume)
     calibrated = None if checkpoint is None else calibrated_in(checkpoint)
-    return Run(record, loggers, _instantiate(cfg.callbacks), checkpoint, calibrated)
+    callbacks = [*_instantiate(cfg.callbacks), Listening()]
+    return Run(record, loggers, callbacks, checkpoint, calibrated)
+
+
+class Listening(Callback):
+    """Signals interrupt a fit like any other part of a run.
+
+    While it fits, Lightning has a handler of its own for SIGTERM, which lets the program end as if
+    all were well, and which waits for other processes that may never answer.
+    """
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        listen()
+
+
+def _how_to_go_on(folder: Path) -> str:
+    """The same command finds the folder of a job, and of a run whose `run_dir` it names."""
+    named = in_sweep() or (
+        HydraConfig.initialized() and f"run_dir={folder}" in HydraConfig.get().overrides.task
+    )
+    return "the same command goes on" + ("" if named else f" when it names run_dir={folder}")
 
 
 @contextmanager
@@ -161,6 +183,9 @@ def _files(cfg: DictConfig, held: RunFolder) -> Iterator[tuple[RunRecord, list[S
                 sink.log_hyperparams(record.config)
             yield record, sinks
         failed = False
+    except Interrupted as interrupted:
+        interrupted.advice = _how_to_go_on(folder)
+        raise
     except BaseException:
         text = traceback.format_exc()
         write_atomically(folder / "traceback.txt", lambda file: file.write(text.encode()))

@@ -19,6 +19,7 @@ from hydra.types import RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from mmcompress.files import write_json
+from mmcompress.interruption import listen
 from mmcompress.report.environment import git_commit
 from mmcompress.report.record import read_record
 from mmcompress.runs.run import run_path
@@ -56,6 +57,7 @@ class SweepCallback(Callback):
         self.notes.mkdir(parents=True)
         # For launchers that give up when a job's process dies, and for Ctrl-C.
         atexit.register(self._last_word)
+        listen()  # between jobs, and while other processes work on them
 
     def on_job_start(
         self, config: DictConfig, *, task_function: TaskFunction, **kwargs: Any

@@ -15,6 +15,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from mmcompress.errors import in_one_sentence, root_cause
 from mmcompress.files import write_atomically
+from mmcompress.interruption import Interrupted, interruptible
 from mmcompress.report.record import RunRecord, error_line, read_record
 from mmcompress.report.settings import config_hash
 from mmcompress.runs.folder import Taken, at_work, claim_folder, claimed_here, in_sweep
@@ -29,7 +30,8 @@ Values = tuple[float, ...]
 def as_job(function: Callable[[DictConfig], None]) -> Callable[[DictConfig], Values | None]:
     """Let `train.py` be started alone and in sweeps.
 
-    Alone, it ends with one sentence on an error that the user can mend. In a sweep:
+    Alone, it ends with one sentence on an error that the user can mend. A signal ends it with one
+    line that says how to go on, and with a code that is not zero; it ends a sweep too. In a sweep:
 
     * what has finished with this very configuration is not run again;
     * what was cut short or has failed goes on from its last checkpoint, or begins anew;
@@ -46,23 +48,33 @@ def as_job(function: Callable[[DictConfig], None]) -> Callable[[DictConfig], Val
                 f"error: W&B's server runs sweep={choice}: "
                 f"python scripts/wandb_sweep.py conf/sweep/{choice}.yaml"
             )
-        if not in_sweep():
-            in_one_sentence(function)(cfg)
-            return None
-        path = run_path(cfg)
-        reason = _is_done(path) or (at_work(path) if _is_first() else None)
-        if reason is None:
-            try:
-                function(cfg)
-            except Taken as taken:
-                reason = str(taken)
-            except Exception as error:
-                _keep(cfg, path, error)
-        if reason is not None:
-            log.info("skipped: %s", reason)
-        return goals(read_record(path), cfg.goals)
+        try:
+            with interruptible():
+                return _started(function, cfg)
+        except Interrupted as interrupted:
+            if _is_first():
+                log.error("%s: %s", interrupted, interrupted.advice)
+            raise
 
     return wrapper
+
+
+def _started(function: Callable[[DictConfig], None], cfg: DictConfig) -> Values | None:
+    if not in_sweep():
+        in_one_sentence(function)(cfg)
+        return None
+    path = run_path(cfg)
+    reason = _is_done(path) or (at_work(path) if _is_first() else None)
+    if reason is None:
+        try:
+            function(cfg)
+        except Taken as taken:
+            reason = str(taken)
+        except Exception as error:
+            _keep(cfg, path, error)
+    if reason is not None:
+        log.info("skipped: %s", reason)
+    return goals(read_record(path), cfg.goals)
 
 
 def _is_done(path: Path) -> str | None:

@@ -14,7 +14,7 @@ from mmcompress.report.console import report_console
 from mmcompress.report.record import read_record
 from mmcompress.runs.folder import at_work
 
-Status = Literal["finished", "skipped", "failed"]
+Status = Literal["finished", "skipped", "failed", "interrupted"]
 
 BEFORE = "it had finished before"
 
@@ -25,7 +25,7 @@ class Outcome:
 
     Attributes:
         folder: its run folder.
-        reason: why it was skipped or has failed; empty for one that has finished.
+        reason: why it was skipped, interrupted or has failed; empty for one that has finished.
         commit: of the code that made its results; None where there are none, or no git.
     """
 
@@ -54,7 +54,8 @@ def _outcome(note: dict[str, Any]) -> Outcome:
         return Outcome(folder, "skipped", busy)
     if record is None:
         return Outcome(folder, "failed", "its process ended without a word: was it killed?")
-    return Outcome(folder, "failed", record["error"])
+    status: Status = "interrupted" if record["status"] == "interrupted" else "failed"
+    return Outcome(folder, status, record["error"])
 
 
 def print_outcomes(
@@ -65,7 +66,7 @@ def print_outcomes(
     console: Console | None = None,
 ) -> None:
     """One line for all, one for those that had finished before, and one with the reason for each
-    other that was skipped or has failed.
+    other that has not finished.
 
     Args:
         sweep: its folder.
@@ -78,7 +79,9 @@ def print_outcomes(
         console.print(Text(line), soft_wrap=True)
 
     counts = Counter(outcome.status for outcome in found)
-    numbers = ", ".join(f"{counts[s]} {s}" for s in ("finished", "skipped", "failed"))
+    shown: list[Status] = ["finished", "skipped", "failed"]
+    shown += ["interrupted"] if counts["interrupted"] else []
+    numbers = ", ".join(f"{counts[status]} {status}" for status in shown)
     say(f"sweep {sweep}: {len(found)} jobs, {numbers}")
     before = sum(outcome.reason == BEFORE for outcome in found)
     if before:

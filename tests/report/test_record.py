@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from mmcompress.interruption import Interrupted
 from mmcompress.report.environment import git_commit, hardware, peak_memory_bytes, versions
 from mmcompress.report.record import RunRecord, finished, read_record, read_records
 from mmcompress.report.settings import config_hash
@@ -67,10 +68,11 @@ def test_a_failed_run_keeps_what_it_had_and_raises(tmp_path):
     assert written["metrics"] == {"dense": {"a": 0.5}}
 
 
-def test_an_interrupted_run_is_a_failed_one(tmp_path):
-    with pytest.raises(KeyboardInterrupt), RunRecord.start(tmp_path, CONFIG):
-        raise KeyboardInterrupt
-    assert read(tmp_path)["status"] == "failed"
+def test_an_interrupted_run_says_so(tmp_path):
+    with pytest.raises(Interrupted), RunRecord.start(tmp_path, CONFIG):
+        raise Interrupted(143)
+    written = read(tmp_path)
+    assert (written["status"], written["error"]) == ("interrupted", "interrupted by SIGTERM")
 
 
 def test_reading_back(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -52,18 +53,21 @@ def train(server: subprocess.Popen, tmp_path: Path) -> Callable[..., list[tuple[
     """Runs `train.py` in `tmp_path`, once for each list of overrides, all at the same time.
 
     The result is, of each, the return code and what it printed. `kill=(stage, seconds)` ends them
-    with SIGKILL so long after they have entered the stage.
+    so long after they have entered the stage, with SIGKILL or the signal `by`.
     """
 
     def run(
-        *commands: Sequence[str], kill: tuple[str, float] | None = None
+        *commands: Sequence[str],
+        kill: tuple[str, float] | None = None,
+        by: signal.Signals = signal.SIGKILL,
     ) -> list[tuple[int, str]]:
         outputs = [tmp_path / f"{number}.out" for number in range(len(commands))]
         jobs: list[dict[str, Any]] = []
         for command, output in zip(commands, outputs, strict=True):
             output.unlink(missing_ok=True)
+            asked = None if kill is None else (*kill, int(by))
             jobs.append(
-                {"argv": command, "cwd": str(tmp_path), "output": str(output), "kill": kill}
+                {"argv": command, "cwd": str(tmp_path), "output": str(output), "kill": asked}
             )
         assert server.stdin is not None
         assert server.stdout is not None

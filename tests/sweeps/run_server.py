@@ -2,9 +2,9 @@
 
 A line of standard input is JSON, one entry for each of the processes to start together:
 
-    [{"argv": […], "cwd": "…", "output": "…", "kill": [stage, seconds] or null}, …]
+    [{"argv": […], "cwd": "…", "output": "…", "kill": [stage, seconds, signal] or null}, …]
 
-A process is killed (SIGKILL) so many seconds after it has entered the stage. Once all have ended,
+A process gets the signal so many seconds after it has entered the stage. Once all have ended,
 the answer is a line with the list of their return codes, negative for a signal.
 """
 
@@ -29,7 +29,7 @@ def main() -> None:
         print(json.dumps(codes), flush=True)
 
 
-def start(argv: list[str], cwd: str, output: str, kill: tuple[str, float] | None) -> int:
+def start(argv: list[str], cwd: str, output: str, kill: tuple[str, float, int] | None) -> int:
     """Fork; the parent watches for the stage in which to kill, and returns the process's id."""
     reading, writing = os.pipe()
     pid = os.fork()
@@ -44,12 +44,12 @@ def start(argv: list[str], cwd: str, output: str, kill: tuple[str, float] | None
     return pid
 
 
-def kill_in(pid: int, stages: int, stage: str, seconds: float) -> None:
+def kill_in(pid: int, stages: int, stage: str, seconds: float, signum: int) -> None:
     with os.fdopen(stages) as lines:
         for line in lines:
             if line.strip() == stage:
                 time.sleep(seconds)
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, signum)
                 return
 
 
@@ -57,6 +57,7 @@ def run(argv: list[str], cwd: str, output: str, stages: int) -> None:
     """Be `train.py` in a process of its own, and end with it."""
     os.chdir(cwd)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
     out = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(out, 1)
     os.dup2(out, 2)
