@@ -148,6 +148,25 @@ def test_promises(name: str, contract: Contract, tmp_path: Path) -> None:
     contract.check(name, tmp_path / "artifact")
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_what_is_left_dense_is_stored_in_float16(
+    name: str, tiny_backbone: Backbone, tiny_data: PairData, tmp_path: Path
+) -> None:
+    """By default, in every recipe; and what is loaded is what was stored."""
+    recipe = build_recipe(name, dense_dtype=None)
+    assert recipe.dense_dtype == "float16"
+    dense = copy.deepcopy(tiny_backbone)
+    recipe.apply(tiny_backbone, tiny_data.calibration_dataloader())
+    saved = save(tmp_path / "artifact", tiny_backbone, recipe, dense)
+    loaded = Artifact.load(tmp_path / "artifact").backbone.model.state_dict()
+    assert saved.manifest["dense_dtype"] == "float16"
+    stored = {*saved.manifest["weights"], *saved.manifest["aliases"]}
+    for key, tensor in tiny_backbone.model.state_dict().items():
+        assert torch.equal(loaded[key], tensor), key
+        if key not in stored and tensor.is_floating_point():
+            assert torch.equal(tensor.half().float(), tensor), key
+
+
 @pytest.mark.parametrize(
     ("name", "modality"),
     [(n, m) for n in RECIPES if n != "none" for m in TOWERS.get(n, ("image", "text"))],

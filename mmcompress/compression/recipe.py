@@ -42,8 +42,8 @@ class Recipe:
     Args:
         steps: by name, in the order in which they run: structure, then masks, then values. A step
             that is None is left out, so that a stack can drop one from the command line.
-        dense_dtype: how tensors that no step compresses are stored: `float32`, or `float16`,
-            which rounds biases and norms too; a tensor that float16 cannot hold stays float32.
+        dense_dtype: how tensors that no step compresses are stored: `float16`, which rounds them,
+            or `float32`. A tensor that float16 cannot hold stays float32.
         budget: finds which layer gets which strength of the steps, or which of several steps.
     """
 
@@ -51,7 +51,7 @@ class Recipe:
         self,
         steps: Mapping[str, Compressor | None] | None = None,
         *,
-        dense_dtype: str = "float32",
+        dense_dtype: str = "float16",
         budget: Budget | None = None,
     ) -> None:
         self.steps = {name: step for name, step in (steps or {}).items() if step is not None}

@@ -58,9 +58,15 @@ def _config(name: str, *overrides: str) -> DictConfig:
     return composed(f"compression={name}", *SMALL.get(name, []), *overrides).compression
 
 
-def build_recipe(name: str, *overrides: str) -> Recipe:
-    """A recipe of `conf/compression/`, with settings that suit small layers."""
-    return instantiate(_config(name, *overrides))
+def build_recipe(name: str, *overrides: str, dense_dtype: str | None = "float32") -> Recipe:
+    """A recipe of `conf/compression/`, with settings that suit small layers.
+
+    Args:
+        dense_dtype: float32, so that storing what is left dense rounds nothing and comparisons can
+            be exact; None for the recipe's own.
+    """
+    exact = [] if dense_dtype is None else [f"compression.dense_dtype={dense_dtype}"]
+    return instantiate(_config(name, *exact, *overrides))
 
 
 class Contract:

@@ -204,7 +204,7 @@ def test_what_is_zero_is_removed(
         steps["int8"] = Integer(
             bits=8, group_size=size, granularity="linear", role=["attn.*", "mlp.*"]
         )
-    recipe = Recipe(steps)
+    recipe = Recipe(steps, dense_dtype="float32")
     recipe.apply(backbone, [data])
     recipe.on_step(1.0)
     with torch.no_grad():
