@@ -27,16 +27,18 @@ from typing_extensions import Self
 
 from mmcompress.backbones.attention import split_attention
 from mmcompress.backbones.base import Backbone, Row
+from mmcompress.backbones.complete import check_loaded
 from mmcompress.backbones.fused import split_fused
 from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.backbones.hf_files import (
     TOKENIZER_FILE,
-    check_complete,
     load_tokenizer,
+    named,
     not_loadable,
     prepared,
     preprocessing_of,
     read_preprocessor,
+    refuse_adapters_of,
     stay_local,
     write_image_processor,
     write_native,
@@ -245,6 +247,7 @@ def from_pretrained(name_or_path: str) -> Backbone:
         ValueError: nothing loadable there, or a model of another kind.
     """
     local = stay_local(name_or_path)
+    refuse_adapters_of(name_or_path, local)
     try:
         config = AutoConfig.from_pretrained(name_or_path, local_files_only=local)
     except (OSError, ValueError) as error:
@@ -254,7 +257,11 @@ def from_pretrained(name_or_path: str) -> Backbone:
     kind = kind_of(config)
     try:
         loaded: Any = kind.model.from_pretrained(
-            name_or_path, dtype=torch.float32, local_files_only=local, output_loading_info=True
+            name_or_path,
+            dtype=torch.float32,
+            local_files_only=local,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused by name
         )
         tokenizer = load_tokenizer(name_or_path, local)
         preprocessor = read_preprocessor(name_or_path, local)
@@ -263,7 +270,7 @@ def from_pretrained(name_or_path: str) -> Backbone:
         what = kind.model.__name__
         raise ValueError(not_loadable(name_or_path, what, local, error)) from error
     model, found = loaded
-    check_complete(name_or_path, model, found["missing_keys"])
+    check_loaded(named(name_or_path), model, found)
     if "image" in kind.modalities:
         return HF(model, tokenizer, **preprocessing_of(preprocessor)).eval()
     return HF(model, tokenizer, features=preprocessor).eval()

@@ -16,14 +16,16 @@ from transformers import (
 from typing_extensions import Self
 
 from mmcompress.backbones.base import Backbone, Row
+from mmcompress.backbones.complete import check_loaded
 from mmcompress.backbones.hf_files import (
     TOKENIZER_FILE,
-    check_complete,
     load_tokenizer,
+    named,
     not_loadable,
     prepared,
     preprocessing_of,
     read_preprocessor,
+    refuse_adapters_of,
     stay_local,
     write_image_processor,
     write_native,
@@ -100,9 +102,14 @@ class HFClip(Backbone):
             ValueError: nothing loadable there.
         """
         local = stay_local(name_or_path)
+        refuse_adapters_of(name_or_path, local)
         try:
             loaded: Any = CLIPModel.from_pretrained(
-                name_or_path, dtype=torch.float32, local_files_only=local, output_loading_info=True
+                name_or_path,
+                dtype=torch.float32,
+                local_files_only=local,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused by name
             )
             tokenizer = load_tokenizer(name_or_path, local)
             preprocessing = preprocessing_of(read_preprocessor(name_or_path, local))
@@ -110,7 +117,7 @@ class HFClip(Backbone):
         except Exception as error:
             raise ValueError(not_loadable(name_or_path, "CLIPModel", local, error)) from error
         model, found = loaded
-        check_complete(name_or_path, model, found["missing_keys"])
+        check_loaded(named(name_or_path), model, found)
         normalisation = {k: preprocessing[k] for k in ("mean", "std") if k in preprocessing}
         return cls(model, tokenizer, **normalisation)
 

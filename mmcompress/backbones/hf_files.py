@@ -17,6 +17,7 @@ from transformers import (
 from transformers.utils import cached_file
 
 from mmcompress.backbones.base import Backbone
+from mmcompress.backbones.complete import ADAPTER_FILES, refuse_adapters
 from mmcompress.backbones.hub import hub_reachable
 from mmcompress.backbones.native import fill, native_state, tower_sizes
 
@@ -29,6 +30,34 @@ INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}
 def stay_local(name_or_path: str) -> bool:
     """Whether files are to be had from a folder or the cache alone."""
     return Path(name_or_path).is_dir() or not hub_reachable()
+
+
+def named(name_or_path: str) -> str:
+    """Key and value that a model comes from, as messages begin."""
+    return f"backbone.name_or_path={name_or_path!r}"
+
+
+def refuse_adapters_of(name_or_path: str, local: bool) -> None:
+    """Refuse adapter weights, in a folder or on the model hub.
+
+    Raises:
+        ValueError: there are some; says how to merge them.
+    """
+    folder = Path(name_or_path)
+    if not folder.is_dir():
+        try:
+            file = cached_file(
+                name_or_path,
+                ADAPTER_FILES[0],
+                local_files_only=local,
+                _raise_exceptions_for_missing_entries=False,
+            )
+        except OSError:  # that there is no such model is said when it is read
+            return
+        if file is None:
+            return
+        folder = Path(file).parent
+    refuse_adapters(named(name_or_path), folder)
 
 
 def load_tokenizer(name_or_path: str, local: bool) -> Tokenizer:
@@ -134,22 +163,9 @@ def write_image_processor(size: int, preprocessing: Mapping[str, Any], folder: P
         SiglipImageProcessor(size=square, **common).save_pretrained(folder)
 
 
-def check_complete(name_or_path: str, model: object, missing: set[str]) -> None:
-    """Refuse a model that the files hold a part of.
-
-    Raises:
-        ValueError: names weights that are missing.
-    """
-    if missing:
-        raise ValueError(
-            f"backbone.name_or_path={name_or_path!r} holds no complete {type(model).__name__}: "
-            f"{len(missing)} weights are missing ({', '.join(sorted(missing)[:3])} ...)"
-        )
-
-
 def not_loadable(name_or_path: str, what: str, local: bool, error: Exception) -> str:
     """One sentence on a model that could not be read, and what to do."""
-    subject = f"backbone.name_or_path={name_or_path!r}"
+    subject = named(name_or_path)
     files = f"config.json, model.safetensors and {TOKENIZER_FILE}"
     if local and not Path(name_or_path).is_dir():
         return (

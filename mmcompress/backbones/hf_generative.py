@@ -20,13 +20,15 @@ from typing_extensions import Self
 from mmcompress.backbones.anatomy import Stack, find_stacks
 from mmcompress.backbones.attention import split_attention
 from mmcompress.backbones.base import Backbone, Row
+from mmcompress.backbones.complete import check_loaded
 from mmcompress.backbones.hf_files import (
     TOKENIZER_FILE,
-    check_complete,
     load_tokenizer,
+    named,
     not_loadable,
     preprocessing_of,
     read_preprocessor,
+    refuse_adapters_of,
     stay_local,
     write_image_processor,
     write_native,
@@ -267,9 +269,14 @@ def from_pretrained(name_or_path: str, max_tokens: int = 64) -> HFGenerative:
         ValueError: nothing loadable there, or a model of another kind.
     """
     local = stay_local(name_or_path)
+    refuse_adapters_of(name_or_path, local)
     try:
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            name_or_path, dtype=torch.float32, local_files_only=local, output_loading_info=True
+            name_or_path,
+            dtype=torch.float32,
+            local_files_only=local,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused by name
         )
         tokenizer = load_tokenizer(name_or_path, local)
         preprocessing = preprocessing_of(read_preprocessor(name_or_path, local))
@@ -278,5 +285,5 @@ def from_pretrained(name_or_path: str, max_tokens: int = 64) -> HFGenerative:
         what = "generative image-text model"
         raise ValueError(not_loadable(name_or_path, what, local, error)) from error
     model, found = loaded
-    check_complete(name_or_path, model, found["missing_keys"])
+    check_loaded(named(name_or_path), model, found)
     return HFGenerative(model, tokenizer, max_tokens=max_tokens, **preprocessing).eval()

@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModel
 from typing_extensions import Self
 
 from mmcompress.backbones.base import Backbone, Row
+from mmcompress.backbones.complete import check_loaded, refuse_adapters
 from mmcompress.backbones.hf_files import TOKENIZER_FILE, fit_config, prepared, write_tokenizer
 from mmcompress.backbones.native import fill, native_state
 from mmcompress.backbones.text_encoder import TextEncoder, mean_pool
@@ -89,10 +90,16 @@ class HFText(Backbone):
             ValueError: nothing loadable there, or a step that this class does not know.
         """
         path = Path(folder)
+        subject = f"backbone.folder={folder!r}"
+        refuse_adapters(subject, path)
         settings = _read_settings(path)
         try:
             loaded: Any = AutoModel.from_pretrained(
-                folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+                folder,
+                dtype=torch.float32,
+                local_files_only=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused by name
             )
             tokenizer = Tokenizer.from_file(str(path / TOKENIZER_FILE))
         # SafetensorError and what `tokenizers` raises on a broken file are bare Exceptions.
@@ -100,12 +107,7 @@ class HFText(Backbone):
             raise ValueError(_not_loadable(folder, error)) from error
         source, found = loaded
         # The pooler is not used: models that were trained without one are complete.
-        missing = sorted(k for k in found["missing_keys"] if not k.startswith("pooler."))
-        if missing:
-            raise ValueError(
-                f"backbone.folder={folder!r} holds no complete {type(source).__name__}: "
-                f"{len(missing)} weights are missing ({', '.join(missing[:3])} ...)"
-            )
+        check_loaded(subject, source, found, needless=("pooler.",))
         return cls(TextEncoder(source), tokenizer, **settings).eval()
 
     @classmethod

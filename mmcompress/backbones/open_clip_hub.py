@@ -13,6 +13,7 @@ from huggingface_hub import hf_hub_download
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from mmcompress.backbones.complete import refuse_adapter_keys, refuse_adapters
 from mmcompress.backbones.hub import hub_reachable
 from mmcompress.files import write_json
 from mmcompress.memory import LARGE
@@ -49,7 +50,9 @@ def read_config(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
         ValueError: no such model, or a folder without a usable `open_clip_config.json`.
     """
     local = name.removeprefix("local-dir:")
-    if local == name:
+    if local != name:
+        refuse_adapters(f"backbone.name={name!r}", Path(local))
+    else:
         names = open_clip.list_models()
         config = open_clip.get_model_config(name) if name in names else None
         if config is None:
@@ -84,12 +87,14 @@ def find_weights(name: str, pretrained: str) -> Weights:
     if pretrained in tags:
         tag = open_clip.get_pretrained_cfg(name, pretrained)
         return Weights(_download(name, pretrained, tag["hf_hub"]), tag)
-    if not Path(pretrained).is_file():
+    file = Path(pretrained)
+    refuse_adapters(f"backbone.pretrained={pretrained!r}", file if file.is_dir() else file.parent)
+    if not file.is_file():
         raise ValueError(
             f"backbone.pretrained={pretrained!r} is neither a file nor a tag of {name}; "
             f"its tags: {', '.join(tags) or 'none'}; null gives random weights"
         )
-    return Weights(Path(pretrained))
+    return Weights(file)
 
 
 def load_weights(model: nn.Module, name: str, weights: Path) -> None:
@@ -102,15 +107,17 @@ def load_weights(model: nn.Module, name: str, weights: Path) -> None:
     Raises:
         ValueError: the file holds something else.
     """
+    keys: list[str] = []
     try:
-        with _taking_over(model) if not copies_weights(weights) else nullcontext():
+        with _taking_over(model, keys) if not copies_weights(weights) else nullcontext():
             open_clip.load_checkpoint(model, str(weights))
     # What torch raises on a file of something else cannot be listed.
     except Exception as error:
+        subject = f"backbone.pretrained={str(weights)!r}"
+        refuse_adapter_keys(subject, keys)
         reason = " ".join(str(error).split())[:200] or "no message"
         raise ValueError(
-            f"backbone.pretrained={str(weights)!r} does not hold the weights of {name} "
-            f"({type(error).__name__}: {reason})"
+            f"{subject} does not hold the weights of {name} ({type(error).__name__}: {reason})"
         ) from error
 
 
@@ -120,14 +127,18 @@ def copies_weights(weights: Path) -> bool:
 
 
 @contextmanager
-def _taking_over(model: nn.Module) -> Iterator[None]:
+def _taking_over(model: nn.Module, keys: list[str]) -> Iterator[None]:
     """Let `load_state_dict` take the tensors that it is given, in the model's dtypes, as they are.
 
     A model on the meta device then needs no memory of its own, and what is mapped from a file stays
     so: open_clip's own function copies.
+
+    Args:
+        keys: gets the names of the tensors.
     """
 
     def take_over(state: Mapping[str, Tensor], strict: bool = True) -> object:
+        keys.extend(state)
         dtypes = {key: tensor.dtype for key, tensor in model.state_dict().items()}
         state = {key: tensor.to(dtypes.get(key, tensor.dtype)) for key, tensor in state.items()}
         # Bytes in the file need not be aligned, and kernels then add up in another order.
