@@ -44,6 +44,7 @@ def main(cfg: DictConfig) -> None:
     evaluators = instantiate(cfg.evaluation.evaluators)
     split = cfg.evaluation.split
     check_split(data, split)
+    data.check_readable("train")
 
     with start_run(cfg) as run:
         record = run.record
@@ -115,6 +116,7 @@ def main(cfg: DictConfig) -> None:
                 no_speedup=recipe.no_speedup,
                 **cfg.evaluation.latency,
             )
+        record.data = data.summary()
         run.report(artifact, recipe.plan)
 
 

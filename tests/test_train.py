@@ -52,6 +52,7 @@ def test_the_whole_line(run_train, tmp_path: Path, capsys: pytest.CaptureFixture
     assert record["status"] == "finished"
     assert record["seed"] == 0
     assert record["dense_sha256"] == dense_checksum(HFClip.mini().model)
+    assert record["data"]["test"] == {"items": 500, "left_out": {}}
     dense, compressed = record["metrics"]["dense"], record["metrics"]["compressed"]
     assert dense.keys() == compressed.keys()
     assert {"retrieval/mean_recall", "retrieval/i2t_r@1", "zeroshot/acc@1"} <= dense.keys()

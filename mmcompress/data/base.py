@@ -1,29 +1,24 @@
 """Paired data: what every data set hands to calibration, training and evaluation."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, RandomSampler
+from torch.utils.data import DataLoader
 
 from mmcompress.backbones.base import Backbone
 from mmcompress.data.decode import Unreadable, Waveform, cropped, resampled
 from mmcompress.data.items import Item, Items, Repeatable, Sample
-
-Batch = dict[str, Tensor]
-"""Modality → preprocessed inputs; `label` (B,) where items have one; `owner` (T,), the item in the
-batch that each text describes, where items have texts of their own; `concept` (B,), equal for items
-whose texts are prompts with the same class name."""
+from mmcompress.data.loading import FAILED, LOST, EpochOrder, Loader, ResumableLoader
+from mmcompress.data.losses import Losses, by_reason
+from mmcompress.errors import MENDABLE
 
 Captions = Literal["all", "first", "random"]
-
-LOST = "lost"
-"""What is wrong with those items of a batch that could not be read; `Loader` takes it out."""
 
 
 @dataclass(frozen=True)
@@ -37,64 +32,6 @@ class Classification:
     dataset: Items
     class_names: Sequence[str]
     templates: Sequence[str]
-
-
-class EpochOrder(RandomSampler):
-    """An order that depends on seed and epoch only, so that a resumed run sees what it would have.
-
-    Lightning calls `set_epoch`, and puts its own sampler in this one's place under DDP.
-    """
-
-    def __init__(self, dataset: Items, seed: int) -> None:
-        super().__init__(dataset)
-        self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        yield from torch.randperm(len(self), generator=generator).tolist()
-
-
-class Loader(DataLoader):
-    """Batches of `PairData.collate`; says which items could not be read, and how many in a pass.
-
-    It does so itself, for a worker process forgets with each pass what it has told.
-    """
-
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        items, lost = cast(Items, self.dataset), 0
-        for batch in super().__iter__():
-            for reason in batch.pop(LOST):
-                items.warn(reason)
-                lost += 1
-            if batch:
-                yield batch
-        if lost:
-            items.warn(f"{lost} items left out, which could not be read")
-
-
-class ResumableLoader(Loader):
-    """A loader whose place in the epoch Lightning writes to checkpoints and reads back."""
-
-    _given = 0
-    _skipped = 0
-
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        skipped, self._skipped = self._skipped, 0
-        self._given = 0
-        for batch in super().__iter__():
-            self._given += 1
-            if self._given > skipped:
-                yield batch
-
-    def state_dict(self) -> dict[str, int]:
-        return {"batches": self._given % len(self)}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self._skipped = state["batches"]
 
 
 class PairData(pl.LightningDataModule, ABC):
@@ -111,6 +48,9 @@ class PairData(pl.LightningDataModule, ABC):
         num_workers: worker processes per loader.
         seconds: sounds that last longer are cut to this; whole when None.
         seed: orders the training pairs and draws the calibration sample.
+
+    Attributes:
+        remedy: what to do when no item can be read.
     """
 
     name: str
@@ -118,6 +58,7 @@ class PairData(pl.LightningDataModule, ABC):
     backbone: Backbone
     class_names: Sequence[str] = ()
     templates: Sequence[str] = ("{}",)
+    remedy: str = Items.remedy
 
     def __init__(
         self,
@@ -159,6 +100,8 @@ class PairData(pl.LightningDataModule, ABC):
     def attach(self, backbone: Backbone) -> None:
         """Read the splits and use `backbone` to preprocess and tokenise from now on.
 
+        What splits leave out is logged, at most once.
+
         Raises:
             ValueError: a split is empty.
         """
@@ -166,10 +109,41 @@ class PairData(pl.LightningDataModule, ABC):
         if not hasattr(self, "splits"):
             splits = self.build_splits()
             for split, items in splits.items():
+                items.title = f"{self.name} {split}"
+                items.losses = items.losses or Losses()
+                items.remedy = self.remedy
+                items.losses.tell_names(items.title)
+                items.losses.tell_counts(items.title)
                 if len(items) == 0:
-                    raise ValueError(f"data {self.name}: split {split} is empty")
-                items.title, items.told = f"{self.name} {split}", set()
+                    lost = by_reason(items.losses.counts)
+                    why = f" ({lost})" if lost else ""
+                    raise ValueError(f"data {self.name}: split {split} is empty{why}")
             self.splits = splits
+
+    def check_readable(self, split: str) -> None:
+        """Refuse a split of which no item can be read; it reads until one can be.
+
+        Raises:
+            ValueError: says what is wrong with the first item.
+        """
+        items = self.splits[split].plain()
+        first = ""
+        for index in range(len(items)):
+            item = items[index]
+            if not isinstance(item, Unreadable):
+                return
+            first = first or item.args[0]
+        raise items.none_readable(first)
+
+    def summary(self) -> dict[str, dict[str, Any]]:
+        """Split → `items`, those that were found, and `left_out`, reason → how many.
+
+        Items that turned out damaged count among both; what was not read yet cannot be known.
+        """
+        return {
+            split: {"items": len(items), "left_out": items.losses.counts if items.losses else {}}
+            for split, items in self.splits.items()
+        }
 
     def collate(
         self, items: Sequence[Item | Unreadable], *, captions: Captions = "all"
@@ -183,7 +157,7 @@ class PairData(pl.LightningDataModule, ABC):
                 With `random` sounds are cut at a random place, else in the middle.
         """
         read = [item for item in items if not isinstance(item, Unreadable)]
-        batch: dict[str, Any] = {LOST: [str(i) for i in items if isinstance(i, Unreadable)]}
+        batch: dict[str, Any] = {LOST: [i for i in items if isinstance(i, Unreadable)]}
         if not read:
             return batch
         if "image" in self.backbone.modalities and "image" in read[0]:
@@ -193,10 +167,18 @@ class PairData(pl.LightningDataModule, ABC):
             waves = [self._heard(i["audio"], place) for i, place in zip(read, at, strict=True)]
             batch["audio"] = self.backbone.preprocess_audio(waves)
         if "label" in read[0]:
-            batch["label"] = torch.tensor([item["label"] for item in read])
+            batch["label"] = torch.tensor([self._label(item) for item in read])
         if "text" in self.backbone.modalities:
             batch |= self._texts(read, captions)
         return batch
+
+    def _batch(self, items: Sequence[Any], *, captions: Captions) -> dict[str, Any]:
+        """`collate`, or the error that ends the run: see `Items.__getitems__`."""
+        failures = [i for i in items if isinstance(i, Exception) and not isinstance(i, Unreadable)]
+        try:
+            return {FAILED: failures[0]} if failures else self.collate(items, captions=captions)
+        except MENDABLE as error:
+            return {FAILED: error}
 
     def _texts(self, items: Sequence[Item], captions: Captions) -> dict[str, Tensor]:
         if captions == "all":
@@ -216,13 +198,17 @@ class PairData(pl.LightningDataModule, ABC):
         return found
 
     def _prompts(self, item: Item) -> list[str]:
-        label, names = item["label"], self.class_names
-        if not 0 <= label < len(names):
+        name = self.class_names[self._label(item)]
+        return [template.format(name) for template in self.templates]
+
+    def _label(self, item: Item) -> int:
+        label, classes = item["label"], len(self.class_names)
+        if label < 0 or 0 < classes <= label:
             raise ValueError(
-                f"data {self.name}: an item has label {label} and there are {len(names)} class "
+                f"data {self.name}: an item has label {label} and there are {classes} class "
                 "names: make them match"
             )
-        return [template.format(names[label]) for template in self.templates]
+        return label
 
     def _heard(self, wave: Waveform, at: float) -> Tensor:
         if self.seconds is not None:
@@ -251,7 +237,7 @@ class PairData(pl.LightningDataModule, ABC):
         """
         return kind(
             items,
-            collate_fn=partial(self.collate, captions=captions),
+            collate_fn=partial(self._batch, captions=captions),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),

@@ -16,7 +16,30 @@ AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 
 
 class Unreadable(ValueError):
-    """A file that holds no image or sound, or only a part of one."""
+    """A file that holds no image or sound, or only a part of one.
+
+    Attributes:
+        reason: what is wrong, in words that other items share: they are counted by it. What
+            stands before a bracket in the message, unless it is given.
+    """
+
+    def __init__(self, message: str, *, reason: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason or message.partition(" (")[0]
+        self.item = ""
+
+    def within(self, place: str) -> "Unreadable":
+        """The same, said of a file."""
+        return Unreadable(f"{place}: {self}", reason=self.reason)
+
+    def of(self, item: str) -> "Unreadable":
+        """The same, said of an item."""
+        found = Unreadable(str(self), reason=self.reason)
+        found.item = item
+        return found
+
+    def __str__(self) -> str:
+        return f"{self.item} left out, {self.args[0]}" if self.item else str(self.args[0])
 
 
 @dataclass(frozen=True)
@@ -43,7 +66,7 @@ def read_image(source: bytes | Path) -> Image.Image:
             return to_rgb(image)
     # What Pillow's decoders raise on damaged files.
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise Unreadable(f"no readable image ({_reason(error)})") from error
+        raise _unreadable("image", error) from error
 
 
 def read_audio(source: bytes | Path) -> Waveform:
@@ -55,10 +78,10 @@ def read_audio(source: bytes | Path) -> Waveform:
     """
     soundfile = import_audio("soundfile")
     try:
-        opened = io.BytesIO(source) if isinstance(source, bytes) else source
-        channels, rate = soundfile.read(opened, dtype="float32", always_2d=True)  # n C
+        data = source if isinstance(source, bytes) else source.read_bytes()
+        channels, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)  # n C
     except (OSError, RuntimeError) as error:
-        raise Unreadable(f"no readable sound ({_reason(error)})") from error
+        raise _unreadable("sound", error) from error
     if len(channels) == 0:
         raise Unreadable("no readable sound (it is empty)")
     return Waveform(torch.from_numpy(channels.mean(axis=1)), rate)
@@ -97,7 +120,16 @@ def import_audio(name: str) -> Any:
         ) from error
 
 
-def _reason(error: BaseException) -> str:
-    if isinstance(error, UnidentifiedImageError):  # its message is where it lies in memory
-        return "of no known format"
-    return " ".join(str(error).split())[:120] or type(error).__name__
+def _unreadable(kind: str, error: BaseException) -> Unreadable:
+    """What a decoder's error says, in one line."""
+    reason = f"no readable {kind}"
+    if isinstance(error, FileNotFoundError):
+        reason = "no such file"
+    elif isinstance(error, PermissionError):
+        reason = "no permission to read the file"
+    # The whole messages of both libraries say where in memory the bytes lie.
+    said = getattr(error, "strerror", None) or getattr(error, "error_string", None) or str(error)
+    if isinstance(error, UnidentifiedImageError):
+        said = "of no known format"
+    said = " ".join(said.split())[:120]
+    return Unreadable(f"no readable {kind} ({said or type(error).__name__})", reason=reason)

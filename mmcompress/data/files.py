@@ -54,7 +54,7 @@ class Files(Items):
         try:
             media = read_audio(entry.path) if sound else read_image(entry.path)
         except Unreadable as error:
-            raise Unreadable(f"{entry.path}: {error}") from error
+            raise error.within(str(entry.path)) from error
         item: Item = {"audio" if sound else "image": media}
         if self.captioned:
             if not entry.texts:

@@ -1,20 +1,20 @@
 """What a data set holds: items that are read when they are asked for, and never all at once."""
 
 import copy
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from PIL import Image
 from torch.utils.data import Dataset
 from typing_extensions import Self
 
 from mmcompress.data.decode import Unreadable
+from mmcompress.data.losses import Losses
+from mmcompress.errors import MENDABLE
 from mmcompress.rgb import to_rgb
 from mmcompress.seeds import seed_from
-
-log = logging.getLogger(__name__)
 
 Item = dict[str, Any]
 """`image` (PIL, or uint8 (3, H, W)) or `audio` (a `Waveform`), and what there is of `text` (one
@@ -28,14 +28,16 @@ class Items(Dataset, ABC):
         title: what messages call it.
         captioned: whether they have texts of their own; otherwise labels alone.
         augment: image → image, applied at each access; None for no change.
-        told: what was logged of damaged items and is not said again, for data are read many times
-            over; None to say it each time.
+        losses: what is left out, and was said, for data are read many times over; None to count
+            anew, and say it, in each pass.
+        remedy: what to do when no item can be read.
     """
 
     title: str = "data"
     captioned: bool = True
-    told: set[str] | None = None
+    losses: Losses | None = None
     augment: Callable[[Any], Any] | None = None
+    remedy: str = "repair or replace the files"
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -53,29 +55,63 @@ class Items(Dataset, ABC):
             Unreadable: its file is damaged.
         """
 
+    def place(self, index: int) -> int:
+        """The item's index in the data set that these are a part of."""
+        return index
+
     def __getitem__(self, index: int) -> Item | Unreadable:
         """One item, augmented; where it cannot be read, the reason."""
         try:
-            item = self.read(index)
+            item = _checked(self.read(index))
         except Unreadable as error:
-            return Unreadable(f"item {index} left out, {error}")
+            return error.of(f"item {self.place(index)}")
         if self.augment is not None and "image" in item:
             item = item | {"image": self.augment(item["image"])}
         return item
 
-    def warn(self, message: str) -> None:
-        """Log a line, unless it was `told`."""
-        line = f"{self.title}: {message}"
-        if self.told is None or line not in self.told:
-            log.warning("%s", line)
-        if self.told is not None:
-            self.told.add(line)
+    def __getitems__(self, indices: list[int]) -> list[Any]:
+        """What a loader asks for: the items of one batch, or the error that ends the run.
+
+        A worker process would raise it with a traceback in its message.
+        """
+        try:
+            return [self[index] for index in indices]
+        except MENDABLE as error:
+            return [error]
+
+    def none_readable(self, first: str) -> ValueError:
+        """What to raise where nothing can be read; `first` is what is wrong with the first item."""
+        slashes = "; write / in paths where they have \\" if "\\" in first else ""
+        return ValueError(
+            f"{self.title}: none of the {len(self)} items can be read, the first is {first}: "
+            f"{self.remedy}{slashes}"
+        )
 
     def plain(self) -> Self:
         """The same items without augmentation."""
         items = copy.copy(self)
         items.augment = None
         return items
+
+
+def _checked(item: Item) -> Item:
+    """The item.
+
+    Raises:
+        Unreadable: a sound or picture of values that are no numbers, or a text without a word.
+    """
+    sound, image, texts = item.get("audio"), item.get("image"), item.get("text")
+    if sound is not None:
+        bad = int((~sound.samples.isfinite()).sum())
+        if bad:
+            raise Unreadable(f"no readable sound ({bad} of its samples are NaN or infinite)")
+    if torch.is_tensor(image) and not image.isfinite().all():
+        raise Unreadable("no readable image (some of its values are NaN or infinite)")
+    if texts is not None and not any(
+        text.strip() for text in ([texts] if isinstance(texts, str) else texts)
+    ):
+        raise Unreadable("no caption")
+    return item
 
 
 class PairDataset(Items):
@@ -117,22 +153,34 @@ class PairDataset(Items):
         return item if self.labels is None else item | {"label": self.labels[index]}
 
 
-class Sample(Items):
+class Part(Items):
+    """Items of another data set: named and counted with it."""
+
+    def __init__(self, items: Items) -> None:
+        self.items = items
+        self.title, self.captioned, self.losses = items.title, items.captioned, items.losses
+        self.remedy = items.remedy
+
+
+class Sample(Part):
     """Some items of another data set, in an order of their own."""
 
     def __init__(self, items: Items, indices: Sequence[int]) -> None:
-        self.items, self.indices = items, indices
-        self.title, self.captioned, self.told = items.title, items.captioned, items.told
+        super().__init__(items)
+        self.indices = indices
         self.augment = items.augment
 
     def __len__(self) -> int:
         return len(self.indices)
 
+    def place(self, index: int) -> int:
+        return self.items.place(self.indices[index])
+
     def read(self, index: int) -> Item:
         return self.items.read(self.indices[index])
 
 
-class Repeatable(Items):
+class Repeatable(Part):
     """Training items whose random numbers depend on the seed and on the batch they are read for.
 
     So a run that goes on from a checkpoint draws what it would have drawn, in worker processes too.
@@ -140,8 +188,8 @@ class Repeatable(Items):
     """
 
     def __init__(self, items: Items, seed: int) -> None:
-        self.items, self.seed = items, seed
-        self.title, self.captioned, self.told = items.title, items.captioned, items.told
+        super().__init__(items)
+        self.seed = seed
 
     def __len__(self) -> int:
         return len(self.items)
@@ -150,10 +198,13 @@ class Repeatable(Items):
     def keys(self) -> list[str]:
         return self.items.keys
 
+    def place(self, index: int) -> int:
+        return self.items.place(index)
+
     def read(self, index: int) -> Item:
         return self.items.read(index)
 
-    def __getitems__(self, indices: list[int]) -> list[Item | Unreadable]:
-        """What a loader asks for: the items of one batch; `collate` draws from what follows."""
+    def __getitems__(self, indices: list[int]) -> list[Any]:
+        """`collate` draws from what follows."""
         seed_from(self.seed, indices)
-        return [self.items[index] for index in indices]
+        return self.items.__getitems__(indices)

@@ -31,6 +31,8 @@ class Karpathy(PairData):
         ValueError: no such file, or one of another form.
     """
 
+    remedy = "set data.root to the folder of the images"
+
     def __init__(
         self,
         *,

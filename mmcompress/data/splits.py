@@ -47,5 +47,6 @@ def complete(
     if "val" not in found and len(found["train"]):
         kept, held = hold_out(found["train"].keys, val_share)
         found |= {"val": Sample(splits["train"], held), "train": Sample(splits["train"], kept)}
+        found["val"].losses = None  # those of `train` count once
     found["train"].augment = augment
     return found

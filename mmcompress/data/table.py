@@ -32,6 +32,7 @@ class Table(PairData):
     """
 
     name = "table"
+    remedy = "set data.root to the folder that the paths of the tables are relative to"
 
     def __init__(
         self,

@@ -89,7 +89,7 @@ class Shards(Items):
                 try:
                     self._add(item, suffix, file.read(size))
                 except Unreadable as error:
-                    raise Unreadable(f"{entry.shard.name}/{entry.key}{suffix}: {error}") from error
+                    raise error.within(f"{entry.shard.name}/{entry.key}{suffix}") from error
         return item
 
     def _add(self, item: Item, suffix: str, data: bytes) -> None:

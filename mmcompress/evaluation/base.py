@@ -83,16 +83,17 @@ def embed(encode: Encode, batches: DataLoader, *modalities: str) -> dict[str, Te
 
 
 def check_split(data: PairData, split: str) -> None:
-    """Refuse a split that `data` does not have.
+    """Refuse a split that `data` does not have, or of which nothing can be read.
 
     Raises:
-        ValueError: names the splits there are.
+        ValueError: names the splits there are, or the first item and what is wrong with it.
     """
     if split not in data.splits:
         raise ValueError(
             f"evaluation.split={split!r} is not a split of {data.name}: "
             f"choose one of {', '.join(data.splits)}"
         )
+    data.check_readable(split)
 
 
 @contextmanager

@@ -41,6 +41,7 @@ class RunRecord:
 
     Attributes:
         metrics: `{"dense": {name: value}, "compressed": {name: value}}`.
+        data: split → number of items, and of those left out by reason, `PairData.summary()`.
         dense_sha256: of the dense model, `artifact.dense.dense_checksum`.
         size: `dense_bytes`, `artifact_bytes`, `compression_ratio`, `bits_per_weight`,
             `dense_dtype`, `by_modality`, `coverage`.
@@ -61,6 +62,7 @@ class RunRecord:
     hardware: dict[str, Any]
     status: Status = "running"
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
     dense_sha256: str | None = None
     size: dict[str, Any] = field(default_factory=dict)
     latency: dict[str, Any] = field(default_factory=dict)

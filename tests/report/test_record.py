@@ -20,6 +20,7 @@ KEYS = [
     "versions",
     "hardware",
     "metrics",
+    "data",
     "dense_sha256",
     "size",
     "latency",
