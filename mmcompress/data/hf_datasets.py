@@ -7,7 +7,7 @@ from typing import Any
 from mmcompress.data.base import PairData
 from mmcompress.data.decode import Unreadable, read_audio, read_image
 from mmcompress.data.items import Item, Items
-from mmcompress.data.prompts import templates_of
+from mmcompress.data.prompts import names_of, templates_of
 from mmcompress.data.splits import SHARE, complete
 
 
@@ -89,7 +89,7 @@ class HFDatasets(PairData):
         self.split_names = dict(splits or {"train": "train", "val": "validation", "test": "test"})
         self.val_share, self.augment = val_share, augment
         self.templates = templates_of(templates)
-        self.class_names = list(class_names or [])
+        self.class_names = names_of(class_names or [])
 
     def build_splits(self) -> dict[str, Items]:
         found = self._load()

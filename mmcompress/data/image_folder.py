@@ -8,7 +8,7 @@ from mmcompress.data.base import PairData
 from mmcompress.data.decode import AUDIO_SUFFIXES, IMAGE_SUFFIXES
 from mmcompress.data.files import Entry, Files
 from mmcompress.data.items import Items
-from mmcompress.data.prompts import read_names, read_templates, templates_of
+from mmcompress.data.prompts import names_of, read_names, read_templates, templates_of
 from mmcompress.data.splits import SHARE, complete
 
 
@@ -43,7 +43,7 @@ class ImageFolder(PairData):
             raise ValueError(f"data.root={root!r} holds no folder train with a folder per class")
         self.name = self.root.resolve().name
         self.folders = _classes(self.root / "train")
-        self.class_names = list(class_names or read_names(self.root) or self.folders)
+        self.class_names = names_of(class_names or read_names(self.root) or self.folders)
         if len(self.class_names) != len(self.folders):
             raise ValueError(
                 f"data {self.name}: {len(self.class_names)} class names for the "

@@ -9,7 +9,7 @@ from torchvision import datasets
 from mmcompress.data.base import PairData
 from mmcompress.data.decode import Unreadable
 from mmcompress.data.items import Item, Items
-from mmcompress.data.prompts import templates_of
+from mmcompress.data.prompts import names_of, templates_of
 from mmcompress.data.splits import SHARE, complete
 from mmcompress.rgb import to_rgb
 
@@ -68,7 +68,7 @@ class Torchvision(PairData):
         self.name, self.root, self.download = dataset.lower(), root, download
         self.val_share, self.augment = val_share, augment
         self.templates = templates_of(templates)
-        self.class_names = list(class_names or [])
+        self.class_names = names_of(class_names or [])
 
     def build_splits(self) -> dict[str, Items]:
         parameters = inspect.signature(self.kind).parameters

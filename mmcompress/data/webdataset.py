@@ -25,7 +25,7 @@ from mmcompress.data.decode import (
     read_image,
 )
 from mmcompress.data.items import Item, Items
-from mmcompress.data.prompts import read_names, read_templates, templates_of
+from mmcompress.data.prompts import names_of, read_names, read_templates, templates_of
 from mmcompress.data.splits import SHARE, complete
 
 CAPTION, LABEL = ".txt", ".cls"
@@ -167,7 +167,7 @@ class WebDataset(PairData):
         if not self.root.is_dir():
             raise ValueError(f"data.root={root!r} is no folder: give one with train/*.tar")
         self.name = self.root.resolve().name
-        self.class_names = list(class_names or read_names(self.root))
+        self.class_names = names_of(class_names or read_names(self.root))
         self.templates = read_templates(self.root) if templates is None else templates_of(templates)
         self.val_share, self.captions, self.augment = val_share, captions, augment
 
