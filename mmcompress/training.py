@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from mmcompress.backbones.base import Backbone
 from mmcompress.compression.recipe import Recipe
 from mmcompress.data.base import PairData
+from mmcompress.finite import check_rows, check_trained
 from mmcompress.memory import free_as_usual, keep_freed_memory
 from mmcompress.objectives.base import Loss
 from mmcompress.processes import gather
@@ -115,6 +116,9 @@ class CompressionModule(pl.LightningModule):
             key: self._in_order(torch.cat([part[key] for part in self._outputs]))
             for key in self._outputs[0]
         }
+        for key, rows in outputs.items():
+            what = f"{key} embeddings" if key in self.backbone.modalities else key
+            check_rows(f"{what} of val, at step {self.global_step},", rows)
         for name, value in self.objective.metrics(outputs).items():
             self.log(f"val/{name}", value, prog_bar=True, sync_dist=True)
 
@@ -168,12 +172,15 @@ def trained(
         model: trained in place.
         data, objective, optimizer, warmup_ratio: as in `CompressionModule`; without a teacher.
         trainer: says for how long.
+    Raises:
+        ValueError: the training has diverged.
     """
     data.attach(model)
     module = CompressionModule(
         model, Recipe(), objective, optimizer=optimizer, warmup_ratio=warmup_ratio
     )
     trainer.fit(module, data)
+    check_trained(model)
     return model.eval().cpu()
 
 

@@ -1,4 +1,5 @@
 import copy
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from mmcompress.training import (
     calibrated_in,
     cpu_precision,
     parameter_groups,
+    trained,
     warmup_cosine,
 )
 
@@ -37,6 +39,7 @@ def fit(
     recipe: Recipe | None = None,
     objective: Objective | None = None,
     lr: float = 1e-3,
+    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW,
     callbacks: list[pl.Callback] | None = None,
     ckpt_path: Path | None = None,
     **options: Any,
@@ -51,7 +54,7 @@ def fit(
         backbone,
         recipe or Recipe(),
         objective or Objective(),
-        optimizer=partial(torch.optim.AdamW, lr=lr),
+        optimizer=partial(optimizer, lr=lr),
         teacher=teacher,
     )
     checkpointing = any(isinstance(c, ModelCheckpoint) for c in callbacks or [])
@@ -201,3 +204,34 @@ def test_bf16_only_where_the_cpu_has_it(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda value=bf16: value)
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda value=amx: value)
         assert cpu_precision() == expected
+
+
+STEEP = Objective(contrastive=1e4, affinity=0, feature=0)
+"""With a learning rate of 1e38, one step of finite loss ends at infinity."""
+
+
+def test_what_diverges_at_its_last_step_is_not_stored(
+    tiny_backbone: Backbone, tiny_data: PairData
+) -> None:
+    recipe, sgd = Recipe(), torch.optim.SGD
+    options: dict[str, Any] = {"optimizer": sgd, "lr": 1e38, "max_steps": 1}
+    fit(tiny_backbone, tiny_data, recipe=recipe, objective=STEEP, **options)
+    with pytest.raises(ValueError, match=r"training has diverged, .* infinite of .*: lower optim"):
+        recipe.bake(tiny_backbone)
+
+
+def test_a_model_trained_first_must_not_diverge(
+    tiny_backbone: Backbone, tiny_data: PairData
+) -> None:
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        logger=False,
+        max_steps=1,
+        limit_val_batches=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    optimizer = partial(torch.optim.SGD, lr=1e38)
+    with pytest.raises(ValueError, match="the training has diverged"):
+        trained(tiny_backbone, tiny_data, STEEP, optimizer, trainer)

@@ -67,7 +67,7 @@ class Artifact:
                 Loading gives float32 again.
             run: small JSON that says where it comes from: `config_hash`, `recipe`.
         Raises:
-            ValueError: `folder` exists.
+            ValueError: `folder` exists, or a weight is NaN or infinite.
             AssertionError: an encoding does not give back its weight bit for bit, or a dense
                 tensor is not exact in `dense_dtype`.
         """

@@ -37,11 +37,14 @@ from mmcompress.artifact.manifest import MANIFEST_FILE, TENSORS_FILE, Manifest, 
 from mmcompress.artifact.skeleton import Skeleton, build_skeleton
 from mmcompress.artifact.table import Weight, payload_bytes, read_table
 from mmcompress.backbones.base import Backbone
+from mmcompress.finite import describe_not_finite
 from mmcompress.mapped import mapped
 from mmcompress.memory import large_blocks_apart
 
 PAYLOADS = "payloads"
 """The tensor that holds all payloads of encoded weights."""
+
+COMPRESS_AGAIN = "compress again, from a model that is finite"
 
 FILE_NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
 
@@ -100,7 +103,7 @@ def read_backbone(
     backbone = build_skeleton(manifest, folder, path=path, on_meta=False, own=own)
     skeleton = backbone.model.state_dict(keep_vars=True)
     with open_tensors(folder) as tensors:
-        values = _read_values(folder, manifest, skeleton, tensors)
+        values = _finite(folder, skeleton, _read_values(folder, manifest, skeleton, tensors))
         state = mapped(values)[0] if in_file else dict(values)
     for key, value in state.items():
         # A Parameter is taken as it is, so that two names can share one.
@@ -239,6 +242,22 @@ def _check_weight(
                 raise ValueError(f"it shares the {name} of {part.owner}, which is of another form")
         head = stored[part.start : part.start + min(part.length, planes.HEADER_BYTES)]
         check_payload(chain, name, expected[name], part.dtype, part.length, head)
+
+
+def _finite(
+    folder: Path, skeleton: Mapping[str, Tensor], values: Iterator[tuple[str, Tensor]]
+) -> Iterator[tuple[str, Tensor]]:
+    """The same values; buffers may hold −inf, as masks do.
+
+    Raises:
+        ArtifactError: one holds NaN or infinity.
+    """
+    for key, value in values:
+        is_mask = not isinstance(skeleton[key], nn.Parameter)
+        found = describe_not_finite(value, is_mask=is_mask)
+        if found is not None:
+            raise ArtifactError(folder / TENSORS_FILE, f"{key} holds {found}", COMPRESS_AGAIN)
+        yield key, value
 
 
 def _read_values(

@@ -28,6 +28,7 @@ from mmcompress.artifact.manifest import (
 from mmcompress.artifact.table import Rows, add_row
 from mmcompress.backbones.base import Backbone
 from mmcompress.files import check_new, folder_atomically
+from mmcompress.finite import describe_not_finite, find_not_finite
 from mmcompress.memory import give_back, large_blocks_apart
 
 LIBRARIES = (
@@ -65,6 +66,8 @@ def write_artifact(
 
     halved = dense_dtype == "float16"
     wide = _find_wide(stored, encodings) if halved else []
+    left_dense = ((k, t) for k, t in state.items() if k in stored and k not in encodings)
+    _refuse(find_not_finite(left_dense))
     kinds, weights, payloads = _encode_all(stored, encodings, wide)
     dense = place_dense(state, {*encodings, *aliases, *wide}, halved=halved)
     tensors = make_bundles(stored, dense)
@@ -103,6 +106,14 @@ def write_artifact(
     return parse(data, folder / MANIFEST_FILE)
 
 
+def _refuse(not_finite: str | None) -> None:
+    if not_finite is not None:
+        raise ValueError(
+            f"{not_finite}, and no such artifact could be read: lower optimizer.lr, or choose a "
+            "milder recipe"
+        )
+
+
 def _find_wide(stored: Mapping[str, Tensor], encodings: Mapping[str, Encoding]) -> list[str]:
     """Dense tensors that float16 cannot hold: each is stored as a weight that no step touched."""
     wide = []
@@ -125,6 +136,8 @@ def _encode_all(
     for key in track(sorted([*encodings, *wide]), description="store", transient=True):
         encoding = Encoding() if key in wide else encodings[key]
         weight = stored[key] if encoding.weight is None else encoding.weight.detach().cpu()
+        found = describe_not_finite(weight)
+        _refuse(found and f"{key} holds {found}")
         chain, payloads = encode(weight, encoding)
         decoded = decode(chain, payloads, weight.shape)
         assert torch.equal(decoded, weight), f"{key} does not decode to its baked value"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from mmcompress.backbones.anatomy import attention_of, find_stacks, heads_of, mlp_of
+from mmcompress.finite import check_weights
 from mmcompress.objectives.contrastive import contrastive_loss
 
 WEIGHTS = ("linear", "embedding", "conv", "grouped_conv", "matrix")
@@ -77,6 +78,9 @@ class Backbone(nn.Module, ABC):
 
     A subclass sets the class attributes and implements `encode_*`, `preprocess`, `tokenize`,
     `spec`, `from_spec`; `targets` and the rest follow from them.
+
+    Raises:
+        ValueError: the model's weights are not finite.
     """
 
     adapter: ClassVar[str]
@@ -106,6 +110,7 @@ class Backbone(nn.Module, ABC):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
+        check_weights(model)
         self.model = model
 
     def encode(self, modality: str, inputs: Tensor) -> Tensor:

@@ -119,6 +119,7 @@ def load_weights(model: nn.Module, name: str, weights: Path) -> None:
         raise ValueError(
             f"{subject} does not hold the weights of {name} ({type(error).__name__}: {reason})"
         ) from error
+    model.name_or_path = str(weights)  # type: ignore[assignment]  # as models of transformers say it
 
 
 def copies_weights(weights: Path) -> bool:

@@ -25,6 +25,7 @@ from mmcompress.compression.base import (
 )
 from mmcompress.compression.budget import Budget, left_out
 from mmcompress.compression.statistics import Statistic, collect
+from mmcompress.finite import check_trained
 from mmcompress.memory import give_back
 from mmcompress.processes import from_first
 
@@ -260,7 +261,10 @@ class Recipe:
         Returns:
             The same; weights come with their encodings when these are asked for, and the model
             holds them no more.
+        Raises:
+            ValueError: a parameter is not finite; codes could not say so.
         """
+        check_trained(backbone.model)
         self.on_step(1.0)
         encodings: Mapping[str, Encoding] = Baking(self.steps)
         for step in self.steps.values():

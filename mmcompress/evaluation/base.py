@@ -1,6 +1,6 @@
 """The contract that every evaluator fulfils, and how a split is embedded."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,13 +11,18 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from mmcompress.data.base import PairData
+from mmcompress.finite import NotFiniteError, check_rows, not_scored
 
 
 class Encode(Protocol):
     """How evaluators run the model that they score; what it gives is on the CPU."""
 
     def __call__(self, modality: str, inputs: Tensor, /) -> Tensor:
-        """Embeddings (B, D), L2-normalised, float32."""
+        """Embeddings (B, D), L2-normalised, float32.
+
+        Raises:
+            NotFiniteError: some are NaN or infinite; what follows from them would be no score.
+        """
 
     def caption_logits(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Of a generative model what it expects of each token, and the tokens.
@@ -56,8 +61,10 @@ def embed(encode: Encode, batches: DataLoader, *modalities: str) -> dict[str, Te
 
     Raises:
         ValueError: the backbone that makes the batches lacks a modality.
+        NotFiniteError: embeddings are NaN or infinite; says of which items.
     """
     parts: dict[str, list[Tensor]] = {}
+    bad: dict[str, list[int]] = {}
     items = 0
     bar = track(
         batches,
@@ -73,13 +80,38 @@ def embed(encode: Encode, batches: DataLoader, *modalities: str) -> dict[str, Te
                     f"this evaluation needs {modality} inputs and the backbone takes "
                     f"{there or 'none of the data'} alone: set evaluation=agreement"
                 )
-            parts.setdefault(modality, []).append(encode(modality, batch[modality]))
+            try:
+                rows = check_rows(modality, encode(modality, batch[modality]))
+            except NotFiniteError as error:
+                bad.setdefault(modality, []).extend(_items_of(batch, modality, error.rows, items))
+                continue
+            parts.setdefault(modality, []).append(rows)
         if "label" in batch:
             parts.setdefault("label", []).append(batch["label"])
         if "owner" in batch:
             parts.setdefault("owner", []).append(items + batch["owner"])
             items += int(batch["owner"][-1]) + 1  # ascending, and each item has a text
+        else:
+            items += len(batch[modalities[0]])
+    for modality, found in bad.items():
+        names = _names_of(batches, found, items)
+        raise NotFiniteError(not_scored(f"{modality} embeddings", names, items), found)
     return {key: torch.cat(found) for key, found in parts.items()}
+
+
+def _items_of(
+    batch: Mapping[str, Tensor], modality: str, rows: Sequence[int], first: int
+) -> list[int]:
+    """The items that rows of a batch belong to, each once, `first` being the batch's first."""
+    if modality == "text" and "owner" in batch:
+        rows = batch["owner"][list(rows)].unique().tolist()
+    return [first + row for row in rows]
+
+
+def _names_of(batches: DataLoader, items: Sequence[int], total: int) -> list[str]:
+    """What the data set calls them; numbers where it has no names, or where items were left out."""
+    keys = getattr(batches.dataset, "keys", [])
+    return [keys[item] if len(keys) == total else str(item) for item in items]
 
 
 def check_split(data: PairData, split: str) -> None:

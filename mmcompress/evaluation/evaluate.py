@@ -1,6 +1,7 @@
 """Score a backbone: the one driver of all evaluators."""
 
 import logging
+import math
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from mmcompress.backbones.base import Backbone
 from mmcompress.data.base import PairData
 from mmcompress.evaluation.base import Comparison, Evaluator, check_split, inference
+from mmcompress.finite import check_rows
 from mmcompress.mapped import layer_by_layer
 
 log = logging.getLogger(__name__)
@@ -34,7 +36,9 @@ def evaluate(
     Returns:
         Metric name → value, those of all evaluators together.
     Raises:
-        ValueError: an unknown split, or two evaluators that yield one name.
+        ValueError: an unknown split, two evaluators that yield one name, or a metric that is NaN
+            or infinite.
+        NotFiniteError: embeddings are NaN or infinite.
     """
     check_split(data, split)
     encode = _Encoder(backbone)
@@ -61,6 +65,11 @@ def evaluate(
                         f"evaluation.evaluators.{name} yields {metric}, which another evaluator "
                         "has yielded: drop one of the two"
                     )
+                if not math.isfinite(value):
+                    raise ValueError(
+                        f"evaluation.evaluators.{name} gives {metric}={value}: the model's outputs "
+                        "are out of range, choose a milder recipe or a lower optimizer.lr"
+                    )
                 metrics[metric] = value
     return metrics
 
@@ -72,7 +81,8 @@ class _Encoder:
         self.backbone, self.device = backbone, next(backbone.parameters()).device
 
     def __call__(self, modality: str, inputs: Tensor, /) -> Tensor:
-        return self.backbone.encode(modality, inputs.to(self.device)).float().cpu()
+        rows = self.backbone.encode(modality, inputs.to(self.device)).float().cpu()
+        return check_rows(f"{modality} embeddings", rows)
 
     def caption_logits(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         moved = {key: tensor.to(self.device) for key, tensor in batch.items()}

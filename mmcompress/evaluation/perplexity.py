@@ -12,6 +12,7 @@ from torch import Tensor
 from mmcompress.backbones.hf_generative import IGNORED
 from mmcompress.data.base import PairData
 from mmcompress.evaluation.base import Encode
+from mmcompress.finite import check_rows
 
 log = logging.getLogger(__name__)
 
@@ -62,4 +63,5 @@ class Perplexity:
             inputs = {"image": batch["image"][batch["owner"]], "text": batch["text"]}
             found.append(token_losses(*encode.caption_logits(inputs)))
         losses, tokens = (torch.cat(part) for part in zip(*found, strict=True))
+        check_rows(f"losses of the captions of {split}", losses)
         yield "captioning/perplexity", perplexity(losses, tokens)

@@ -27,7 +27,7 @@ def ranks(similarity: Tensor, positives: Tensor) -> Tensor:
     Returns:
         (queries,) int64.
     Raises:
-        ValueError: a query without a positive.
+        ValueError: a query without a positive, or a similarity that is NaN.
 
     Example:
         >>> ranks(torch.tensor([[0.2, 0.9, 0.2]]), torch.tensor([[True, False, False]]))
@@ -35,6 +35,8 @@ def ranks(similarity: Tensor, positives: Tensor) -> Tensor:
     """
     if not positives.any(dim=1).all():
         raise ValueError("every query needs at least one positive candidate")
+    if similarity.isnan().any():  # compares as False, and would give the best rank
+        raise ValueError("a similarity is NaN: check that embeddings are finite")
     best = similarity.masked_fill(~positives, -torch.inf).amax(dim=1, keepdim=True)
     return ((similarity >= best) & ~positives).sum(dim=1)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from mmcompress.data.base import Classification, PairData
 from mmcompress.evaluation.base import Encode, embed
 from mmcompress.evaluation.retrieval import ranks, recall_at_k
+from mmcompress.finite import NotFiniteError, check_rows
 
 log = logging.getLogger(__name__)
 
@@ -94,14 +95,13 @@ class ZeroShot:
 
 def _embed_prompts(encode: Encode, data: PairData, labelled: Classification) -> Tensor:
     """(classes, templates, D); encoded class by class, so that memory stays small."""
-    return torch.stack(
-        [
-            encode(
-                "text",
-                data.backbone.tokenize(
-                    [template.format(class_name) for template in labelled.templates]
-                ),
-            )
-            for class_name in labelled.class_names
-        ]
-    )
+    embedded = []
+    for class_name in labelled.class_names:
+        prompts = [template.format(class_name) for template in labelled.templates]
+        try:
+            rows = encode("text", data.backbone.tokenize(prompts))
+            embedded.append(check_rows("text embeddings", rows))
+        except NotFiniteError as error:
+            message = f"prompts of class {class_name!r}: {error}"
+            raise NotFiniteError(message, error.rows) from error
+    return torch.stack(embedded)

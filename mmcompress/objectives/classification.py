@@ -54,11 +54,12 @@ class CrossEntropy:
 
     def outputs(self, student: Backbone, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """See `Loss`."""
-        return {"hit": _logits(student, batch).argmax(dim=1) == batch["label"]}
+        return {"logits": _logits(student, batch), "label": batch["label"]}
 
     def metrics(self, outputs: Mapping[str, Tensor]) -> dict[str, float]:
         """`acc@1`."""
-        return {"acc@1": outputs["hit"].double().mean().item()}
+        hits = torch.eq(outputs["logits"].argmax(dim=1), outputs["label"])
+        return {"acc@1": hits.double().mean().item()}
 
 
 def softened_divergence(ours: Tensor, theirs: Tensor, temperature: float) -> Tensor:

@@ -72,13 +72,13 @@ class Objective:
         return self.terms(ours, scale, theirs, teacher_scale, concept)
 
     def outputs(self, student: Backbone, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """See `Loss`: the two embeddings, and the concept where there is one."""
-        pair = dict(zip(("first", "second"), _embed(student, batch, alone), strict=True))
+        """See `Loss`: the embeddings of both modalities, and the concept where there is one."""
+        pair = dict(zip(student.modalities, _embed(student, batch, alone), strict=True))
         return pair | {key: batch[key] for key in ("concept",) if key in batch}
 
     def metrics(self, outputs: Mapping[str, Tensor]) -> dict[str, float]:
         """`mean_recall` of pairs; `acc@1` of items whose text is a prompt with their class."""
-        first, second = outputs["first"].float(), outputs["second"].float()
+        first, second = (rows.float() for key, rows in outputs.items() if key != "concept")
         if "concept" not in outputs:
             index = torch.arange(len(first), device=first.device)
             return {"mean_recall": retrieval_metrics(first, second, index)["mean_recall"]}

@@ -1,0 +1,127 @@
+"""Numbers that are none: NaN and infinity are refused where weights are read, and where scored.
+
+A comparison with NaN is False. A model full of it would rank every right answer first.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from mmcompress.memory import give_back
+
+SHOWN = 3
+"""Names in a message."""
+
+
+class NotFiniteError(ValueError):
+    """What a model gives for some inputs cannot be scored.
+
+    Attributes:
+        rows: which of them, ascending.
+    """
+
+    def __init__(self, message: str, rows: Sequence[int]) -> None:
+        super().__init__(message)
+        self.rows = list(rows)
+
+
+def describe_not_finite(values: Tensor, *, is_mask: bool = False) -> str | None:
+    """What is wrong with a tensor, in words; None where all its values are finite.
+
+    Args:
+        is_mask: −inf is legal.
+
+    Example:
+        >>> import torch
+        >>> describe_not_finite(torch.tensor([1.0, torch.nan, torch.nan, torch.inf]))
+        '2 NaN and 1 infinite of 4 values'
+    """
+    if not values.is_floating_point() or bool(values.sum().isfinite()):
+        return None  # where one value is not finite, no sum is; the reverse does not hold
+    nan = int(values.isnan().sum())
+    infinite = int((values.isposinf() if is_mask else values.isinf()).sum())
+    parts = [f"{count} {kind}" for count, kind in ((nan, "NaN"), (infinite, "infinite")) if count]
+    return f"{' and '.join(parts)} of {values.numel():,} values" if parts else None
+
+
+def find_not_finite(named: Iterable[tuple[str, Tensor]]) -> str | None:
+    """The first tensor that holds NaN or infinity, and what; None where none does.
+
+    Args:
+        named: parameters, and buffers, which may mask by −inf.
+    """
+    for name, tensor in named:
+        found = describe_not_finite(tensor.detach(), is_mask=not isinstance(tensor, nn.Parameter))
+        give_back([tensor])
+        if found is not None:
+            return f"{name} holds {found}"
+    return None
+
+
+def check_weights(model: nn.Module) -> None:
+    """Refuse a model whose parameters or saved buffers are not finite.
+
+    Args:
+        model: one on the meta device has no weights, and passes.
+    Raises:
+        ValueError: names the first such tensor, and where the weights come from if the model knows.
+    """
+    if any(parameter.is_meta for parameter in model.parameters()):
+        return  # its buffers may be memory as it was
+    found = find_not_finite(model.state_dict(keep_vars=True).items())
+    if found is not None:
+        config: Any = getattr(model, "config", None)
+        source = getattr(model, "name_or_path", "") or getattr(config, "name_or_path", "")
+        where = source if isinstance(source, str) and source else "the model"
+        raise ValueError(
+            f"{where}: {found}; give weights that are finite, of a training that did not diverge"
+        )
+
+
+def check_trained(model: nn.Module) -> None:
+    """Refuse what a diverged training leaves; the loss of its last step may have been finite.
+
+    Raises:
+        ValueError: names the first parameter that is not finite.
+    """
+    found = find_not_finite(model.named_parameters())
+    if found is not None:
+        raise ValueError(
+            f"the training has diverged, {found}: lower optimizer.lr, or raise warmup_ratio"
+        )
+
+
+def check_rows(what: str, rows: Tensor) -> Tensor:
+    """The rows, once they are found finite.
+
+    Args:
+        what: they are, in the plural.
+        rows: (N, …), one for each input.
+    Raises:
+        NotFiniteError: some hold NaN or infinity.
+    """
+    if bool(rows.sum().isfinite()):
+        return rows
+    bad = (~rows.flatten(1).isfinite().all(dim=1) if rows.ndim > 1 else ~rows.isfinite()).nonzero()
+    found = bad.flatten().tolist()
+    if found:
+        raise NotFiniteError(not_scored(what, found, len(rows)), found)
+    return rows
+
+
+def not_scored(what: str, rows: Sequence[Any], total: int) -> str:
+    """One sentence on what cannot be scored.
+
+    Args:
+        what: was computed, in the plural.
+        rows: names or numbers of the inputs that it is not finite for.
+        total: how many inputs there are.
+    """
+    shown = ", ".join(str(row) for row in rows[:SHOWN]) + (", …" if len(rows) > SHOWN else "")
+    fix = (
+        "no metric can be had from this model, choose a milder recipe or a lower optimizer.lr"
+        if len(rows) == total
+        else "look at these inputs, or at the range of the model's weights"
+    )
+    return f"{what} are NaN or infinite for {len(rows)} of {total} inputs ({shown}): {fix}"
