@@ -17,7 +17,7 @@ class Levels(PairData):
     """Pictures of one pixel."""
 
     name = "levels"
-    class_names = ("dark", "bright")
+    class_names = ("dark", "bright", "dazzling")
 
     def __init__(self, *labels: int) -> None:
         super().__init__()
