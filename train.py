@@ -17,6 +17,7 @@ from mmcompress.artifact.dense import dense_checksum, dense_file_bytes
 from mmcompress.evaluation.base import check_split
 from mmcompress.evaluation.baseline import dense_baseline
 from mmcompress.evaluation.evaluate import evaluate
+from mmcompress.evaluation.float16 import float16_baseline
 from mmcompress.evaluation.latency import measure_latency
 from mmcompress.locations import shipped
 from mmcompress.mapped import mapped_copy
@@ -58,6 +59,7 @@ def main(cfg: DictConfig) -> None:
             record.metrics["dense"] = dense_baseline(
                 teacher, data, evaluators, split, checksum=record.dense_sha256
             )
+            record.float16 = float16_baseline(teacher, data, evaluators, split)
 
         with run.stage("calibrate_s"):
             if run.calibrated is None:

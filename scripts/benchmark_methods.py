@@ -23,9 +23,10 @@ from omegaconf import OmegaConf
 from mmcompress.configuration import composed
 from mmcompress.files import write_atomically
 from mmcompress.locations import shipped
+from mmcompress.numerics import NUMERICS
 from mmcompress.report.pictures import size_marks
 from mmcompress.report.plot import SIZE, Mark, pareto_figure, save
-from mmcompress.report.record import FILE, finished, read_records
+from mmcompress.report.record import FILE, finished, numerics_of, read_records
 from mmcompress.report.settings import config_hash
 from mmcompress.report.summary import Spread, summarise
 from mmcompress.report.table import MAIN_METRIC, MEGABYTE, results_table
@@ -222,12 +223,13 @@ def run(row: Row, seed: int, runs: Path) -> None:
 
 
 def is_done(folder: Path, overrides: list[str]) -> bool:
-    """Whether the run record in `folder` is finished and of this very configuration."""
+    """Whether the run in `folder` has finished, with this configuration and this numerics."""
     if not (folder / FILE).is_file():
         return False
     record = json.loads((folder / FILE).read_bytes())
     plain: Any = OmegaConf.to_container(composed(*overrides), resolve=True)
-    return record["status"] == "finished" and record["config_hash"] == config_hash(plain)
+    same = record["config_hash"] == config_hash(plain) and numerics_of(record) == NUMERICS
+    return record["status"] == "finished" and same
 
 
 def draw(rows: list[Row], records: list[dict[str, Any]], peers: Path | None, path: Path) -> None:
@@ -236,7 +238,8 @@ def draw(rows: list[Row], records: list[dict[str, Any]], peers: Path | None, pat
     summaries = [s for s in summarise(records) if MAIN_METRIC in s.compressed]
     ours, dense = size_marks(summaries, MAIN_METRIC)
     marks = [
-        replace(mark, family=families[mark.label.partition(" (")[0]]) for mark in ours.values()
+        replace(mark, family=families.get(mark.label.partition(" (")[0], mark.family))
+        for mark in ours.values()
     ]
     everything = marks + peer_marks(peers)
     save(pareto_figure(everything, dense, MAIN_METRIC, SIZE, width=5.6, height=4.0), path)

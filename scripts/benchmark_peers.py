@@ -293,7 +293,7 @@ def our_summaries(folder: Path, bench: Bench) -> list[Summary]:
             f"--ours {folder} holds no finished run of this model on split {bench.split}: "
             "run scripts/benchmark_methods.py first"
         )
-    return summarise(records)
+    return [summary for summary in summarise(records) if summary.records]
 
 
 def read_results(out: Path | None) -> dict[str, dict[str, Any]]:

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.configuration import composed
 from mmcompress.files import write_json
+from mmcompress.numerics import NUMERICS
 from mmcompress.report.settings import config_hash
 
 SCRIPT = SimpleNamespace(
@@ -61,5 +62,7 @@ def test_only_the_same_settings_count_as_done(tmp_path):
     write_json(tmp_path / "run.json", record)
     assert not SCRIPT.is_done(tmp_path, overrides)
     write_json(tmp_path / "run.json", record | {"status": "finished"})
+    assert not SCRIPT.is_done(tmp_path, overrides), "its numbers mean something else"
+    write_json(tmp_path / "run.json", record | {"status": "finished", "numerics": NUMERICS})
     assert SCRIPT.is_done(tmp_path, overrides)
     assert not SCRIPT.is_done(tmp_path, [*overrides, "data.batch_size=7"])

@@ -14,16 +14,24 @@ from mmcompress.memory import give_back, large_blocks_apart
 
 
 @large_blocks_apart()
-def dense_file_bytes(model: nn.Module) -> int:
+def dense_file_bytes(model: nn.Module, *, halved: bool = False) -> int:
     """Size of the safetensors file that holds the model as it is, tied tensors once.
 
     A file is written to a temporary folder and measured, for the header counts too. What its
     tensors hold makes no difference to that: the model's are not read.
+
+    Args:
+        halved: with float32 tensors in float16.
     """
+    blank = _unfilled(model)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
-        save_model(_unfilled(model), str(path))
+        save_model(_halved(blank) if halved else blank, str(path))
         return path.stat().st_size
+
+
+def _halved(model: nn.Module) -> nn.Module:
+    return model._apply(lambda t: t.half() if t.dtype == torch.float32 else t)
 
 
 def dense_checksum(model: nn.Module) -> str:

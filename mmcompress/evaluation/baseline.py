@@ -18,11 +18,9 @@ from mmcompress.data.base import PairData
 from mmcompress.evaluation.base import Comparison, Evaluator, check_split
 from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.files import write_json
+from mmcompress.numerics import NUMERICS
 
 log = logging.getLogger(__name__)
-
-CACHE_VERSION = 1
-"""Raise it when an evaluator gives other numbers for the same inputs: old files are then unread."""
 
 
 def dense_baseline(
@@ -32,6 +30,7 @@ def dense_baseline(
     split: str,
     *,
     checksum: str | None = None,
+    reference: Backbone | None = None,
     cache_dir: Path | None = None,
 ) -> dict[str, float]:
     """`evaluate` of the dense backbone, read back when the same content was scored before.
@@ -40,19 +39,20 @@ def dense_baseline(
 
     Args:
         checksum: `dense_checksum` of the model, where it is known.
+        reference: what a `Comparison` compares with; the backbone itself when None.
         cache_dir: where `<key>.json` files lie; `baselines` in the user cache directory when None.
     Returns:
         Metric name → value.
     """
     check_split(data, split)
     folder = cache_dir or platformdirs.user_cache_path("mmcompress") / "baselines"
-    key = content_key(backbone, data, evaluators, split, checksum=checksum)
+    key = content_key(backbone, data, evaluators, split, checksum=checksum, reference=reference)
     path = folder / f"{key}.json"
     cached = _read(path, key)
     if cached is not None:
         log.info("dense baseline: read from %s", path)
         return cached
-    metrics = evaluate(backbone, data, evaluators, split, dense=backbone)
+    metrics = evaluate(backbone, data, evaluators, split, dense=reference or backbone)
     log.info("dense baseline: measured")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -69,6 +69,7 @@ def content_key(
     split: str,
     *,
     checksum: str | None = None,
+    reference: Backbone | None = None,
 ) -> str:
     """SHA-256 over all that the scores depend on, hexadecimal.
 
@@ -79,7 +80,7 @@ def content_key(
     digest = hashlib.sha256()
     _add(
         digest,
-        CACHE_VERSION,
+        NUMERICS,
         version("torch"),
         version("transformers"),
         str(next(backbone.parameters()).device),
@@ -90,6 +91,7 @@ def content_key(
         {name: [type(e).__qualname__, vars(e)] for name, e in evaluators.items()},
     )
     _add(digest, checksum or dense_checksum(backbone.model))
+    _add(digest, reference and dense_checksum(reference.model))
     for batch in data.eval_dataloader(split):
         _add(digest, *(batch[modality] for modality in sorted(batch)))
     labelled = data.classification(split)

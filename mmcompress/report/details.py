@@ -152,7 +152,7 @@ def _front_runs(section: Section) -> list[tuple[str, Mapping[str, Any]]]:
     marks, _ = size_marks(section.summaries, section.metric)
     keys = list(marks)
     best = [section.summaries[keys[i]] for i in best_of(list(marks.values()), section.metric)]
-    return [(summary.name, summary.records[0]) for summary in best]
+    return [(summary.name, summary.records[0]) for summary in best if summary.records]
 
 
 def _places(rows: Sequence[Mapping[str, Any]], last: str) -> list[Place]:

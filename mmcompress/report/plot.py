@@ -28,6 +28,7 @@ STYLES = {
     "stack": (PALETTE[4], "v"),
     "other": (PALETTE[5], "P"),
     "none": (MUTED, "h"),
+    "float16": (INK, "p"),
 }
 """Family → colour and marker, the same in every picture."""
 

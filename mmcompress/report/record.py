@@ -5,7 +5,7 @@ import logging
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing_extensions import Self
 from mmcompress.errors import root_cause
 from mmcompress.files import write_json
 from mmcompress.interruption import Interrupted
+from mmcompress.numerics import NUMERICS
 from mmcompress.report.environment import git_commit, hardware, peak_memory_bytes, versions
 from mmcompress.report.settings import config_hash
 
@@ -42,6 +43,8 @@ class RunRecord:
     Attributes:
         metrics: `{"dense": {name: value}, "compressed": {name: value}}`.
         data: split → number of items, and of those left out by reason, `PairData.summary()`.
+        float16: scores and sizes of the dense model cast to float16, `float16_baseline`.
+        numerics: version of what the numbers mean, `mmcompress.numerics`.
         dense_sha256: of the dense model, `artifact.dense.dense_checksum`.
         size: `dense_bytes`, `artifact_bytes`, `compression_ratio`, `bits_per_weight`,
             `dense_dtype`, `by_modality`, `coverage`.
@@ -63,6 +66,8 @@ class RunRecord:
     status: Status = "running"
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
+    float16: dict[str, Any] = field(default_factory=dict)
+    numerics: int = NUMERICS
     dense_sha256: str | None = None
     size: dict[str, Any] = field(default_factory=dict)
     latency: dict[str, Any] = field(default_factory=dict)
@@ -175,6 +180,29 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(record, dict) or not needed <= record.keys():
         raise ValueError(f"{path} is not a run record (keys {', '.join(sorted(needed))}): move it")
     return record | {"folder": str(path.parent)}
+
+
+def numerics_of(record: Mapping[str, Any]) -> int:
+    """What its numbers mean, `mmcompress.numerics`; records of 0.1 do not say."""
+    return record.get("numerics", 1)
+
+
+def stale_line(records: Sequence[Mapping[str, Any]]) -> str:
+    """One sentence where records are of other numerics than this code's; else empty.
+
+    Example:
+        >>> stale_line([{"numerics": 0}, {"numerics": NUMERICS}]).partition(":")[0]
+        '1 of 2 runs has numbers that mean something else (numerics 0)'
+    """
+    old = [numerics_of(record) for record in records if numerics_of(record) != NUMERICS]
+    if not old:
+        return ""
+    versions = ", ".join(map(str, sorted(set(old))))
+    return (
+        f"{len(old)} of {len(records)} runs {'has' if len(old) == 1 else 'have'} numbers that mean "
+        f"something else (numerics {versions}): run them again to compare them with those of this "
+        f"version (numerics {NUMERICS})"
+    )
 
 
 def finished(records: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from mmcompress.report.formats import comma_separated, latex, markdown
 from mmcompress.report.page import page
 from mmcompress.report.pictures import latency_marks, size_marks
 from mmcompress.report.plot import SIZE, pareto_figure, save
-from mmcompress.report.record import read_records
+from mmcompress.report.record import read_records, stale_line
 from mmcompress.report.sections import Section, sections
 from mmcompress.report.table import all_values, recipes_table
 
@@ -85,7 +85,7 @@ def printed(report: Report) -> str:
         + markdown(recipes_table(section.summaries, section.metric, latency=True))
         for section in report.sections
     ]
-    return "\n".join([*parts, unfinished_lines(report)])
+    return "\n".join([*parts, remarks(report)])
 
 
 def report_markdown(report: Report) -> str:
@@ -96,7 +96,7 @@ def report_markdown(report: Report) -> str:
         parts.append(f"## {section.name}\n")
         parts.append(markdown(recipes_table(section.summaries, section.metric, latency=True)))
         parts.append(f"![accuracy against stored size](accuracy_vs_size{suffix}.png)\n")
-    parts.append(unfinished_lines(report))
+    parts.append(remarks(report))
     parts += [details_markdown(d) for d in report.details if d.treatments or d.layers]
     parts.append("## Commands\n")
     commands = [
@@ -108,8 +108,13 @@ def report_markdown(report: Report) -> str:
     return "\n".join([*filter(None, parts), *commands]) + "\n"
 
 
-def unfinished_lines(report: Report) -> str:
-    """How many runs did not finish, and which; empty when all did."""
+def remarks(report: Report) -> str:
+    """Runs of another version of the numbers, and runs that did not finish; empty without any."""
+    stale = stale_line([record for section in report.sections for record in section.records])
+    return "\n".join(filter(None, [f"{stale}\n" if stale else "", _unfinished_lines(report)]))
+
+
+def _unfinished_lines(report: Report) -> str:
     if not report.unfinished:
         return ""
     lines = [f"{len(report.unfinished)} runs did not finish and are in no table:\n"]

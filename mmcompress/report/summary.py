@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mmcompress.report.record import numerics_of
 from mmcompress.report.settings import config_hash, distinct_names, family
 
 
@@ -54,8 +55,8 @@ class Summary:
         latency: batch size → compressed / dense latency of each run, which were measured in turn in
             one process; empty where the method cannot be faster and none was measured.
         dense_ms: batch size → milliseconds of the dense model.
-        family: of the recipe, see `settings.family`.
-        records: the runs themselves.
+        family: of the recipe, see `settings.family`; `CAST` of the dense model in float16.
+        records: the runs themselves; none of the dense model in float16.
     """
 
     name: str
@@ -71,12 +72,16 @@ class Summary:
     records: Sequence[Mapping[str, Any]]
 
 
+CAST = "float16"
+"""Family of the dense model cast to float16."""
+
 SIZES = ("dense_bytes", "artifact_bytes", "compression_ratio", "bits_per_weight")
 
 
 def summarise(records: Sequence[Mapping[str, Any]]) -> list[Summary]:
     """One summary per configuration and dense model, the largest artifact first.
 
+    The dense model cast to float16 has two, plain and entropy coded, where a run has measured it.
     Of several runs with equal seeds the last one counts, so that a repeated run is not mistaken
     for a second seed.
 
@@ -86,10 +91,13 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> list[Summary]:
     groups: dict[str, dict[Any, Mapping[str, Any]]] = {}
     for record in records:
         key = config_hash(record["config"], without_seed=True) + _dense_model(record)
+        key += f" {numerics_of(record)}"
         groups.setdefault(key, {})[record.get("seed")] = record
     runs = [list(by_seed.values()) for by_seed in groups.values()]
     names = distinct_names([group[0]["config"] for group in runs])
     summaries = [_summary(name, group) for name, group in zip(names, runs, strict=True)]
+    casts = {_dense_model(record): record for record in records if record.get("float16")}
+    summaries += [cast for record in casts.values() for cast in _cast_summaries(record)]
     return sorted(summaries, key=lambda s: (-s.size["artifact_bytes"].mean, s.name))
 
 
@@ -139,6 +147,36 @@ def _summary(name: str, runs: Sequence[Mapping[str, Any]]) -> Summary:
         family=family(runs[0]["config"]),
         records=runs,
     )
+
+
+def _cast_summaries(record: Mapping[str, Any]) -> list[Summary]:
+    """Of the dense model in float16, as any run with that dense model has measured it."""
+    cast, dense = record["float16"], record["metrics"]["dense"]
+
+    def spread(values: Mapping[str, float]) -> dict[str, Spread]:
+        return {key: Spread.of([value]) for key, value in values.items()}
+
+    def sizes(form: str) -> dict[str, float]:
+        size = cast[form]
+        found = {"dense_bytes": record["size"]["dense_bytes"], "artifact_bytes": size["bytes"]}
+        return found | {key: size[key] for key in ("compression_ratio", "bits_per_weight")}
+
+    return [
+        Summary(
+            name=name,
+            runs=1,
+            dense=spread(dense),
+            compressed=spread(cast["metrics"]),
+            delta=spread({k: v - dense[k] for k, v in cast["metrics"].items() if k in dense}),
+            size=spread(sizes(form)),
+            dense_dtype=record["size"]["dense_dtype"],
+            latency={},
+            dense_ms={},
+            family=CAST,
+            records=(),
+        )
+        for name, form in (("dense, float16", "plain"), ("dense, float16, coded", "coded"))
+    ]
 
 
 def _relative_latency(latency: Mapping[str, Any]) -> dict[str, float]:

@@ -88,6 +88,9 @@ def summary_values(record: Mapping[str, Any]) -> dict[str, float]:
     """
     values = dict(record["metrics"]["compressed"])
     values |= {f"dense/{name}": value for name, value in record["metrics"]["dense"].items()}
+    cast = record.get("float16") or {}
+    values |= {f"float16/{name}": value for name, value in cast.get("metrics", {}).items()}
+    values |= {f"float16/{form}_bytes": cast[form]["bytes"] for form in ("plain", "coded") if cast}
     for section in ("size", "timings"):
         for name, value in record.get(section, {}).items():
             if isinstance(value, int | float):

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from mmcompress.artifact.ledger import LedgerRow
+from mmcompress.numerics import NUMERICS
 
 DENSE_BYTES = 20_000_000
 
@@ -59,12 +60,31 @@ def make_record(
             "no_speedup": None,
         },
         "timings": {"total_s": 60.0},
+        "numerics": NUMERICS,
+    }
+
+
+def make_cast() -> dict[str, Any]:
+    """The dense model of `make_record` in float16: 87.9 %, half the bytes, and less when coded."""
+    sizes = {"plain": 10_000_000, "coded": 8_000_000}
+    return {"metrics": {"retrieval/mean_recall": 0.879, "zeroshot/acc@1": 0.6}} | {
+        form: {
+            "bytes": size,
+            "compression_ratio": DENSE_BYTES / size,
+            "bits_per_weight": 32 * size / DENSE_BYTES,
+        }
+        for form, size in sizes.items()
     }
 
 
 @pytest.fixture(name="make_record", scope="session")
 def _make_record() -> MakeRecord:
     return make_record
+
+
+@pytest.fixture(name="make_cast", scope="session")
+def _make_cast() -> Callable[[], dict[str, Any]]:
+    return make_cast
 
 
 @pytest.fixture(scope="session")

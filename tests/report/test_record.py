@@ -21,6 +21,8 @@ KEYS = [
     "hardware",
     "metrics",
     "data",
+    "float16",
+    "numerics",
     "dense_sha256",
     "size",
     "latency",
