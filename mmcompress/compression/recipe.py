@@ -276,7 +276,8 @@ class Recipe:
             encodings = baked
         if self.dense_dtype == "float16":
             for key, tensor in backbone.model.state_dict().items():
-                if key not in encodings and tensor.dtype == torch.float32:
+                # A weight that several places share is gone from all of them.
+                if key not in encodings and tensor.dtype == torch.float32 and not tensor.is_meta:
                     tensor.copy_(round_to_float16(tensor))
         backbone.requires_grad_(True)
         return encodings

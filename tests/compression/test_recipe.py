@@ -108,6 +108,19 @@ def test_dense_dtype_rounds_the_remainder_and_only_it(
         Recipe(dense_dtype="int8")
 
 
+def test_a_module_that_two_places_share_is_baked_once(tiny_backbone: Backbone) -> None:
+    """In float16 too: the second name of an encoded weight is no dense tensor."""
+    layers = tiny_backbone.model.vision_model.encoder.layers
+    layers[1].mlp = layers[0].mlp
+    recipe = Recipe({"int8": Integer(bits=8)}, dense_dtype="float16")
+    recipe.apply(tiny_backbone, [])
+    encodings = recipe.finalize(tiny_backbone)
+    assert "vision_model.encoder.layers.0.mlp.fc1.weight" in encodings
+    assert "vision_model.encoder.layers.1.mlp.fc1.weight" not in encodings
+    bias = layers[1].mlp.fc1.bias
+    assert torch.equal(bias, bias.half().float())
+
+
 def test_coverage_structure_and_reasons(tiny_backbone: Backbone) -> None:
     total = sum(p.numel() for p in tiny_backbone.parameters())
     recipe = Recipe({"lowrank": lowrank(role=["mlp.up", "attn.q"], rank_ratio=0.45)})
