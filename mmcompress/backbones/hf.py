@@ -36,15 +36,19 @@ from mmcompress.backbones.hf_files import (
     named,
     not_loadable,
     prepared,
-    preprocessing_of,
     read_preprocessor,
     refuse_adapters_of,
     stay_local,
-    write_image_processor,
     write_native,
     write_tokenizer,
 )
-from mmcompress.backbones.images import CLIP_MEAN, CLIP_STD, image_transform
+from mmcompress.backbones.images import CLIP_MEAN, CLIP_STD
+from mmcompress.backbones.processors import (
+    Pixels,
+    pixels_of,
+    read_image_processor,
+    unpacked,
+)
 from mmcompress.backbones.text_encoder import split_blocks
 
 
@@ -104,7 +108,9 @@ class HF(Backbone):
     Args:
         model: the dense model; it is edited in place.
         tokenizer: maps text to ids, special tokens included.
-        mean, std, resize_mode, interpolation: of `image_transform`.
+        image_processor: settings of transformers' image processor.
+        mean, std, resize_mode, interpolation: of `image_transform`, where there are no such
+            settings.
         features: settings of transformers' feature extractor, for audio.
     Raises:
         ValueError: no model of `KINDS`, or images that are not square.
@@ -136,6 +142,7 @@ class HF(Backbone):
         std: Sequence[float] = CLIP_STD,
         resize_mode: str = "shortest",
         interpolation: str = "bicubic",
+        image_processor: dict[str, Any] | None = None,
         features: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(model)
@@ -154,17 +161,17 @@ class HF(Backbone):
             pad_id=self._pad_id,
             to_end=self.kind.sees_padding,
         )
-        self.preprocessing: dict[str, Any] = {}
+        self._pixels: Pixels | None = None
         self.features: dict[str, Any] | None = None
         if "image" in self.modalities:
-            self.preprocessing = {
-                "mean": list(mean),
-                "std": list(std),
-                "resize_mode": resize_mode,
-                "interpolation": interpolation,
-            }
-            size = _image_size(model.config.vision_config)
-            self._transform = image_transform(size, **self.preprocessing)
+            self._pixels = pixels_of(
+                _image_size(model.config.vision_config),
+                image_processor,
+                mean=mean,
+                std=std,
+                resize_mode=resize_mode,
+                interpolation=interpolation,
+            )
         else:
             fused = model.config.audio_config.enable_fusion
             own = {"truncation": "fusion" if fused else "rand_trunc"}
@@ -173,7 +180,9 @@ class HF(Backbone):
             self.sampling_rate = self._extractor.sampling_rate
 
     def encode_image(self, pixels: Tensor) -> Tensor:
-        if self.model.config.model_type == "siglip2":
+        if pixels.ndim == 3:
+            inputs = unpacked(pixels)
+        elif self.model.config.model_type == "siglip2":
             inputs = _patches(pixels, self.model.config.vision_config.patch_size)
         else:
             inputs = {"pixel_values": pixels}
@@ -194,9 +203,9 @@ class HF(Backbone):
         return (self.model.logit_scale_a if scale is None else scale).exp().squeeze()
 
     def preprocess(self, image: Any) -> Tensor:
-        if "image" not in self.modalities:
+        if self._pixels is None:
             return super().preprocess(image)
-        return self._transform(image)
+        return self._pixels(image)
 
     def preprocess_audio(self, waveforms: Sequence[Tensor]) -> Tensor:
         if "audio" not in self.modalities:
@@ -209,6 +218,8 @@ class HF(Backbone):
         return torch.tensor([encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))])
 
     def valid_tokens(self, modality: str, inputs: Tensor) -> Tensor | None:
+        if modality == "image" and inputs.ndim == 3:
+            return unpacked(inputs)["pixel_attention_mask"].bool()
         if modality != "text" or self.kind.sees_padding:
             return None
         return torch.ne(inputs, self._pad_id)
@@ -217,7 +228,8 @@ class HF(Backbone):
     def spec(self) -> dict[str, Any]:
         config = self.model.config.to_diff_dict()
         audio = {} if self.features is None else {"features": self.features}
-        return {"config": config, **self.preprocessing, **audio}
+        pixels = {} if self._pixels is None else self._pixels.spec
+        return {"config": config, **pixels, **audio}
 
     @classmethod
     def from_spec(cls, spec: dict[str, Any], assets: Path) -> Self:
@@ -229,9 +241,8 @@ class HF(Backbone):
     def write_native(self, folder: Path) -> None:
         write_native(self, folder)
         write_tokenizer(self.tokenizer, self._pad_id, folder)
-        if "image" in self.modalities:
-            size = _image_size(self.model.config.vision_config)
-            write_image_processor(size, self.preprocessing, folder)
+        if self._pixels is not None:
+            self._pixels.save(folder)
         else:
             self._extractor.save_pretrained(folder)
 
@@ -264,7 +275,6 @@ def from_pretrained(name_or_path: str) -> Backbone:
             ignore_mismatched_sizes=True,  # they are refused by name
         )
         tokenizer = load_tokenizer(name_or_path, local)
-        preprocessor = read_preprocessor(name_or_path, local)
     # SafetensorError and what `tokenizers` raises on a broken file are bare Exceptions.
     except Exception as error:
         what = kind.model.__name__
@@ -272,8 +282,10 @@ def from_pretrained(name_or_path: str) -> Backbone:
     model, found = loaded
     check_loaded(named(name_or_path), model, found)
     if "image" in kind.modalities:
-        return HF(model, tokenizer, **preprocessing_of(preprocessor)).eval()
-    return HF(model, tokenizer, features=preprocessor).eval()
+        size = _image_size(config.vision_config)
+        settings = read_image_processor(name_or_path, config, size=size, local=local)
+        return HF(model, tokenizer, image_processor=settings).eval()
+    return HF(model, tokenizer, features=read_preprocessor(name_or_path, local)).eval()
 
 
 def untrained(
@@ -325,12 +337,13 @@ def _image_size(vision: Any) -> int:
     """Side of the square that the tower reads, in pixels."""
     if vision.model_type == "siglip2_vision_model":
         return math.isqrt(vision.num_patches) * vision.patch_size
-    if not isinstance(vision.image_size, int):
+    size = getattr(vision, "image_size", None)
+    if not isinstance(size, int):
         raise ValueError(
-            f"image_size={vision.image_size} of the vision_config must be one number: images that "
+            f"image_size={size} of the vision_config must be one number: images that "
             "are not square are not supported"
         )
-    return vision.image_size
+    return size
 
 
 def _patches(pixels: Tensor, size: int) -> dict[str, Tensor]:

@@ -23,15 +23,13 @@ from mmcompress.backbones.hf_files import (
     named,
     not_loadable,
     prepared,
-    preprocessing_of,
-    read_preprocessor,
     refuse_adapters_of,
     stay_local,
-    write_image_processor,
     write_native,
     write_tokenizer,
 )
-from mmcompress.backbones.images import CLIP_MEAN, CLIP_STD, image_transform
+from mmcompress.backbones.images import CLIP_MEAN, CLIP_STD
+from mmcompress.backbones.processors import pixels_of, read_image_processor
 
 
 class HFClip(Backbone):
@@ -42,7 +40,9 @@ class HFClip(Backbone):
     Args:
         model: the dense model.
         tokenizer: maps text to ids, beginning and end tokens included.
-        mean, std: per RGB channel, of pixels in [0, 1].
+        image_processor: settings of transformers' image processor.
+        mean, std, resize_mode, interpolation: of `image_transform`, where there are no such
+            settings.
     """
 
     adapter = "hf_clip"
@@ -78,6 +78,9 @@ class HFClip(Backbone):
         *,
         mean: Sequence[float] = CLIP_MEAN,
         std: Sequence[float] = CLIP_STD,
+        resize_mode: str = "shortest",
+        interpolation: str = "bicubic",
+        image_processor: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(model)
         text, vision = _tower_configs(model.config)
@@ -86,13 +89,19 @@ class HFClip(Backbone):
         self.tokenizer = prepared(
             tokenizer, max_tokens=text.max_position_embeddings, pad_id=self._pad_id, to_end=False
         )
-        self.mean, self.std = list(mean), list(std)
         if not isinstance(vision.image_size, int):
             raise ValueError(
                 f"image_size={vision.image_size} of the vision_config must be one number: images "
                 "that are not square are not supported"
             )
-        self._transform = image_transform(vision.image_size, mean, std)
+        self._pixels = pixels_of(
+            vision.image_size,
+            image_processor,
+            mean=mean,
+            std=std,
+            resize_mode=resize_mode,
+            interpolation=interpolation,
+        )
 
     @classmethod
     def from_pretrained(cls, name_or_path: str) -> Self:
@@ -112,14 +121,14 @@ class HFClip(Backbone):
                 ignore_mismatched_sizes=True,  # they are refused by name
             )
             tokenizer = load_tokenizer(name_or_path, local)
-            preprocessing = preprocessing_of(read_preprocessor(name_or_path, local))
         # SafetensorError and what `tokenizers` raises on a broken file are bare Exceptions.
         except Exception as error:
             raise ValueError(not_loadable(name_or_path, "CLIPModel", local, error)) from error
         model, found = loaded
         check_loaded(named(name_or_path), model, found)
-        normalisation = {k: preprocessing[k] for k in ("mean", "std") if k in preprocessing}
-        return cls(model, tokenizer, **normalisation)
+        size = model.config.vision_config.image_size
+        settings = read_image_processor(name_or_path, model.config, size=size, local=local)
+        return cls(model, tokenizer, image_processor=settings)
 
     @classmethod
     def mini(cls) -> Self:
@@ -138,7 +147,7 @@ class HFClip(Backbone):
         return self.model.logit_scale.exp()
 
     def preprocess(self, image: Any) -> Tensor:
-        return self._transform(image)
+        return self._pixels(image)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         return torch.tensor([encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))])
@@ -155,20 +164,19 @@ class HFClip(Backbone):
     @property
     def spec(self) -> dict[str, Any]:
         config = self.model.config.to_diff_dict()
-        return {"config": config, "mean": self.mean, "std": self.std}
+        return {"config": config, **self._pixels.spec}
 
     @classmethod
     def from_spec(cls, spec: dict[str, Any], assets: Path) -> Self:
         config = CLIPConfig.from_dict(spec["config"])
         tokenizer = Tokenizer.from_file(str(assets / TOKENIZER_FILE))
-        return cls(CLIPModel(config), tokenizer, mean=spec["mean"], std=spec["std"])
+        rest = {key: value for key, value in spec.items() if key != "config"}
+        return cls(CLIPModel(config), tokenizer, **rest)
 
     def write_native(self, folder: Path) -> None:
         write_native(self, folder)
         write_tokenizer(self.tokenizer, self._pad_id, folder)
-        _, vision = _tower_configs(self.model.config)
-        preprocessing = {"mean": self.mean, "std": self.std}
-        write_image_processor(vision.image_size, preprocessing, folder)  # type: ignore[arg-type]
+        self._pixels.save(folder)
 
     def save_assets(self, folder: Path) -> list[str]:
         self.tokenizer.save(str(folder / TOKENIZER_FILE))

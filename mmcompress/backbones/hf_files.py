@@ -2,17 +2,14 @@
 
 import copy
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 from transformers import (
     AutoTokenizer,
-    CLIPImageProcessor,
     PretrainedConfig,
     PreTrainedTokenizerFast,
-    SiglipImageProcessor,
 )
 from transformers.utils import cached_file
 
@@ -23,8 +20,6 @@ from mmcompress.backbones.native import fill, native_state, tower_sizes
 
 TOKENIZER_FILE = "tokenizer.json"
 PREPROCESSOR_FILE = "preprocessor_config.json"
-INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}
-"""By the number that PIL and `preprocessor_config.json` give them."""
 
 
 def stay_local(name_or_path: str) -> bool:
@@ -96,19 +91,6 @@ def read_preprocessor(name_or_path: str, local: bool) -> dict[str, Any]:
     return {} if path is None else json.loads(Path(path).read_text("utf-8"))
 
 
-def preprocessing_of(preprocessor: dict[str, Any]) -> dict[str, Any]:
-    """Those settings that `image_transform` takes, in its words."""
-    found: dict[str, Any] = {}
-    if "image_mean" in preprocessor:
-        found |= {"mean": preprocessor["image_mean"], "std": preprocessor["image_std"]}
-    size = preprocessor.get("size")
-    if isinstance(size, dict):
-        found["resize_mode"] = "shortest" if "shortest_edge" in size else "squash"
-    if preprocessor.get("resample") in INTERPOLATIONS:
-        found["interpolation"] = INTERPOLATIONS[preprocessor["resample"]]
-    return found
-
-
 def write_native(backbone: Backbone, folder: Path) -> None:
     """What `from_pretrained` of transformers reads: config, weights, tokenizer, image processor.
 
@@ -140,27 +122,6 @@ def write_tokenizer(tokenizer: Tokenizer, pad_id: int, folder: Path) -> None:
     pad_token = tokenizer.id_to_token(pad_id)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=pad_token)
     fast.save_pretrained(folder)
-
-
-def write_image_processor(size: int, preprocessing: Mapping[str, Any], folder: Path) -> None:
-    """What `AutoImageProcessor` reads.
-
-    Args:
-        size: height and width that the encoder takes, in pixels.
-        preprocessing: arguments of `image_transform`.
-    """
-    square = {"height": size, "width": size}
-    resample = {name: number for number, name in INTERPOLATIONS.items()}
-    common: dict[str, Any] = {
-        "image_mean": preprocessing["mean"],
-        "image_std": preprocessing["std"],
-        "resample": resample[preprocessing.get("interpolation", "bicubic")],
-    }
-    if preprocessing.get("resize_mode", "shortest") == "shortest":
-        common |= {"size": {"shortest_edge": size}, "crop_size": square}
-        CLIPImageProcessor(**common).save_pretrained(folder)
-    else:
-        SiglipImageProcessor(size=square, **common).save_pretrained(folder)
 
 
 def not_loadable(name_or_path: str, what: str, local: bool, error: Exception) -> str:

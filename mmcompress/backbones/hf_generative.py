@@ -26,15 +26,13 @@ from mmcompress.backbones.hf_files import (
     load_tokenizer,
     named,
     not_loadable,
-    preprocessing_of,
-    read_preprocessor,
     refuse_adapters_of,
     stay_local,
-    write_image_processor,
     write_native,
     write_tokenizer,
 )
-from mmcompress.backbones.images import CLIP_MEAN, CLIP_STD, image_transform
+from mmcompress.backbones.images import CLIP_MEAN, CLIP_STD
+from mmcompress.backbones.processors import pixels_of, read_image_processor
 from mmcompress.backbones.text_encoder import mean_pool
 
 IGNORED = -100
@@ -52,7 +50,9 @@ class HFGenerative(Backbone):
         model: the dense model.
         tokenizer: maps text to ids; its own special tokens are left out, those of the model's
             config put in.
-        mean, std, resize_mode, interpolation: of `image_transform`.
+        image_processor: settings of transformers' image processor.
+        mean, std, resize_mode, interpolation: of `image_transform`, where there are no such
+            settings.
         max_tokens: longer captions are cut.
     Raises:
         ValueError: another kind of model, or special tokens that its config does not name.
@@ -99,6 +99,7 @@ class HFGenerative(Backbone):
         std: Sequence[float] = CLIP_STD,
         resize_mode: str = "shortest",
         interpolation: str = "bicubic",
+        image_processor: dict[str, Any] | None = None,
         max_tokens: int = 64,
     ) -> None:
         if not isinstance(model, LlavaForConditionalGeneration):
@@ -122,13 +123,14 @@ class HFGenerative(Backbone):
         self.tokenizer = Tokenizer.from_str(tokenizer.to_str())
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
-        self.preprocessing: dict[str, Any] = {
-            "mean": list(mean),
-            "std": list(std),
-            "resize_mode": resize_mode,
-            "interpolation": interpolation,
-        }
-        self._transform = image_transform(vision.image_size, **self.preprocessing)
+        self._pixels = pixels_of(
+            vision.image_size,
+            image_processor,
+            mean=mean,
+            std=std,
+            resize_mode=resize_mode,
+            interpolation=interpolation,
+        )
         strategy = model.config.vision_feature_select_strategy
         self._patches = (vision.image_size // vision.patch_size) ** 2 + (strategy == "full")
 
@@ -205,7 +207,7 @@ class HFGenerative(Backbone):
         return torch.ones(())
 
     def preprocess(self, image: Any) -> Tensor:
-        return self._transform(image)
+        return self._pixels(image)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         found = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
@@ -219,7 +221,7 @@ class HFGenerative(Backbone):
     @property
     def spec(self) -> dict[str, Any]:
         config = self.model.config.to_diff_dict()
-        return {"config": config, "max_tokens": self.max_tokens, **self.preprocessing}
+        return {"config": config, "max_tokens": self.max_tokens, **self._pixels.spec}
 
     @classmethod
     def from_spec(cls, spec: dict[str, Any], assets: Path) -> Self:
@@ -231,8 +233,7 @@ class HFGenerative(Backbone):
     def write_native(self, folder: Path) -> None:
         write_native(self, folder)
         write_tokenizer(self.tokenizer, self._pad, folder)
-        size = self.model.config.vision_config.image_size
-        write_image_processor(size, self.preprocessing, folder)
+        self._pixels.save(folder)
 
     def save_assets(self, folder: Path) -> list[str]:
         self.tokenizer.save(str(folder / TOKENIZER_FILE))
@@ -279,11 +280,13 @@ def from_pretrained(name_or_path: str, max_tokens: int = 64) -> HFGenerative:
             ignore_mismatched_sizes=True,  # they are refused by name
         )
         tokenizer = load_tokenizer(name_or_path, local)
-        preprocessing = preprocessing_of(read_preprocessor(name_or_path, local))
     # SafetensorError and what `tokenizers` raises on a broken file are bare Exceptions.
     except Exception as error:
         what = "generative image-text model"
         raise ValueError(not_loadable(name_or_path, what, local, error)) from error
     model, found = loaded
     check_loaded(named(name_or_path), model, found)
-    return HFGenerative(model, tokenizer, max_tokens=max_tokens, **preprocessing).eval()
+    size = model.config.vision_config.image_size
+    settings = read_image_processor(name_or_path, model.config, size=size, local=local)
+    options: dict[str, Any] = {"max_tokens": max_tokens, "image_processor": settings}
+    return HFGenerative(model, tokenizer, **options).eval()

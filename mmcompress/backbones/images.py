@@ -14,7 +14,8 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 RESIZE_MODES = ("shortest", "squash")
-INTERPOLATIONS = ("bicubic", "bilinear")
+RESAMPLING = {"bicubic": 3, "bilinear": 2}
+"""Interpolation → the number that PIL and `preprocessor_config.json` give it."""
 
 
 def image_transform(
@@ -40,10 +41,8 @@ def image_transform(
     """
     if resize_mode not in RESIZE_MODES:
         raise ValueError(f"resize_mode={resize_mode!r} must be one of {', '.join(RESIZE_MODES)}")
-    if interpolation not in INTERPOLATIONS:
-        raise ValueError(
-            f"interpolation={interpolation!r} must be one of {', '.join(INTERPOLATIONS)}"
-        )
+    if interpolation not in RESAMPLING:
+        raise ValueError(f"interpolation={interpolation!r} must be one of {', '.join(RESAMPLING)}")
     return v2.Compose(
         [
             to_rgb,
