@@ -1,6 +1,7 @@
 """Image preprocessing that all image towers share."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from mmcompress.rgb import to_rgb
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
-RESIZE_MODES = ("shortest", "squash")
+RESIZE_MODES = ("shortest", "squash", "longest")
 RESAMPLING = {"bicubic": 3, "bilinear": 2}
 """Interpolation → the number that PIL and `preprocessor_config.json` give it."""
 
@@ -25,6 +26,7 @@ def image_transform(
     *,
     resize_mode: str = "shortest",
     interpolation: str = "bicubic",
+    fill_color: int = 0,
 ) -> Callable[[Any], Tensor]:
     """PIL image or uint8 tensor (…, 3, H, W) → normalised float32 (…, 3, size, size).
 
@@ -34,8 +36,9 @@ def image_transform(
     Args:
         mean, std: per RGB channel, of pixels in [0, 1].
         resize_mode: `shortest` resizes the short side and cuts to the centre square, `squash`
-            ignores the aspect ratio.
+            ignores the aspect ratio, `longest` resizes the long side and fills up to a square.
         interpolation: `bicubic` or `bilinear`.
+        fill_color: 0 to 255, of what `longest` fills up.
     Raises:
         ValueError: an unknown mode.
     """
@@ -43,18 +46,41 @@ def image_transform(
         raise ValueError(f"resize_mode={resize_mode!r} must be one of {', '.join(RESIZE_MODES)}")
     if interpolation not in RESAMPLING:
         raise ValueError(f"interpolation={interpolation!r} must be one of {', '.join(RESAMPLING)}")
+    if not isinstance(fill_color, int) or not 0 <= fill_color <= 255:
+        raise ValueError(f"fill_color={fill_color!r} must be a whole number in 0 to 255")
+    kernel = v2.InterpolationMode(interpolation)
+    if resize_mode == "longest":
+        fitted: list[Any] = [
+            partial(_resize_longest, size=size, kernel=kernel),
+            partial(_pad_to_square, size=size, fill=fill_color),
+        ]
+    else:
+        target = (size, size) if resize_mode == "squash" else size
+        fitted = [v2.Resize(target, interpolation=kernel, antialias=True), v2.CenterCrop(size)]
     return v2.Compose(
         [
             to_rgb,
-            v2.Resize(
-                (size, size) if resize_mode == "squash" else size,
-                interpolation=v2.InterpolationMode(interpolation),
-                antialias=True,
-            ),
-            v2.CenterCrop(size),
+            *fitted,
             v2.ToImage(),
             v2.ToDtype(torch.float32, scale=True),
             v2.ToPureTensor(),
             v2.Normalize(list(mean), list(std)),
         ]
     )
+
+
+def _resize_longest(picture: Any, size: int, kernel: v2.InterpolationMode) -> Any:
+    """As open_clip does it, except that a side never vanishes."""
+    height, width = v2.functional.get_size(picture)
+    ratio = max(height, width) / size
+    sides = [max(round(height / ratio), 1), max(round(width / ratio), 1)]
+    return v2.functional.resize(picture, sides, interpolation=kernel, antialias=True)
+
+
+def _pad_to_square(picture: Any, size: int, fill: int) -> Any:
+    height, width = v2.functional.get_size(picture)
+    left, top = (size - width) // 2, (size - height) // 2
+    padding = [left, top, size - width - left, size - height - top]
+    if torch.is_tensor(picture) and picture.is_floating_point():
+        fill = fill / 255  # type: ignore[assignment]
+    return v2.functional.pad(picture, padding, fill=fill)

@@ -100,7 +100,8 @@ class OpenClip(Backbone):
         config: open_clip's model config, from which the same architecture can be built.
         tokenizer: that of the config; open_clip's own when None.
         mean, std: per RGB channel, of pixels in [0, 1].
-        resize_mode, interpolation: of `image_transform`.
+        resize_mode, interpolation, fill_color: of `image_transform`; the interpolation `random` of
+            open_clip is bicubic outside training.
     Raises:
         ValueError: the config asks for something that the adapter cannot handle.
     """
@@ -135,6 +136,7 @@ class OpenClip(Backbone):
         std: Sequence[float] = CLIP_STD,
         resize_mode: str = "shortest",
         interpolation: str = "bicubic",
+        fill_color: int = 0,
     ) -> None:
         _check(name, config)
         super().__init__(model)
@@ -148,9 +150,11 @@ class OpenClip(Backbone):
             "std": list(std),
             "resize_mode": resize_mode,
             "interpolation": interpolation,
+            "fill_color": fill_color,
         }
         size = config["vision_cfg"].get("image_size", 224)
-        self._transform = image_transform(size, **self.preprocessing)
+        kernel = "bicubic" if interpolation == "random" else interpolation
+        self._transform = image_transform(size, **self.preprocessing | {"interpolation": kernel})
         self._tokenizer = tokenizer or build_tokenizer(name, config, None)
         embeddings = _text_tower(model).vocab_size
         if vocabulary(self._tokenizer) > embeddings:

@@ -36,9 +36,21 @@ class Weights:
 
 
 def preprocessing_of(stored: dict[str, Any]) -> dict[str, Any]:
-    """Those entries of a tag or a `preprocess_cfg` that `image_transform` takes."""
-    keys = ("mean", "std", "resize_mode", "interpolation")
-    return {key: stored[key] for key in keys if key in stored}
+    """Those entries of a tag or a `preprocess_cfg` that `image_transform` takes.
+
+    open_clip takes the size from the model, one number for all channels, and null for its default.
+
+    Raises:
+        ValueError: pictures of another mode than RGB.
+    """
+    if stored.get("mode") not in (None, "RGB"):
+        raise ValueError(f"mode={stored['mode']!r} of the preprocess_cfg must be RGB")
+    keys = ("mean", "std", "resize_mode", "interpolation", "fill_color")
+    found = {key: stored[key] for key in keys if stored.get(key) is not None}
+    for key in ("mean", "std"):
+        if isinstance(found.get(key), (int, float)):
+            found[key] = [found[key]] * 3
+    return found
 
 
 def read_config(name: str) -> tuple[dict[str, Any], dict[str, Any]]:

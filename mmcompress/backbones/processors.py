@@ -79,11 +79,24 @@ class OwnPixels:
     """By `image_transform`: of models that were built without files, and of artifacts of 0.1."""
 
     def __init__(
-        self, size: int, mean: Sequence[float], std: Sequence[float], **modes: str
+        self,
+        size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        *,
+        resize_mode: str,
+        interpolation: str,
     ) -> None:
+        if resize_mode == "longest":
+            raise ValueError("resize_mode='longest' is open_clip's: give shortest or squash")
         self.size = size
-        self.spec: dict[str, Any] = {"mean": list(mean), "std": list(std), **modes}
-        self._transform = image_transform(size, mean, std, **modes)
+        self.spec: dict[str, Any] = {
+            "mean": list(mean),
+            "std": list(std),
+            "resize_mode": resize_mode,
+            "interpolation": interpolation,
+        }
+        self._transform = image_transform(size, **self.spec)
 
     def __call__(self, image: Any) -> Tensor:
         return self._transform(image)

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from mmcompress.backbones.images import INTERPOLATIONS, RESIZE_MODES
+from mmcompress.backbones.images import RESAMPLING, RESIZE_MODES
 from mmcompress.backbones.open_clip import OpenClip, unsupported
 
 # float32 over one layer; the fused kernels add in another order than the explicit ones.
@@ -116,7 +116,7 @@ def test_supported_names():
             stored = open_clip.get_pretrained_cfg(name, tag)
             assert stored["hf_hub"].count("/") == 2  # owner/name/, or owner/name/file
             assert stored["resize_mode"] in RESIZE_MODES
-            assert stored["interpolation"] in INTERPOLATIONS
+            assert stored["interpolation"] in RESAMPLING
 
 
 @pytest.mark.parametrize(
@@ -231,3 +231,65 @@ def test_preprocessing_equals_that_of_open_clip(size: tuple[int, int], options: 
     # torch and PIL round after each of two axes, each in its own way: two levels of 255, over std.
     atol = 2.01 / 255 / min(backbone.spec["std"])
     torch.testing.assert_close(batch[1, 2], expected, rtol=0, atol=atol)
+
+
+PREPROCESS_CFGS: dict[str, dict[str, Any]] = {
+    "squash": PIXELS | {"interpolation": "bilinear"},
+    "shortest, of another size": {"resize_mode": "shortest", "size": 224, "mode": "RGB"},
+    "longest": {"resize_mode": "longest", "fill_color": 0},
+    "longest, filled with grey": {"resize_mode": "longest", "fill_color": 127, "mean": [0.1] * 3},
+    "random": {"interpolation": "random", "std": [0.3, 0.2, 0.1]},
+    "null and one number": {"interpolation": None, "mean": 0.5, "std": 0.25, "resize_mode": None},
+    "none": {},
+}
+
+
+@pytest.mark.parametrize("size", [(50, 40), (20, 31), (90, 20)])
+@pytest.mark.parametrize("name", PREPROCESS_CFGS)
+def test_a_folders_preprocess_cfg_is_read_and_written(
+    name: str, size: tuple[int, int], tmp_path: Path
+) -> None:
+    (tmp_path / "dense").mkdir()
+    (tmp_path / "out").mkdir()
+    stored = {"model_cfg": SMALL, "preprocess_cfg": PREPROCESS_CFGS[name]}
+    (tmp_path / "dense" / "open_clip_config.json").write_text(json.dumps(stored))
+    weights = tmp_path / "dense" / "open_clip_model.safetensors"
+    save_file(small(seed=5).state_dict(), weights)
+    folder = f"local-dir:{tmp_path / 'dense'}"
+    backbone = OpenClip.from_pretrained(folder, pretrained=str(weights))
+    backbone.write_native(tmp_path / "out")
+    spec = json.loads(json.dumps(backbone.spec))
+    rebuilt = OpenClip.from_spec(spec, tmp_path)
+    noise = torch.randint(64, 192, (3, *size), generator=torch.Generator().manual_seed(0))
+    pixels = noise.to(torch.uint8)
+    image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    level = 2.01 / 255 / min(spec["std"])
+    for place in ("dense", "out"):
+        _, expect = open_clip.create_model_from_pretrained(f"local-dir:{tmp_path / place}")
+        for ours in (backbone, rebuilt):
+            found = ours.preprocess(image)
+            torch.testing.assert_close(found, expect(image), rtol=0, atol=1e-6)
+            torch.testing.assert_close(ours.preprocess(pixels), found, rtol=0, atol=level)
+    written = json.loads((tmp_path / "out" / "open_clip_config.json").read_text())
+    for key, value in PREPROCESS_CFGS[name].items():
+        if value is not None and key not in ("size", "mode"):
+            wanted = [value] * 3 if isinstance(value, float) else value
+            assert written["preprocess_cfg"][key] == wanted
+
+
+@pytest.mark.parametrize(
+    ("preprocess", "message"),
+    [
+        ({"mode": "L"}, r"mode='L' of the preprocess_cfg must be RGB"),
+        ({"resize_mode": "crop"}, r"resize_mode='crop' must be one of shortest, squash, longest"),
+        ({"interpolation": "lanczos"}, r"interpolation='lanczos' must be one of bicubic, bilinear"),
+        ({"fill_color": [1, 2, 3]}, r"fill_color=\[1, 2, 3\] must be a whole number in 0 to 255"),
+    ],
+)
+def test_a_preprocess_cfg_that_cannot_be_honoured(
+    preprocess: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    stored = {"model_cfg": SMALL, "preprocess_cfg": preprocess}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(stored))
+    with pytest.raises(ValueError, match=message):
+        OpenClip.from_pretrained(f"local-dir:{tmp_path}")

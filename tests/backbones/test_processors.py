@@ -140,7 +140,7 @@ def test_pixels_are_the_librarys(name: str, tmp_path: Path) -> None:
     settings = [
         AutoImageProcessor.from_pretrained(p).to_dict() for p in (tmp_path, tmp_path / "out")
     ]
-    assert settings[0] == settings[1]
+    assert without(settings[0], "auto_map") == settings[1]
 
 
 def test_forms_differ() -> None:
