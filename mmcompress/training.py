@@ -2,7 +2,6 @@
 
 import math
 import pickle
-import zipfile
 from collections.abc import Callable, Sized
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -19,6 +18,7 @@ from torch.utils.data import DataLoader
 from mmcompress.backbones.base import Backbone
 from mmcompress.compression.recipe import Recipe
 from mmcompress.data.base import PairData
+from mmcompress.files import damage
 from mmcompress.finite import check_rows, check_trained
 from mmcompress.memory import free_as_usual, keep_freed_memory
 from mmcompress.objectives.base import Loss
@@ -188,17 +188,18 @@ def calibrated_in(checkpoint: str | Path) -> dict[str, Any]:
     """What `Recipe.restore` needs of a checkpoint of `CompressionModule`: `plan` and `budget`.
 
     Raises:
-        ValueError: no such file, or not a checkpoint of a compression run.
+        ValueError: no such file, a damaged one, or not a checkpoint of a compression run.
     """
-    fix = f"resume={checkpoint} cannot be read as a checkpoint: name a .ckpt file of a run"
-    if not zipfile.is_zipfile(checkpoint):
-        raise ValueError(fix)
     try:
+        problem = damage(Path(checkpoint))  # torch looks at no checksum
+        if problem is not None:
+            raise ValueError(f"{checkpoint} cannot be read as a checkpoint: {problem}")
         content = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError) as error:
-        raise ValueError(fix) from error
-    if "plan" not in content:
-        raise ValueError(f"resume={checkpoint} holds no compression plan: it is of another program")
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{checkpoint} cannot be read as a checkpoint: {reason}") from error
+    if not isinstance(content, dict) or "plan" not in content:
+        raise ValueError(f"{checkpoint} holds no compression plan: it is of another program")
     return {"plan": content["plan"], "budget": content.get("budget")}
 
 

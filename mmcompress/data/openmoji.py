@@ -11,8 +11,6 @@ import importlib.metadata
 import io
 import logging
 import re
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -26,7 +24,7 @@ from torchvision.transforms import v2
 
 from mmcompress.data.base import Classification, PairData
 from mmcompress.data.items import Items, PairDataset
-from mmcompress.files import write_atomically
+from mmcompress.files import damage, set_aside, write_atomically
 from mmcompress.rgb import to_rgb
 
 log = logging.getLogger(__name__)
@@ -169,25 +167,33 @@ def load_pairs() -> tuple[Tensor, list[str]]:
     pairs = _read(cached)
     if pairs is None:
         pairs = _draw_all()
-        cached.parent.mkdir(parents=True, exist_ok=True)
         images, captions = pairs
-        write_atomically(
-            cached, lambda file: np.savez_compressed(file, images=images, captions=captions)
-        )
+        try:
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(
+                cached, lambda file: np.savez_compressed(file, images=images, captions=captions)
+            )
+        except OSError as error:
+            log.warning("the pictures are not kept for later runs (%s)", error)
     return torch.from_numpy(pairs[0]), pairs[1].tolist()
 
 
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
     """What was cached; None when there is nothing or a file that is damaged."""
     try:
-        with path.open("rb") as file:  # numpy would leave it open when it is damaged
-            arrays = np.load(file, allow_pickle=False)
-            return arrays["images"], arrays["captions"]
-    except FileNotFoundError:
+        problem: object = damage(path)
+        if problem is None:
+            with np.load(path, allow_pickle=False) as arrays:
+                return arrays["images"], arrays["captions"]
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        log.warning("%s is damaged (%s): drawing the pictures anew", path, error)
+    except OSError as error:
+        log.warning("%s cannot be read (%s): the pictures are drawn again", path, error)
         return None
+    except (ValueError, LookupError) as error:  # whole, and not what was written
+        problem = error
+    set_aside(path, problem, "the pictures are drawn again")
+    return None
 
 
 def _draw_all() -> tuple[np.ndarray, np.ndarray]:

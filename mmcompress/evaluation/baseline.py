@@ -17,7 +17,7 @@ from mmcompress.backbones.base import Backbone
 from mmcompress.data.base import PairData
 from mmcompress.evaluation.base import Comparison, Evaluator, check_split
 from mmcompress.evaluation.evaluate import evaluate
-from mmcompress.files import write_json
+from mmcompress.files import set_aside, write_json
 from mmcompress.numerics import NUMERICS
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def dense_baseline(
     log.info("dense baseline: measured")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"key": key, "metrics": metrics})
+        write_json(path, {"key": key, "metrics": metrics, "sha256": _checksum(key, metrics)})
     except OSError as error:
         log.warning("dense baseline: not kept for later runs (%s)", error)
     return metrics
@@ -119,15 +119,25 @@ def _read(path: Path, key: str) -> dict[str, float] | None:
         stored = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except OSError as error:
         log.warning("dense baseline: %s cannot be read (%s), measuring again", path, error)
+        return None
+    except (ValueError, RecursionError) as error:
+        set_aside(path, error, "the dense model is scored again")
         return None
     metrics = stored.get("metrics") if isinstance(stored, dict) else None
     if (
         isinstance(metrics, dict)
-        and stored.get("key") == key
         and all(isinstance(v, float) and math.isfinite(v) for v in metrics.values())
+        and stored.get("sha256") == _checksum(key, metrics)
     ):
         return metrics
-    log.warning("dense baseline: %s is not what was written, measuring again", path)
+    set_aside(path, "it is not what was written", "the dense model is scored again")
     return None
+
+
+def _checksum(key: str, metrics: Mapping[str, float]) -> str:
+    """SHA-256 of what a cache file says, hexadecimal."""
+    digest = hashlib.sha256()
+    _add(digest, key, metrics)
+    return digest.hexdigest()

@@ -20,6 +20,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
+from mmcompress.checkpoints import previous
 from mmcompress.files import write_json
 from mmcompress.report.record import FILE, read_record
 
@@ -71,10 +72,10 @@ def job_folder(sweep: Path, config: dict[str, Any], config_hash: str) -> Path:
     return sweep / f"{name}-seed{config.get('seed')}-{config_hash}"
 
 
-def checkpoint_in(folder: Path) -> Path | None:
-    """Where an earlier start of the run in `folder` has come to; None where that was nowhere."""
-    path = folder / CHECKPOINT
-    return path if path.is_file() else None
+def checkpoints_in(folder: Path) -> list[Path]:
+    """Where earlier starts of the run in `folder` have come to, the newest first."""
+    paths = [folder / CHECKPOINT, previous(folder / CHECKPOINT)]
+    return [path for path in paths if path.is_file()]
 
 
 def open_folder(path: Path, config_hash: str) -> RunFolder:

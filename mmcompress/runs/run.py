@@ -20,7 +20,7 @@ from rich import get_console
 from mmcompress.artifact.artifact import Artifact
 from mmcompress.artifact.ledger import compact
 from mmcompress.compression.recipe import Plan
-from mmcompress.files import write_atomically
+from mmcompress.files import set_aside, write_atomically
 from mmcompress.interruption import Interrupted, listen
 from mmcompress.processes import from_first
 from mmcompress.report.console import print_report
@@ -30,7 +30,7 @@ from mmcompress.report.settings import config_hash
 from mmcompress.report.summary import comparable
 from mmcompress.runs.folder import (
     RunFolder,
-    checkpoint_in,
+    checkpoints_in,
     claim_folder,
     in_sweep,
     job_folder,
@@ -108,7 +108,10 @@ def start_run(cfg: DictConfig) -> Iterator[Run]:
     """
     _quiet_libraries()
     if cfg.resume:
-        calibrated_in(cfg.resume)  # a bad one leaves no folder behind
+        try:
+            calibrated_in(cfg.resume)  # a bad one leaves no folder behind
+        except ValueError as error:
+            raise ValueError(f"resume={error}: name a .ckpt file of a run") from error
     config = _plain(cfg)
     key = config_hash(config)
     path = run_path(cfg)
@@ -134,15 +137,26 @@ def run_path(cfg: DictConfig) -> Path:
 
 
 def _run(cfg: DictConfig, record: RunRecord, loggers: list[Sink], folder: Path | None) -> Run:
-    """With the last checkpoint in the folder, else with the one that `resume` names."""
-    checkpoint = folder and checkpoint_in(folder)
+    """With the last whole checkpoint in the folder, else with the one that `resume` names."""
+    checkpoint, calibrated = _last_checkpoint(folder) if folder else (None, None)
     if checkpoint is not None:
         log.info("going on from %s", checkpoint)
     elif cfg.resume:
-        checkpoint = Path(cfg.resume)
-    calibrated = None if checkpoint is None else calibrated_in(checkpoint)
+        checkpoint, calibrated = Path(cfg.resume), calibrated_in(cfg.resume)
     callbacks = [*_instantiate(cfg.callbacks), Listening()]
     return Run(record, loggers, callbacks, checkpoint, calibrated)
+
+
+def _last_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | tuple[None, None]:
+    """And what it says of the calibration; damaged ones are set aside."""
+    found = checkpoints_in(folder)
+    for number, checkpoint in enumerate(found, start=1):
+        try:
+            return checkpoint, calibrated_in(checkpoint)
+        except ValueError as error:
+            then = "the one before it is tried" if number < len(found) else "beginning anew"
+            set_aside(checkpoint, error, then)
+    return None, None
 
 
 class Listening(Callback):

@@ -230,8 +230,20 @@ def test_a_damaged_cache_is_drawn_anew(
     assert load_pairs()[1] == captions
     assert len(few_drawings) == 6
     assert "is damaged" in caplog.text
+    assert file.with_name(f"{file.name}.damaged").exists()
     load_pairs()
     assert len(few_drawings) == 6  # the new file is sound
+
+
+def test_an_unwritable_cache_costs_time_and_not_the_run(
+    few_drawings: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    (tmp_path / "cache").write_text("a file where the folder would be")
+    assert len(load_pairs()[1]) == 3
+    assert len(load_pairs()[1]) == 3
+    assert len(few_drawings) == 6
+    assert len(caplog.messages) == 2
+    assert caplog.messages[0].startswith("the pictures are not kept for later runs (")
 
 
 def test_an_interrupted_drawing_leaves_nothing(few_drawings, tmp_path: Path, monkeypatch):

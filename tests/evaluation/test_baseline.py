@@ -27,7 +27,11 @@ def test_measured_once_then_read(confused, data, evaluators, tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", '{"key": "other", "metrics": {}}', '{"metrics": {"a": 1.0}}', "\xff"]
+    "content",
+    [
+        *["", "{", "[]", "\xff", "[" * 100_000],
+        *['{"key": "other", "metrics": {}}', '{"metrics": {"a": 1.0}}'],
+    ],
 )
 def test_a_file_that_cannot_be_trusted_is_measured_again(
     content, model, data, evaluators, tmp_path, caplog
@@ -37,10 +41,20 @@ def test_a_file_that_cannot_be_trusted_is_measured_again(
     (path,) = tmp_path.iterdir()
     path.write_text(content, encoding="latin-1")
     assert dense_baseline(model, data, evaluators, "test", cache_dir=tmp_path) == expected
-    assert "measuring again" in caplog.text
+    assert caplog.messages[0].endswith(": the dense model is scored again")
+    assert path.with_name(f"{path.name}.damaged").read_text(encoding="latin-1") == content
     caplog.clear()
     assert dense_baseline(model, data, evaluators, "test", cache_dir=tmp_path) == expected
     assert caplog.messages == []
+
+
+def test_one_changed_digit_is_found(model, data, evaluators, tmp_path, caplog):
+    expected = dense_baseline(model, data, evaluators, "test", cache_dir=tmp_path)
+    (path,) = tmp_path.iterdir()
+    assert path.read_text().count('"zeroshot/acc@1": 1.0') == 1
+    path.write_text(path.read_text().replace('"zeroshot/acc@1": 1.0', '"zeroshot/acc@1": 0.9'))
+    assert dense_baseline(model, data, evaluators, "test", cache_dir=tmp_path) == expected
+    assert f"{path} is damaged (it is not what was written)" in caplog.text
 
 
 def test_an_unwritable_cache_costs_nothing_but_the_cache(model, data, evaluators, tmp_path, caplog):

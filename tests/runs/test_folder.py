@@ -13,7 +13,7 @@ from mmcompress.files import write_json
 from mmcompress.runs.folder import (
     Taken,
     at_work,
-    checkpoint_in,
+    checkpoints_in,
     claim_folder,
     job_folder,
     open_folder,
@@ -72,7 +72,7 @@ def test_a_run_that_was_cut_short_goes_on_in_its_folder(tmp_path: Path) -> None:
     assert (held.path, held.starts) == (path, 2)
     left = {str(p.relative_to(path)) for p in path.rglob("*") if p.is_file()}
     assert left == {".lock", "claim.json", "run.log", "checkpoints/last.ckpt"}
-    assert checkpoint_in(path) == checkpoints / "last.ckpt"
+    assert checkpoints_in(path) == [checkpoints / "last.ckpt"]
 
 
 def test_a_failed_run_is_taken_up_again_and_a_finished_one_is_left_alone(tmp_path: Path) -> None:
