@@ -15,7 +15,7 @@ from mmcompress.backbones.base import Backbone
 from mmcompress.data.decode import Unreadable, Waveform, cropped, resampled
 from mmcompress.data.items import Item, Items, Repeatable, Sample
 from mmcompress.data.loading import FAILED, LOST, EpochOrder, Loader, ResumableLoader
-from mmcompress.data.losses import Losses, by_reason
+from mmcompress.data.losses import NAMED, Losses, by_reason
 from mmcompress.errors import MENDABLE
 
 Captions = Literal["all", "first", "random"]
@@ -107,18 +107,42 @@ class PairData(pl.LightningDataModule, ABC):
         """
         self.backbone = backbone
         if not hasattr(self, "splits"):
-            splits = self.build_splits()
-            for split, items in splits.items():
-                items.title = f"{self.name} {split}"
-                items.losses = items.losses or Losses()
-                items.remedy = self.remedy
-                items.losses.tell_names(items.title)
-                items.losses.tell_counts(items.title)
-                if len(items) == 0:
-                    lost = by_reason(items.losses.counts)
-                    why = f" ({lost})" if lost else ""
-                    raise ValueError(f"data {self.name}: split {split} is empty{why}")
-            self.splits = splits
+            self.splits = self.checked(self.build_splits())
+
+    def checked(self, splits: dict[str, Items]) -> dict[str, Items]:
+        """The splits, after what they leave out was logged: at most once.
+
+        Raises:
+            ValueError: one is empty, or has a label that is too high.
+        """
+        for split, items in splits.items():
+            self._check(split, items)
+        return splits
+
+    def _check(self, split: str, items: Items) -> None:
+        items.title, items.remedy = f"{self.name} {split}", self.remedy
+        items.losses = items.losses or Losses()
+        items.losses.tell_names(items.title)
+        items.losses.tell_counts(items.title)
+        if len(items) == 0:
+            lost = by_reason(items.losses.counts)
+            why = f" ({lost})" if lost else ""
+            raise ValueError(f"data {self.name}: split {split} is empty{why}")
+        if items.labels is None or not self.class_names:
+            return
+        if max(items.labels) >= len(self.class_names):
+            key = items.keys[items.labels.index(max(items.labels))]
+            raise ValueError(
+                f"data {self.name}: item {key} of {split} has label {max(items.labels)} and there "
+                f"are {len(self.class_names)} class names: make them match"
+            )
+        empty = sorted({*range(len(self.class_names))} - {*items.labels})
+        if empty and split != "val":  # which may be a small part of `train`
+            names = ", ".join(self.class_names[index] for index in empty[:NAMED])
+            items.losses.say(
+                f"{items.title}: {len(empty)} of {len(self.class_names)} classes have no item: "
+                f"{names}{', …' if len(empty) > NAMED else ''}"
+            )
 
     def check_readable(self, split: str) -> None:
         """Refuse a split of which no item can be read; it reads until one can be.

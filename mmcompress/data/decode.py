@@ -6,13 +6,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 from torch import Tensor
 
 from mmcompress.rgb import to_rgb
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm")
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+_PICTURES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".avif", ".heic", ".heif"),
+    *(".bmp", ".dib", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
+    *(".jp2", ".j2k", ".jpx", ".tga", ".qoi", ".ico", ".icns", ".dds", ".pcx", ".sgi", ".psd"),
+)
+"""Photographs, drawings and measurements; no films, documents or vector graphics."""
+
+
+def _read_here() -> tuple[str, ...]:
+    """Those of them that this installation of Pillow opens."""
+    known = Image.registered_extensions()
+    missing = {kind.upper() for kind in ("avif", "webp") if not features.check(kind)}
+    return tuple(s for s in _PICTURES if known.get(s, "") in Image.OPEN.keys() - missing)
+
+
+IMAGE_SUFFIXES = _read_here()
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au")
+"""Of libsndfile, without those that no microphone writes."""
 
 
 class Unreadable(ValueError):

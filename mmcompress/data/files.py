@@ -1,5 +1,7 @@
 """Images and sounds that lie in files of their own."""
 
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +9,20 @@ from typing import Any
 
 from mmcompress.data.decode import AUDIO_SUFFIXES, Unreadable, read_audio, read_image
 from mmcompress.data.items import Item, Items
+from mmcompress.data.losses import Losses
+
+_HIDDEN = re.compile(r"\.(?!\.?$).*|__MACOSX|Thumbs\.db|desktop\.ini", re.IGNORECASE)
+"""Folders and files that programs leave beside data."""
+
+
+def is_hidden(path: str) -> bool:
+    """Whether it, or a folder on the way to it, is none of the user's.
+
+    Example:
+        >>> [is_hidden(path) for path in ("a/._b.png", "__MACOSX/b.png", "./a/../b.png")]
+        [True, True, False]
+    """
+    return any(_HIDDEN.fullmatch(part) for part in path.split("/"))
 
 
 @dataclass(frozen=True)
@@ -29,16 +45,35 @@ class Entry:
 class Files(Items):
     """The items of some files, each read when it is asked for.
 
+    Those that have no caption where others have one are left out, and so are the few sounds among
+    images, or images among sounds.
+
     Args:
         entries: in order.
+        losses: what was left out before.
         augment: image → image, applied at each access.
     """
 
     def __init__(
-        self, entries: Sequence[Entry], *, augment: Callable[[Any], Any] | None = None
+        self,
+        entries: Sequence[Entry],
+        *,
+        losses: Losses | None = None,
+        augment: Callable[[Any], Any] | None = None,
     ) -> None:
-        self.entries = list(entries)
-        self.captioned = any(entry.texts for entry in self.entries)
+        self.losses = losses = losses or Losses()
+        self.captioned = any(entry.texts for entry in entries)
+        kinds = Counter(_kind(entry) for entry in entries).most_common(1)
+        self.entries = []
+        for entry in entries:
+            if _kind(entry) != kinds[0][0]:
+                losses.add(f"{_kind(entry)} among {kinds[0][0]}s", entry.key)
+            elif self.captioned and not entry.texts:
+                losses.add("no caption", entry.key)
+            else:
+                self.entries.append(entry)
+        labels = [entry.label for entry in self.entries if entry.label is not None]
+        self.labels = labels if len(labels) == len(self.entries) > 0 else None
         self.augment = augment
 
     def __len__(self) -> int:
@@ -50,16 +85,18 @@ class Files(Items):
 
     def read(self, index: int) -> Item:
         entry = self.entries[index]
-        sound = entry.path.suffix.lower() in AUDIO_SUFFIXES
+        kind = _kind(entry)
         try:
-            media = read_audio(entry.path) if sound else read_image(entry.path)
+            media = read_audio(entry.path) if kind == "sound" else read_image(entry.path)
         except Unreadable as error:
             raise error.within(str(entry.path)) from error
-        item: Item = {"audio" if sound else "image": media}
+        item: Item = {"audio" if kind == "sound" else "image": media}
         if self.captioned:
-            if not entry.texts:
-                raise Unreadable(f"{entry.path}: no caption")
             item["text"] = list(entry.texts)
         if entry.label is not None:
             item["label"] = entry.label
         return item
+
+
+def _kind(entry: Entry) -> str:
+    return "sound" if entry.path.suffix.lower() in AUDIO_SUFFIXES else "image"

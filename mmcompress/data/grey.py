@@ -31,6 +31,7 @@ class Pictures(Items):
     """
 
     captioned = False
+    labels: Sequence[int]
 
     def __init__(self, images: Tensor, labels: Sequence[int]) -> None:
         self.images, self.labels = images, list(labels)
@@ -78,7 +79,7 @@ class Digits(PairData):
             "train": Sample(everything, kept),
             "test": Sample(everything, held),
         }
-        return complete(splits, val_share=self.val_share)
+        return self.checked(complete(splits, val_share=self.val_share))
 
 
 class FashionMNIST(PairData):
@@ -109,7 +110,7 @@ class FashionMNIST(PairData):
             split: self._fetched(split == "train") if self.root is None else self._read(stem)
             for split, stem in names.items()
         }
-        return complete(splits, val_share=self.val_share)
+        return self.checked(complete(splits, val_share=self.val_share))
 
     def _read(self, stem: str) -> Pictures:
         assert self.root is not None

@@ -112,7 +112,7 @@ class HFDatasets(PairData):
                     f"data.path={self.path!r}: column {self.columns['label']} brings no class "
                     "names along: set data.class_names"
                 )
-        return complete(splits, val_share=self.val_share, augment=self.augment)
+        return self.checked(complete(splits, val_share=self.val_share, augment=self.augment))
 
     def _load(self) -> Any:
         try:

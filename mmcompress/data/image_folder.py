@@ -1,15 +1,20 @@
 """Folders of images (or sounds), one folder per class: root/train/cat/….jpg."""
 
-from collections.abc import Callable, Sequence
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmcompress.data.base import PairData
 from mmcompress.data.decode import AUDIO_SUFFIXES, IMAGE_SUFFIXES
-from mmcompress.data.files import Entry, Files
+from mmcompress.data.files import Entry, Files, is_hidden
 from mmcompress.data.items import Items
+from mmcompress.data.losses import NAMED, Losses
 from mmcompress.data.prompts import names_of, read_names, read_templates, templates_of
-from mmcompress.data.splits import SHARE, complete
+from mmcompress.data.splits import SHARE, complete, our_names
+
+log = logging.getLogger(__name__)
 
 
 class ImageFolder(PairData):
@@ -17,7 +22,8 @@ class ImageFolder(PairData):
 
     Args:
         root: the folder.
-        val_share: of `train` that becomes `val` where `root` has no such folder.
+        val_share: of `train` that becomes `val` where `root` has no such folder, under this name
+            or one of `splits.ALSO`.
         class_names: in the order of the class folders' names; those names themselves, or the lines
             of `classnames.txt`, when None.
         templates: a list, or the name of an ensemble; the file in `root` when None.
@@ -39,37 +45,67 @@ class ImageFolder(PairData):
     ) -> None:
         super().__init__(**kwargs)
         self.root = Path(root)
-        if not (self.root / "train").is_dir():
-            raise ValueError(f"data.root={root!r} holds no folder train with a folder per class")
         self.name = self.root.resolve().name
-        self.folders = _classes(self.root / "train")
+        found = _folders(self.root) if self.root.is_dir() else []
+        self.parts = {
+            ours: self.root / theirs for theirs, ours in our_names(found, self.name).items()
+        }
+        if "train" not in self.parts:
+            raise ValueError(f"data.root={root!r} holds no folder train with a folder per class")
+        self.folders = _folders(self.parts["train"])
         self.class_names = names_of(class_names or read_names(self.root) or self.folders)
         if len(self.class_names) != len(self.folders):
             raise ValueError(
                 f"data {self.name}: {len(self.class_names)} class names for the "
-                f"{len(self.folders)} class folders in {self.root / 'train'}: make them match"
+                f"{len(self.folders)} class folders in {self.parts['train']}: make them match"
+            )
+        numbers = [int(name) for name in self.folders if name.isdecimal()]
+        if self.class_names != self.folders and numbers != sorted(numbers):
+            log.warning(
+                "data %s: class names belong to the class folders in the order %s",
+                self.name,
+                ", ".join(self.folders[:NAMED]),
             )
         self.templates = read_templates(self.root) if templates is None else templates_of(templates)
         self.val_share, self.augment = val_share, augment
 
     def build_splits(self) -> dict[str, Items]:
-        names = sorted(path.name for path in self.root.iterdir() if path.is_dir())
-        splits: dict[str, Items] = {name: Files(self._entries(self.root / name)) for name in names}
-        return complete(splits, val_share=self.val_share, augment=self.augment)
+        splits: dict[str, Items] = {name: self._files(path) for name, path in self.parts.items()}
+        return self.checked(complete(splits, val_share=self.val_share, augment=self.augment))
 
-    def _entries(self, split: Path) -> list[Entry]:
-        unknown = sorted(set(_classes(split)) - set(self.folders))
+    def _files(self, split: Path) -> Files:
+        classes = {folder: index for index, folder in enumerate(self.folders)}
+        unknown = sorted(set(_folders(split)) - classes.keys())
         if unknown:
             raise ValueError(
                 f"data {self.name}: {split} has classes that train lacks ({', '.join(unknown[:3])})"
             )
-        return [
-            Entry(path, path.relative_to(split).as_posix(), label=self.folders.index(folder))
-            for folder in _classes(split)
-            for path in sorted((split / folder).rglob("*"))
-            if path.suffix.lower() in (*IMAGE_SUFFIXES, *AUDIO_SUFFIXES)
-        ]
+        entries, losses = [], Losses()
+        for path in sorted(_below(split)):
+            key, suffix = path.relative_to(split).as_posix(), path.suffix.lower()
+            if suffix not in (*IMAGE_SUFFIXES, *AUDIO_SUFFIXES):
+                losses.add(f"{suffix or 'no suffix'}, which is not read", key)
+            elif "/" not in key:
+                losses.add("in no folder of a class", key)
+            else:
+                entries.append(Entry(path, key, label=classes[key.split("/")[0]]))
+        return Files(entries, losses=losses)
 
 
-def _classes(split: Path) -> list[str]:
-    return sorted(path.name for path in split.iterdir() if path.is_dir())
+def _folders(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not is_hidden(p.name))
+
+
+def _below(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """All files, except hidden ones; links are followed, except back to a folder on the way."""
+    real = folder.resolve()
+    if real in above:
+        return
+    with os.scandir(folder) as found:
+        for entry in found:
+            if is_hidden(entry.name):
+                continue
+            if entry.is_dir():
+                yield from _below(Path(entry.path), above | {real})
+            else:
+                yield Path(entry.path)

@@ -27,6 +27,7 @@ class Items(Dataset, ABC):
     Attributes:
         title: what messages call it.
         captioned: whether they have texts of their own; otherwise labels alone.
+        labels: class index of each, where that is known before they are read.
         augment: image → image, applied at each access; None for no change.
         losses: what is left out, and was said, for data are read many times over; None to count
             anew, and say it, in each pass.
@@ -35,6 +36,7 @@ class Items(Dataset, ABC):
 
     title: str = "data"
     captioned: bool = True
+    labels: Sequence[int] | None = None
     losses: Losses | None = None
     augment: Callable[[Any], Any] | None = None
     remedy: str = "repair or replace the files"
@@ -169,6 +171,7 @@ class Sample(Part):
         super().__init__(items)
         self.indices = indices
         self.augment = items.augment
+        self.labels = items.labels and [items.labels[index] for index in indices]
 
     def __len__(self) -> int:
         return len(self.indices)

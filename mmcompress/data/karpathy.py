@@ -59,7 +59,7 @@ class Karpathy(PairData):
                     "file of Karpathy's form, with filename, split and sentences"
                 ) from error
         splits: dict[str, Items] = {split: Files(found) for split, found in entries.items()}
-        return complete(splits, augment=self.augment)
+        return self.checked(complete(splits, augment=self.augment))
 
     def _images(self) -> list[Any]:
         try:

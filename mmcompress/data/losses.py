@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 log = logging.getLogger(__name__)
 
-NAMED = 20
+NAMED = 10
 """Items of one split and reason that the log names; all of them are counted."""
 
 
@@ -15,7 +15,7 @@ class Losses:
     def __init__(self) -> None:
         self._names: dict[str, set[str]] = {}
         self._lines: list[str] = []
-        self._told = 0
+        self._said: set[str] = set()
 
     def add(self, reason: str, name: str, line: str | None = None) -> None:
         """Count an item.
@@ -44,10 +44,15 @@ class Losses:
 
     def tell_counts(self, title: str) -> None:
         """Log how many there are of each reason, when that has changed since."""
-        total = sum(self.counts.values())
-        if total != self._told:
-            log.warning("%s: %d items left out: %s", title, total, by_reason(self.counts))
-        self._told = total
+        if self._names:
+            total = sum(self.counts.values())
+            self.say(f"{title}: {total} items left out: {by_reason(self.counts)}")
+
+    def say(self, line: str) -> None:
+        """Log a line of this split, unless that was done before."""
+        if line not in self._said:
+            log.warning("%s", line)
+        self._said.add(line)
 
 
 def by_reason(counts: Mapping[str, int]) -> str:
@@ -55,6 +60,6 @@ def by_reason(counts: Mapping[str, int]) -> str:
 
     Example:
         >>> by_reason({"no such file": 3, "no caption": 1})
-        '3 no such file, 1 no caption'
+        'no such file (3), no caption (1)'
     """
-    return ", ".join(f"{count} {reason}" for reason, count in counts.items())
+    return ", ".join(f"{reason} ({count})" for reason, count in counts.items())

@@ -1,13 +1,41 @@
 """Splits that a data set does not bring along."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from mmcompress.data.items import Items, Sample
 
+log = logging.getLogger(__name__)
+
 SHARE = 0.1
 """Of `train` that becomes `val` where a data set has none."""
+
+ALSO = {
+    "train": ("training",),
+    "val": ("validation", "valid", "dev"),
+    "test": ("testing",),
+}
+"""Our name of a split → what others call it."""
+
+
+def our_names(found: Iterable[str], data: str) -> dict[str, str]:
+    """Name of a split as it is found → as we call it; other names stay as they are.
+
+    Where a split has our name nothing else is taken for it, and of several names the first of
+    `ALSO`. The log says what is taken for what.
+
+    Args:
+        data: what messages call the data set.
+    """
+    names = {name: name for name in found}
+    for ours, others in ALSO.items():
+        theirs = next((other for other in others if other in names), None)
+        if ours not in names and theirs is not None:
+            log.info("data %s: split %s is taken as %s", data, theirs, ours)
+            names[theirs] = ours
+    return names
 
 
 def hold_out(keys: Sequence[str], share: float = SHARE) -> tuple[list[int], list[int]]:

@@ -54,7 +54,7 @@ class Table(PairData):
         splits: dict[str, Items] = {
             split: Files(self._entries(file)) for split, file in self.files.items()
         }
-        return complete(splits, val_share=self.val_share, augment=self.augment)
+        return self.checked(complete(splits, val_share=self.val_share, augment=self.augment))
 
     def _entries(self, file: Path) -> list[Entry]:
         texts: dict[str, list[str]] = {}

@@ -98,4 +98,4 @@ class Torchvision(PairData):
         if not names:
             raise ValueError(f"data {self.name} brings no class names along: set data.class_names")
         self.class_names = [str(name).replace("_", " ") for name in names]
-        return complete(splits, val_share=self.val_share, augment=self.augment)
+        return self.checked(complete(splits, val_share=self.val_share, augment=self.augment))

@@ -2,7 +2,7 @@
 
 import io
 import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,13 +26,20 @@ def tone(pitch: float, *, seconds: float = 0.5, rate: int = 16000, channels: int
     return file.getvalue()
 
 
-def write_shard(path: Path, files: Mapping[str, bytes]) -> Path:
+def write_shard(
+    path: Path, files: Mapping[str, bytes] | Sequence[tuple[str, bytes | tuple[bytes, str]]]
+) -> Path:
+    """Name → content, or type and name of the target of a link."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
-        for name, data in files.items():
+        for name, data in files.items() if isinstance(files, Mapping) else files:
             member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
+            if isinstance(data, tuple):
+                member.type, member.linkname = data
+                tar.addfile(member)
+            else:
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
     return path
 
 

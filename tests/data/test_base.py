@@ -205,7 +205,7 @@ def test_damaged_items_are_left_out_and_counted(tiny_data: PairData, caplog):
     assert sizes == [2, 1, 2]  # the first two items were a whole batch
     assert caplog.messages == [
         *(f"tiny test: item {i} left out, it is torn" for i in (0, 1, 5)),
-        "tiny test: 3 items left out: 3 it is torn",
+        "tiny test: 3 items left out: it is torn (3)",
     ]
 
 
@@ -229,7 +229,7 @@ def test_damaged_items_are_named_once(workers, make_tiny_backbone, tiny_data: Pa
         assert [len(batch["image"]) for batch in data.eval_dataloader("test")] == [7]
     assert caplog.messages == [
         "tiny test: item 3 left out, it is torn",
-        "tiny test: 1 items left out: 1 it is torn",
+        "tiny test: 1 items left out: it is torn (1)",
     ]
 
 

@@ -54,7 +54,7 @@ def test_each_counts_once_and_the_first_are_named(caplog: pytest.LogCaptureFixtu
     assert caplog.messages == [
         *(f"x test: item {index} left out, no such file" for index in range(NAMED)),
         "x test: a.jpg, line 7, left out",
-        f"x test: {NAMED + 6} items left out: {NAMED + 5} no such file, 1 no caption",
+        f"x test: {NAMED + 6} items left out: no such file ({NAMED + 5}), no caption (1)",
     ]
 
 
@@ -70,9 +70,9 @@ def test_the_same_item_in_a_sample_is_the_same(
     assert items.losses.counts == {"it is torn": 2}
     assert caplog.messages == [
         "tiny test: item 5 left out, it is torn (5)",
-        "tiny test: 1 items left out: 1 it is torn",
+        "tiny test: 1 items left out: it is torn (1)",
         "tiny test: item 3 left out, it is torn (3)",
-        "tiny test: 2 items left out: 2 it is torn",
+        "tiny test: 2 items left out: it is torn (2)",
     ]
 
 

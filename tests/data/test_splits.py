@@ -4,7 +4,7 @@ import pytest
 
 from mmcompress.data.items import PairDataset
 from mmcompress.data.prompts import ENSEMBLES, templates_of
-from mmcompress.data.splits import complete, hold_out
+from mmcompress.data.splits import complete, hold_out, our_names
 
 
 def test_held_out_by_key_alone() -> None:
@@ -48,3 +48,16 @@ def test_templates() -> None:
         templates_of("x")
     with pytest.raises(ValueError, match=r"template 'a cat' must hold \{\} once"):
         templates_of(["a cat"])
+
+
+def test_names_of_splits() -> None:
+    assert our_names(["train", "dev", "validation", "testing"], "x") == {
+        "train": "train",
+        "validation": "val",
+        "dev": "dev",
+        "testing": "test",
+    }
+    assert our_names(["training", "val", "valid", "test", "testing", "more"], "x") == {
+        "training": "train",
+        **{name: name for name in ("val", "valid", "test", "testing", "more")},
+    }

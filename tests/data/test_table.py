@@ -68,7 +68,7 @@ def test_a_missing_file_is_left_out(
     (batch,) = data.eval_dataloader("test")
     assert len(batch["image"]) == 2
     assert batch["owner"].tolist() == [0, 0, 1]
-    assert caplog.messages[-1] == "table test: 1 items left out: 1 no such file"
+    assert caplog.messages[-1] == "table test: 1 items left out: no such file (1)"
 
 
 def test_bad_tables(tmp_path: Path, tiny_backbone: HFClip) -> None:
