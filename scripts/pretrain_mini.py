@@ -22,6 +22,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import CLIPConfig, CLIPModel
 
 from mmcompress.backbones.hf_clip import TOKENIZER_FILE, HFClip
+from mmcompress.backbones.hf_tokenizer import write_tokenizer
 from mmcompress.backbones.processors import pixels_of
 from mmcompress.compression.recipe import Recipe
 from mmcompress.data.openmoji import SIZE, OpenMoji, load_pairs, split_pairs
@@ -162,7 +163,7 @@ def main() -> None:
     for config in (backbone.model.config.text_config, backbone.model.config.vision_config):
         config.attention_dropout = 0.0  # of this training; a fine-tune says for itself
     backbone.model.save_pretrained(args.out)
-    backbone.save_assets(args.out)
+    write_tokenizer(backbone.tokenizer, args.out)
     pixels_of(backbone.model.config.vision_config.image_size).save(args.out)
     write_json(args.out / "metrics.json", metrics)
     command = " ".join(["python", *sys.argv])

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import (
     AltCLIPModel,
@@ -31,15 +30,25 @@ from mmcompress.backbones.complete import check_loaded
 from mmcompress.backbones.fused import split_fused
 from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.backbones.hf_files import (
-    TOKENIZER_FILE,
-    load_tokenizer,
+    about,
     named,
     not_loadable,
-    prepared,
     read_preprocessor,
     refuse_adapters_of,
     stay_local,
     write_native,
+)
+from mmcompress.backbones.hf_tokenizer import (
+    AnyTokenizer,
+    check_vocabulary,
+    highest_id,
+    id_tensor,
+    load_tokenizer,
+    padding_id,
+    prepared,
+    store_tokenizer,
+    stored_tokenizer,
+    to_ids,
     write_tokenizer,
 )
 from mmcompress.backbones.images import CLIP_MEAN, CLIP_STD
@@ -136,7 +145,7 @@ class HF(Backbone):
     def __init__(
         self,
         model: PreTrainedModel,
-        tokenizer: Tokenizer,
+        tokenizer: AnyTokenizer,
         *,
         mean: Sequence[float] = CLIP_MEAN,
         std: Sequence[float] = CLIP_STD,
@@ -154,13 +163,14 @@ class HF(Backbone):
         text = model.config.text_config
         if text.pad_token_id is None:
             raise ValueError("the text_config has no pad_token_id: set it in config.json")
-        self._pad_id: int = text.pad_token_id
         self.tokenizer = prepared(
             tokenizer,
             max_tokens=_max_tokens(text),
-            pad_id=self._pad_id,
+            pad_id=text.pad_token_id,
             to_end=self.kind.sees_padding,
         )
+        self._pad_id = padding_id(self.tokenizer)
+        check_vocabulary(self.tokenizer, text.vocab_size)
         self._pixels: Pixels | None = None
         self.features: dict[str, Any] | None = None
         if "image" in self.modalities:
@@ -215,7 +225,8 @@ class HF(Backbone):
         return found["input_features"]
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        return torch.tensor([encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))])
+        rows = to_ids(self.tokenizer, texts)
+        return id_tensor(rows, texts, self.model.config.text_config.vocab_size)
 
     def valid_tokens(self, modality: str, inputs: Tensor) -> Tensor | None:
         if modality == "image" and inputs.ndim == 3:
@@ -234,21 +245,20 @@ class HF(Backbone):
     @classmethod
     def from_spec(cls, spec: dict[str, Any], assets: Path) -> Self:
         config = AutoConfig.for_model(**spec["config"])
-        tokenizer = Tokenizer.from_file(str(assets / TOKENIZER_FILE))
+        tokenizer = stored_tokenizer(assets)
         rest = {key: value for key, value in spec.items() if key != "config"}
         return cls(kind_of(config).model(config), tokenizer, **rest)
 
     def write_native(self, folder: Path) -> None:
         write_native(self, folder)
-        write_tokenizer(self.tokenizer, self._pad_id, folder)
+        write_tokenizer(self.tokenizer, folder)
         if self._pixels is not None:
             self._pixels.save(folder)
         else:
             self._extractor.save_pretrained(folder)
 
     def save_assets(self, folder: Path) -> list[str]:
-        self.tokenizer.save(str(folder / TOKENIZER_FILE))
-        return [TOKENIZER_FILE]
+        return store_tokenizer(self.tokenizer, folder)
 
 
 def from_pretrained(name_or_path: str) -> Backbone:
@@ -281,11 +291,15 @@ def from_pretrained(name_or_path: str) -> Backbone:
         raise ValueError(not_loadable(name_or_path, what, local, error)) from error
     model, found = loaded
     check_loaded(named(name_or_path), model, found)
+    settings: dict[str, Any] = {}
     if "image" in kind.modalities:
         size = _image_size(config.vision_config)
-        settings = read_image_processor(name_or_path, config, size=size, local=local)
-        return HF(model, tokenizer, image_processor=settings).eval()
-    return HF(model, tokenizer, features=read_preprocessor(name_or_path, local)).eval()
+        processor = read_image_processor(name_or_path, config, size=size, local=local)
+        settings["image_processor"] = processor
+    else:
+        settings["features"] = read_preprocessor(name_or_path, local)
+    with about(named(name_or_path)):
+        return HF(model, tokenizer, **settings).eval()
 
 
 def untrained(
@@ -301,9 +315,9 @@ def untrained(
     Raises:
         ValueError: a model of another kind, or fewer token embeddings than tokens.
     """
-    tokenizer = Tokenizer.from_file(str(Path(__file__).parent / "mini" / TOKENIZER_FILE))
+    tokenizer = stored_tokenizer(Path(__file__).parent / "mini")
     built = AutoConfig.for_model(**config)
-    kind, tokens = kind_of(built), tokenizer.get_vocab_size()
+    kind, tokens = kind_of(built), highest_id(tokenizer) + 1
     if built.text_config.vocab_size < tokens:
         raise ValueError(
             f"text_config.vocab_size must be at least {tokens}, those of the tokenizer"

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import (
     CLIPConfig,
@@ -18,14 +17,22 @@ from typing_extensions import Self
 from mmcompress.backbones.base import Backbone, Row
 from mmcompress.backbones.complete import check_loaded
 from mmcompress.backbones.hf_files import (
-    TOKENIZER_FILE,
-    load_tokenizer,
+    about,
     named,
     not_loadable,
-    prepared,
     refuse_adapters_of,
     stay_local,
     write_native,
+)
+from mmcompress.backbones.hf_tokenizer import (
+    AnyTokenizer,
+    check_vocabulary,
+    id_tensor,
+    load_tokenizer,
+    prepared,
+    store_tokenizer,
+    stored_tokenizer,
+    to_ids,
     write_tokenizer,
 )
 from mmcompress.backbones.images import CLIP_MEAN, CLIP_STD
@@ -74,7 +81,7 @@ class HFClip(Backbone):
     def __init__(
         self,
         model: CLIPModel,
-        tokenizer: Tokenizer,
+        tokenizer: AnyTokenizer,
         *,
         mean: Sequence[float] = CLIP_MEAN,
         std: Sequence[float] = CLIP_STD,
@@ -85,10 +92,11 @@ class HFClip(Backbone):
         super().__init__(model)
         text, vision = _tower_configs(model.config)
         self._end_id = _token_id(text.eos_token_id, "eos_token_id")
-        self._pad_id = self._end_id if text.pad_token_id is None else text.pad_token_id
+        pad_id = self._end_id if text.pad_token_id is None else text.pad_token_id
         self.tokenizer = prepared(
-            tokenizer, max_tokens=text.max_position_embeddings, pad_id=self._pad_id, to_end=False
+            tokenizer, max_tokens=text.max_position_embeddings, pad_id=pad_id, to_end=False
         )
+        check_vocabulary(self.tokenizer, text.vocab_size)
         if not isinstance(vision.image_size, int):
             raise ValueError(
                 f"image_size={vision.image_size} of the vision_config must be one number: images "
@@ -128,7 +136,8 @@ class HFClip(Backbone):
         check_loaded(named(name_or_path), model, found)
         size = model.config.vision_config.image_size
         settings = read_image_processor(name_or_path, model.config, size=size, local=local)
-        return cls(model, tokenizer, image_processor=settings)
+        with about(named(name_or_path)):
+            return cls(model, tokenizer, image_processor=settings)
 
     @classmethod
     def mini(cls) -> Self:
@@ -150,7 +159,8 @@ class HFClip(Backbone):
         return self._pixels(image)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        return torch.tensor([encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))])
+        rows = to_ids(self.tokenizer, texts)
+        return id_tensor(rows, texts, _tower_configs(self.model.config)[0].vocab_size)
 
     def valid_tokens(self, modality: str, inputs: Tensor) -> Tensor | None:
         if modality != "text":
@@ -169,18 +179,17 @@ class HFClip(Backbone):
     @classmethod
     def from_spec(cls, spec: dict[str, Any], assets: Path) -> Self:
         config = CLIPConfig.from_dict(spec["config"])
-        tokenizer = Tokenizer.from_file(str(assets / TOKENIZER_FILE))
+        tokenizer = stored_tokenizer(assets)
         rest = {key: value for key, value in spec.items() if key != "config"}
         return cls(CLIPModel(config), tokenizer, **rest)
 
     def write_native(self, folder: Path) -> None:
         write_native(self, folder)
-        write_tokenizer(self.tokenizer, self._pad_id, folder)
+        write_tokenizer(self.tokenizer, folder)
         self._pixels.save(folder)
 
     def save_assets(self, folder: Path) -> list[str]:
-        self.tokenizer.save(str(folder / TOKENIZER_FILE))
-        return [TOKENIZER_FILE]
+        return store_tokenizer(self.tokenizer, folder)
 
 
 def _tower_configs(config: CLIPConfig) -> tuple[CLIPTextConfig, CLIPVisionConfig]:

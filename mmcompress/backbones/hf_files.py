@@ -1,24 +1,21 @@
-"""What all adapters for transformers read beside the weights: tokenizer, preprocessing, errors."""
+"""What all adapters for transformers read beside weights and tokenizer: preprocessing, errors."""
 
 import copy
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
-from transformers import (
-    AutoTokenizer,
-    PretrainedConfig,
-    PreTrainedTokenizerFast,
-)
+from transformers import PretrainedConfig
 from transformers.utils import cached_file
 
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.complete import ADAPTER_FILES, refuse_adapters
+from mmcompress.backbones.hf_tokenizer import TOKENIZER_FILE
 from mmcompress.backbones.hub import hub_reachable
 from mmcompress.backbones.native import fill, native_state, tower_sizes
 
-TOKENIZER_FILE = "tokenizer.json"
 PREPROCESSOR_FILE = "preprocessor_config.json"
 
 
@@ -53,31 +50,6 @@ def refuse_adapters_of(name_or_path: str, local: bool) -> None:
             return
         folder = Path(file).parent
     refuse_adapters(named(name_or_path), folder)
-
-
-def load_tokenizer(name_or_path: str, local: bool) -> Tokenizer:
-    """`tokenizer.json` of a folder, or whatever the model hub has, as a fast tokenizer."""
-    file = Path(name_or_path) / TOKENIZER_FILE
-    if file.exists():
-        return Tokenizer.from_file(str(file))
-    return AutoTokenizer.from_pretrained(name_or_path, local_files_only=local).backend_tokenizer
-
-
-def prepared(tokenizer: Tokenizer, *, max_tokens: int, pad_id: int, to_end: bool) -> Tokenizer:
-    """A copy that cuts and pads.
-
-    Args:
-        tokenizer: special tokens included.
-        max_tokens: longer texts are cut.
-        pad_id: what stands after shorter ones.
-        to_end: up to `max_tokens`; otherwise as far as the longest text of a batch.
-    """
-    copied = Tokenizer.from_str(tokenizer.to_str())
-    copied.enable_truncation(max_tokens)
-    length = max_tokens if to_end else None
-    pad_token = tokenizer.id_to_token(pad_id) or ""
-    copied.enable_padding(pad_id=pad_id, pad_token=pad_token, length=length)
-    return copied
 
 
 def read_preprocessor(name_or_path: str, local: bool) -> dict[str, Any]:
@@ -117,11 +89,13 @@ def fit_config(config: PretrainedConfig, backbone: Backbone, modality: str) -> N
         config.num_hidden_layers, config.intermediate_size = sizes.blocks, sizes.mlp
 
 
-def write_tokenizer(tokenizer: Tokenizer, pad_id: int, folder: Path) -> None:
-    """What `AutoTokenizer` reads."""
-    pad_token = tokenizer.id_to_token(pad_id)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=pad_token)
-    fast.save_pretrained(folder)
+@contextmanager
+def about(subject: str) -> Iterator[None]:
+    """Say of which model a message is."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{subject}: {error}") from error
 
 
 def not_loadable(name_or_path: str, what: str, local: bool, error: Exception) -> str:

@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, LlavaForConditionalGeneration
 from typing_extensions import Self
@@ -22,13 +21,22 @@ from mmcompress.backbones.attention import split_attention
 from mmcompress.backbones.base import Backbone, Row
 from mmcompress.backbones.complete import check_loaded
 from mmcompress.backbones.hf_files import (
-    TOKENIZER_FILE,
-    load_tokenizer,
+    about,
     named,
     not_loadable,
     refuse_adapters_of,
     stay_local,
     write_native,
+)
+from mmcompress.backbones.hf_tokenizer import (
+    AnyTokenizer,
+    check_vocabulary,
+    id_tensor,
+    load_tokenizer,
+    store_tokenizer,
+    stored_tokenizer,
+    to_bare_ids,
+    unlimited,
     write_tokenizer,
 )
 from mmcompress.backbones.images import CLIP_MEAN, CLIP_STD
@@ -93,7 +101,7 @@ class HFGenerative(Backbone):
     def __init__(
         self,
         model: LlavaForConditionalGeneration,
-        tokenizer: Tokenizer,
+        tokenizer: AnyTokenizer,
         *,
         mean: Sequence[float] = CLIP_MEAN,
         std: Sequence[float] = CLIP_STD,
@@ -120,9 +128,8 @@ class HFGenerative(Backbone):
         self._first, self._end, self._pad = tokens
         self._image_token: int = model.config.image_token_id
         self.max_tokens = max_tokens
-        self.tokenizer = Tokenizer.from_str(tokenizer.to_str())
-        self.tokenizer.no_padding()
-        self.tokenizer.no_truncation()
+        self.tokenizer = unlimited(tokenizer)
+        check_vocabulary(self.tokenizer, text.vocab_size)
         self._pixels = pixels_of(
             vision.image_size,
             image_processor,
@@ -210,10 +217,11 @@ class HFGenerative(Backbone):
         return self._pixels(image)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        found = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        rows = [[self._first, *e.ids[: self.max_tokens - 2], self._end] for e in found]
+        found = to_bare_ids(self.tokenizer, texts)
+        rows = [[self._first, *ids[: self.max_tokens - 2], self._end] for ids in found]
         length = max(map(len, rows), default=0)
-        return torch.tensor([row + [self._pad] * (length - len(row)) for row in rows])
+        rows = [row + [self._pad] * (length - len(row)) for row in rows]
+        return id_tensor(rows, texts, self.model.config.text_config.vocab_size)
 
     def valid_tokens(self, modality: str, inputs: Tensor) -> Tensor | None:
         return torch.ne(inputs, self._pad) if modality == "text" else None
@@ -226,18 +234,17 @@ class HFGenerative(Backbone):
     @classmethod
     def from_spec(cls, spec: dict[str, Any], assets: Path) -> Self:
         config: Any = AutoConfig.for_model(**spec["config"])
-        tokenizer = Tokenizer.from_file(str(assets / TOKENIZER_FILE))
+        tokenizer = stored_tokenizer(assets)
         rest = {key: value for key, value in spec.items() if key != "config"}
         return cls(LlavaForConditionalGeneration(config), tokenizer, **rest)
 
     def write_native(self, folder: Path) -> None:
         write_native(self, folder)
-        write_tokenizer(self.tokenizer, self._pad, folder)
+        write_tokenizer(self.tokenizer, folder, pad_id=self._pad)
         self._pixels.save(folder)
 
     def save_assets(self, folder: Path) -> list[str]:
-        self.tokenizer.save(str(folder / TOKENIZER_FILE))
-        return [TOKENIZER_FILE]
+        return store_tokenizer(self.tokenizer, folder)
 
 
 def drop_unused_blocks(model: LlavaForConditionalGeneration) -> None:
@@ -289,4 +296,5 @@ def from_pretrained(name_or_path: str, max_tokens: int = 64) -> HFGenerative:
     size = model.config.vision_config.image_size
     settings = read_image_processor(name_or_path, model.config, size=size, local=local)
     options: dict[str, Any] = {"max_tokens": max_tokens, "image_processor": settings}
-    return HFGenerative(model, tokenizer, **options).eval()
+    with about(named(name_or_path)):
+        return HFGenerative(model, tokenizer, **options).eval()

@@ -12,14 +12,27 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoConfig, AutoModel
 from typing_extensions import Self
 
 from mmcompress.backbones.base import Backbone, Row
 from mmcompress.backbones.complete import check_loaded, refuse_adapters
-from mmcompress.backbones.hf_files import TOKENIZER_FILE, fit_config, prepared, write_tokenizer
+from mmcompress.backbones.hf_files import about, fit_config
+from mmcompress.backbones.hf_tokenizer import (
+    TOKENIZER_FILE,
+    AnyTokenizer,
+    check_vocabulary,
+    id_tensor,
+    load_tokenizer,
+    padding_id,
+    prepared,
+    store_tokenizer,
+    stored_tokenizer,
+    to_ids,
+    token_limit,
+    write_tokenizer,
+)
 from mmcompress.backbones.native import fill, native_state
 from mmcompress.backbones.text_encoder import TextEncoder, mean_pool
 from mmcompress.files import write_json
@@ -34,6 +47,12 @@ POOLINGS: dict[str, Pooling] = {
 }
 """By the flag that sentence-transformers sets."""
 
+_KINDS = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+TEXT_SETTINGS = tuple(f"sentence_{kind}_config.json" for kind in _KINDS)
+"""The first that is there holds; later versions of sentence-transformers write the first alone."""
+
+PROMPT_SETTINGS = "config_sentence_transformers.json"
+
 
 class HFText(Backbone):
     """Adapter for an encoder that `TextEncoder` understands. There is no other modality.
@@ -42,7 +61,10 @@ class HFText(Backbone):
         model: the dense model.
         tokenizer: maps text to ids, special tokens included.
         pooling: `mean` over the tokens, or `cls`, the first token's.
-        max_tokens: longer texts are cut; as long as the model can read when None.
+        max_tokens: longer texts are cut; when None, to what model and tokenizer can read.
+        strip: take white space off both ends of a text.
+        lower_case: of every text, before it is tokenized.
+        prompt: what is put before every text.
     """
 
     adapter = "hf_text"
@@ -67,20 +89,29 @@ class HFText(Backbone):
     def __init__(
         self,
         model: TextEncoder,
-        tokenizer: Tokenizer,
+        tokenizer: AnyTokenizer,
         *,
         pooling: Pooling = "mean",
         max_tokens: int | None = None,
+        strip: bool = False,
+        lower_case: bool = False,
+        prompt: str = "",
     ) -> None:
         super().__init__(model)
         if pooling not in get_args(Pooling):
             raise ValueError(f"pooling={pooling!r} must be one of {', '.join(get_args(Pooling))}")
         self.pooling = pooling
-        self.max_tokens = min(max_tokens or model.max_tokens, model.max_tokens)
-        self._pad_id: int = model.config.pad_token_id
+        self.strip, self.lower_case, self.prompt = strip, lower_case, prompt
         self.tokenizer = prepared(
-            tokenizer, max_tokens=self.max_tokens, pad_id=self._pad_id, to_end=False
+            tokenizer,
+            max_tokens=min(max_tokens or model.max_tokens, model.max_tokens),
+            pad_id=model.config.pad_token_id,
+            to_end=False,
+            own_limit=max_tokens is None,
         )
+        self.max_tokens = token_limit(self.tokenizer)
+        self._pad_id = padding_id(self.tokenizer)
+        check_vocabulary(self.tokenizer, model.config.vocab_size)
 
     @classmethod
     def from_folder(cls, folder: str) -> Self:
@@ -101,14 +132,15 @@ class HFText(Backbone):
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are refused by name
             )
-            tokenizer = Tokenizer.from_file(str(path / TOKENIZER_FILE))
+            tokenizer = load_tokenizer(folder, local=True)
         # SafetensorError and what `tokenizers` raises on a broken file are bare Exceptions.
         except Exception as error:
             raise ValueError(_not_loadable(folder, error)) from error
         source, found = loaded
         # The pooler is not used: models that were trained without one are complete.
         check_loaded(subject, source, found, needless=("pooler.",))
-        return cls(TextEncoder(source), tokenizer, **settings).eval()
+        with about(subject):
+            return cls(TextEncoder(source), tokenizer, **settings).eval()
 
     @classmethod
     def minilm(cls) -> Self:
@@ -139,7 +171,12 @@ class HFText(Backbone):
         raise ValueError("HFText encodes text alone: choose another backbone for images")
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        return torch.tensor([encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))])
+        clean = [self.prompt + text for text in texts]
+        if self.strip:
+            clean = [text.strip() for text in clean]
+        if self.lower_case:
+            clean = [text.lower() for text in clean]
+        return id_tensor(to_ids(self.tokenizer, clean), texts, self.model.config.vocab_size)
 
     def valid_tokens(self, modality: str, inputs: Tensor) -> Tensor | None:
         return self._valid(inputs)
@@ -150,18 +187,15 @@ class HFText(Backbone):
     @property
     def spec(self) -> dict[str, Any]:
         config = self.model.config.to_diff_dict()
-        return {"config": config, "pooling": self.pooling, "max_tokens": self.max_tokens}
+        text = {"strip": self.strip, "lower_case": self.lower_case, "prompt": self.prompt}
+        return {"config": config, "pooling": self.pooling, "max_tokens": self.max_tokens, **text}
 
     @classmethod
     def from_spec(cls, spec: dict[str, Any], assets: Path) -> Self:
         config = AutoConfig.for_model(**spec["config"])
-        tokenizer = Tokenizer.from_file(str(assets / TOKENIZER_FILE))
-        return cls(
-            TextEncoder(AutoModel.from_config(config)),
-            tokenizer,
-            pooling=spec["pooling"],
-            max_tokens=spec["max_tokens"],
-        )
+        rest = {key: value for key, value in spec.items() if key != "config"}
+        tokenizer = stored_tokenizer(assets)
+        return cls(TextEncoder(AutoModel.from_config(config)), tokenizer, **rest)
 
     def write_native(self, folder: Path) -> None:
         """A folder that transformers and sentence-transformers load, without pooler."""
@@ -172,34 +206,50 @@ class HFText(Backbone):
         native = kind(config, **poolless)
         fill(native, native_state(self.model), "transformers")
         native.save_pretrained(folder)
-        write_tokenizer(self.tokenizer, self._pad_id, folder)
-        _write_settings(folder, self.pooling, self.max_tokens, config.hidden_size)
+        write_tokenizer(self.tokenizer, folder)
+        _write_settings(folder, self, config.hidden_size)
 
     def save_assets(self, folder: Path) -> list[str]:
-        self.tokenizer.save(str(folder / TOKENIZER_FILE))
-        return [TOKENIZER_FILE]
+        return store_tokenizer(self.tokenizer, folder)
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:
-    """Pooling and text length, from the files that sentence-transformers writes.
+    """Pooling, text length and what becomes of a text, from sentence-transformers' files.
 
     Without `modules.json` the pooling is the mean, as sentence-transformers has it too.
     """
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = {"prompt": _default_prompt(folder / PROMPT_SETTINGS)}
     for module in _read_json(folder / "modules.json", []):
         kind = module["type"].rpartition(".")[2]
         if kind == "Pooling":
-            settings["pooling"] = _pooling_of(folder / module["path"] / "config.json")
+            file = folder / module["path"] / "config.json"
+            settings["pooling"] = _pooling_of(file, prompted=bool(settings["prompt"]))
         elif kind not in ("Transformer", "Normalize"):
             raise ValueError(
                 f"backbone.folder={str(folder)!r} has a step {kind} after the encoder, which is "
                 "not supported: give a model of encoder, pooling and normalisation"
             )
-    length = _read_json(folder / "sentence_bert_config.json", {}).get("max_seq_length")
-    return settings | {"max_tokens": length}
+    present = [name for name in TEXT_SETTINGS if (folder / name).exists()]
+    text = _read_json(folder / present[0], {}) if present else {}
+    return settings | {
+        "max_tokens": text.get("max_seq_length"),
+        "strip": True,
+        "lower_case": bool(text.get("do_lower_case")),
+    }
 
 
-def _write_settings(folder: Path, pooling: Pooling, max_tokens: int, width: int) -> None:
+def _default_prompt(file: Path) -> str:
+    found = _read_json(file, {})
+    name = found.get("default_prompt_name")
+    if name is None:
+        return ""
+    prompts = found.get("prompts") or {}
+    if name not in prompts:
+        raise ValueError(f"{file} has default_prompt_name={name!r} and no prompt of that name")
+    return prompts[name]
+
+
+def _write_settings(folder: Path, backbone: HFText, width: int) -> None:
     """The counterpart of `_read_settings`."""
     kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
     modules = [
@@ -207,16 +257,22 @@ def _write_settings(folder: Path, pooling: Pooling, max_tokens: int, width: int)
         for i, (path, kind) in enumerate(kinds.items())
     ]
     write_json(folder / "modules.json", modules)
-    write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_tokens})
+    text = {"max_seq_length": backbone.max_tokens, "do_lower_case": backbone.lower_case}
+    write_json(folder / TEXT_SETTINGS[0], text)
+    if backbone.prompt:
+        prompts = {"prompts": {"default": backbone.prompt}, "default_prompt_name": "default"}
+        write_json(folder / PROMPT_SETTINGS, prompts)
     for path in list(kinds)[1:]:
         (folder / path).mkdir()
-    modes = {mode: name == pooling for mode, name in POOLINGS.items()}
+    modes = {mode: name == backbone.pooling for mode, name in POOLINGS.items()}
     write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": width, **modes})
 
 
-def _pooling_of(file: Path) -> Pooling:
-    flags = _read_json(file, {}).items()
-    modes = [key for key, on in flags if key.startswith("pooling_mode_") and on]
+def _pooling_of(file: Path, *, prompted: bool) -> Pooling:
+    found = _read_json(file, {})
+    modes = [key for key, on in found.items() if key.startswith("pooling_mode_") and on]
+    if prompted and not found.get("include_prompt", True):
+        modes.append("include_prompt=false")
     if len(modes) != 1 or modes[0] not in POOLINGS:
         raise ValueError(
             f"{file} sets {', '.join(modes) or 'no pooling'}, which is not supported: give a model "
