@@ -17,8 +17,9 @@ _WHITES = {"I": (255, 65535), "F": (1, 255, 65535)}
 def to_rgb(picture: Any) -> Any:
     """A PIL image of mode RGB, or a tensor of three channels whose values have a known range.
 
-    16 bits are scaled to the range of 8. A PIL image of 32-bit integers (`I`) or floats (`F`) does
-    not say what white is: the smallest of 255 and 65535 (of floats 1, too) that no pixel exceeds.
+    Transparency is dropped. 16 bits are scaled to the range of 8. A PIL image of 32-bit integers
+    (`I`) or floats (`F`) does not say what white is: the smallest of 255 and 65535 (of floats 1,
+    too) that no pixel exceeds.
 
     Args:
         picture: PIL image of any mode; tensor (..., 1 or 3, H, W), uint8, uint16, or floats in
@@ -32,8 +33,17 @@ def to_rgb(picture: Any) -> Any:
         >>> to_rgb(torch.full((3, 1, 1), 65535, dtype=torch.uint16)).flatten()
         tensor([255, 255, 255], dtype=torch.uint8)
     """
-    if isinstance(picture, Tensor):
-        return _of_tensor(picture)
+    return (
+        _of_tensor(picture) if isinstance(picture, Tensor) else with_alpha(picture).convert("RGB")
+    )
+
+
+def with_alpha(picture: Any) -> Image.Image:
+    """A PIL image of mode RGB, or RGBA where something shines through; ranges as in `to_rgb`.
+
+    Raises:
+        ValueError: it is no PIL image, or its values do not fit any range.
+    """
     if not isinstance(picture, Image.Image):
         raise ValueError(f"a {type(picture).__name__} is no picture: give a PIL image or a tensor")
     mode = picture.mode
@@ -43,7 +53,25 @@ def to_rgb(picture: Any) -> Any:
         return _of_values(np.asarray(picture), _white_of(picture))
     if mode in ("La", "RGBa"):  # colours times alpha, which Pillow divides by alpha alone
         picture = picture.convert({"La": "LA", "RGBa": "RGBA"}[mode])
-    return picture.convert("RGB")
+    if "A" not in picture.getbands() and picture.info.get("transparency") is None:
+        return picture.convert("RGB")
+    layered = picture.convert("RGBA")
+    lowest, _ = layered.getchannel("A").getextrema()
+    return layered.convert("RGB") if lowest == 255 else layered
+
+
+def drop_alpha(picture: Any) -> Any:
+    """RGB in place of an RGBA image, the colours as they are; anything else stays."""
+    layered = isinstance(picture, Image.Image) and picture.mode == "RGBA"
+    return picture.convert("RGB") if layered else picture
+
+
+def on_white(picture: Image.Image) -> Image.Image:
+    """A PIL image of mode RGB, white where one of any mode lets something shine through."""
+    layered = with_alpha(picture)
+    if layered.mode == "RGB":
+        return layered
+    return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered).convert("RGB")
 
 
 def _white_of(picture: Image.Image) -> int:

@@ -7,16 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms.v2.functional import to_image
+from transformers import CLIPImageProcessor
 
+from mmcompress.backbones.custom import Custom
 from mmcompress.backbones.images import CLIP_MEAN, CLIP_STD, image_transform
 from mmcompress.backbones.mlp import MLP
+from mmcompress.backbones.processors import LibraryPixels
+from mmcompress.data.base import PairData
 from mmcompress.data.decode import Unreadable, read_image
 from mmcompress.data.image_folder import ImageFolder
 from mmcompress.data.items import PairDataset
-from mmcompress.rgb import to_rgb
+from mmcompress.rgb import drop_alpha, on_white, to_rgb, with_alpha
 
 RAMP = np.linspace(0, 65535, 64).reshape(8, 8).round().astype(np.uint16)
 EXPECTED = np.rint(RAMP / 257).astype(np.uint8)  # 65535 = 257 * 255
@@ -64,7 +70,7 @@ FILES: dict[str, bytes] = {
 
 @pytest.mark.parametrize("name", FILES)
 def test_brightness_of_deep_files(name: str) -> None:
-    picture = read_image(FILES[name])
+    picture = drop_alpha(read_image(FILES[name]))
     assert picture.mode == "RGB"
     levels = np.asarray(picture).astype(int)
     # Pillow itself cuts the low byte off where there are several channels of 16 bits.
@@ -194,3 +200,60 @@ def test_every_way_in_gives_the_same_pixels(tmp_path: Path) -> None:
     found = [prepare(picture) for picture in (from_file, pairs[0]["image"], pairs[1]["image"])]
     for pixels in found:
         np.testing.assert_allclose(pixels[0] * 255, EXPECTED, atol=1e-4)
+
+
+def translucent() -> Image.Image:
+    """Red at half of its strength, left; nothing over a hidden green, right."""
+    picture = Image.new("RGBA", (4, 4), (200, 0, 0, 128))
+    picture.paste((0, 255, 0, 0), (2, 0, 4, 4))
+    return picture
+
+
+def test_transparency_is_kept_where_there_is_some() -> None:
+    picture = translucent()
+    assert read_image(stored(picture, "PNG")).mode == "RGBA"
+    picture.putalpha(255)
+    assert read_image(stored(picture, "PNG")).mode == "RGB"
+    palette = Image.new("P", (2, 2), 3)
+    palette.putpalette(bytes(range(256)) * 3)
+    assert with_alpha(palette).mode == "RGB"
+    palette.info["transparency"] = 3
+    assert with_alpha(palette).getpixel((0, 0))[3] == 0
+    assert drop_alpha(translucent()).getpixel((3, 0)) == (0, 255, 0)
+    assert on_white(translucent()).getpixel((3, 0)) == (255, 255, 255)
+    np.testing.assert_allclose(on_white(translucent()).getpixel((0, 0)), (227, 127, 127), atol=1)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
+def test_transparent_pictures_reach_each_library_as_its_own_would_see_them(mode: str) -> None:
+    stage = translucent().convert("P") if mode == "PA" else translucent()
+    picture = stage.convert(mode).resize((30, 20))
+    picture.putalpha(translucent().getchannel("A").resize((30, 20)))
+    settings = {"size": {"shortest_edge": 8}, "crop_size": {"height": 8, "width": 8}}
+    settings |= {"image_processor_type": "CLIPImageProcessor"}
+    theirs = CLIPImageProcessor(**settings)(picture, return_tensors="pt")["pixel_values"][0]
+    assert torch.equal(LibraryPixels(settings, size=8)(picture), theirs)
+    theirs = open_clip.image_transform(8, is_train=False)(with_alpha(picture))
+    ours = image_transform(8, CLIP_MEAN, CLIP_STD)(picture)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+
+
+def test_who_reads_no_transparency_gets_none(tiny_data: PairData) -> None:
+    """Augmentation and models of the user's own see RGB alone."""
+    seen: list[str] = []
+
+    def look(picture: Image.Image) -> Image.Image:
+        seen.append(picture.mode)
+        return picture
+
+    pairs = PairDataset(images=[translucent()], captions=["a"], augment=look)
+    assert pairs[0]["image"].getpixel((3, 0)) == (255, 255, 255)
+    plain = pairs.plain()[0]
+    assert plain["image"].mode == "RGBA"
+    tiny_data.backbone = Custom(
+        image_encoder=torch.nn.Flatten(),
+        transform=lambda picture: to_image(look(picture)).float(),
+    )
+    batch = tiny_data.collate([plain])
+    assert batch["image"][0, :, 0, 3].tolist() == [0, 255, 0]
+    assert seen == ["RGB", "RGB"]

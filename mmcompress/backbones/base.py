@@ -103,6 +103,9 @@ class Backbone(nn.Module, ABC):
     sampling_rate: int = 0
     """Of the waveforms that `preprocess_audio` takes, in Hz."""
 
+    reads_alpha: ClassVar[bool] = False
+    """Whether `preprocess` takes PIL images of mode RGBA, and not RGB alone."""
+
     joint: Collection[str] = ()
     """Modalities of targets that read all modalities at once: `run_jointly` runs them."""
 

@@ -127,6 +127,7 @@ class HF(Backbone):
 
     adapter = "hf"
     library = "hf"
+    reads_alpha = True
     roles: Sequence[Row] = [
         *((pattern, modality, "proj") for modality, _, pattern in _TOWERS),
         *(

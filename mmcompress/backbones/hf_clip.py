@@ -54,6 +54,7 @@ class HFClip(Backbone):
 
     adapter = "hf_clip"
     library = "hf"
+    reads_alpha = True
     roles: Sequence[Row] = [
         (rf"{tower}.*{name}\.weight", modality, role)
         for tower, modality in [("vision_model", "image"), ("text_model", "text")]

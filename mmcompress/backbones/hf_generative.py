@@ -68,6 +68,7 @@ class HFGenerative(Backbone):
 
     adapter = "hf_generative"
     library = "hf"
+    reads_alpha = True
     joint = ("text",)
     roles: Sequence[Row] = [
         *(

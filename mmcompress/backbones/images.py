@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from mmcompress.rgb import to_rgb
+from mmcompress.rgb import drop_alpha, to_rgb, with_alpha
 
 # Radford et al. 2021, arXiv:2103.00020, as published with the code.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -31,7 +31,7 @@ def image_transform(
     """PIL image or uint8 tensor (…, 3, H, W) → normalised float32 (…, 3, size, size).
 
     A PIL image is resized by PIL, a tensor by torch (antialiased): their pixels can differ by one
-    level of 255.
+    level of 255. Transparency is dropped after resizing, as open_clip does it.
 
     Args:
         mean, std: per RGB channel, of pixels in [0, 1].
@@ -59,14 +59,20 @@ def image_transform(
         fitted = [v2.Resize(target, interpolation=kernel, antialias=True), v2.CenterCrop(size)]
     return v2.Compose(
         [
-            to_rgb,
+            _layers,
             *fitted,
+            drop_alpha,
             v2.ToImage(),
             v2.ToDtype(torch.float32, scale=True),
             v2.ToPureTensor(),
             v2.Normalize(list(mean), list(std)),
         ]
     )
+
+
+def _layers(picture: Any) -> Any:
+    """Colours are resized together with their transparency, and it is dropped after that."""
+    return to_rgb(picture) if torch.is_tensor(picture) else with_alpha(picture)
 
 
 def _resize_longest(picture: Any, size: int, kernel: v2.InterpolationMode) -> Any:

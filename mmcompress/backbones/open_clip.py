@@ -108,6 +108,7 @@ class OpenClip(Backbone):
 
     adapter = "open_clip"
     library = "open_clip"
+    reads_alpha = True
     # In the plain CLIP class the text tower lies at the root, elsewhere under `text.`.
     roles: Sequence[Row] = [
         *_rows(r"visual\.", "image", [*_OWN, *_RESNET_POOL, *_IMAGE]),

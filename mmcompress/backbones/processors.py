@@ -22,7 +22,7 @@ from transformers.utils import cached_file
 from mmcompress.backbones.hf_files import PREPROCESSOR_FILE, named
 from mmcompress.backbones.images import CLIP_MEAN, CLIP_STD, RESAMPLING, image_transform
 from mmcompress.files import write_json
-from mmcompress.rgb import to_rgb
+from mmcompress.rgb import on_white, to_rgb
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class OwnPixels:
         self._transform = image_transform(size, **self.spec)
 
     def __call__(self, image: Any) -> Tensor:
-        return self._transform(image)
+        return self._transform(to_rgb(image))  # 0.1 dropped transparency before it resized
 
     def save(self, folder: Path) -> None:
         square = {"height": self.size, "width": self.size}
@@ -146,9 +146,9 @@ class LibraryPixels:
         Raises:
             ValueError: no picture, or pixels that the tower cannot read.
         """
+        if not torch.is_tensor(image):
+            return self._of([on_white(image)])[0]  # as the library does where it converts at all
         picture = to_rgb(image)
-        if not torch.is_tensor(picture):
-            return self._of([picture])[0]
         if picture.is_floating_point():
             picture = (picture * 255).round().to(torch.uint8)  # all that the library reads alike
         pixels = self._of(list(picture.flatten(0, -4)) if picture.ndim > 3 else [picture])

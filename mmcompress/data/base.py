@@ -17,6 +17,7 @@ from mmcompress.data.items import Item, Items, Repeatable, Sample
 from mmcompress.data.loading import FAILED, LOST, EpochOrder, Loader, ResumableLoader
 from mmcompress.data.losses import NAMED, Losses, by_reason
 from mmcompress.errors import MENDABLE
+from mmcompress.rgb import drop_alpha
 
 Captions = Literal["all", "first", "random"]
 
@@ -242,6 +243,8 @@ class PairData(pl.LightningDataModule, ABC):
     def _pixels(self, images: list[Any]) -> Tensor:
         if all(torch.is_tensor(image) and image.shape == images[0].shape for image in images):
             return self.backbone.preprocess(torch.stack(images))  # one call is much cheaper
+        if not self.backbone.reads_alpha:
+            images = [drop_alpha(image) for image in images]
         return torch.stack([self.backbone.preprocess(image) for image in images])
 
     def loader(

@@ -9,7 +9,7 @@ import torch
 from PIL import Image, UnidentifiedImageError, features
 from torch import Tensor
 
-from mmcompress.rgb import to_rgb
+from mmcompress.rgb import with_alpha
 
 _PICTURES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".avif", ".heic", ".heif"),
@@ -72,14 +72,14 @@ class Waveform:
 
 
 def read_image(source: bytes | Path) -> Image.Image:
-    """An RGB image of 8 bits (`to_rgb`).
+    """An image of 8 bits, RGB, or RGBA where it is transparent (`with_alpha`).
 
     Raises:
         Unreadable: no image, a damaged one, or one whose values have no known range.
     """
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            return to_rgb(image)
+            return with_alpha(image)
     # What Pillow's decoders raise on damaged files.
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise _unreadable("image", error) from error

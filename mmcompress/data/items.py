@@ -13,7 +13,7 @@ from typing_extensions import Self
 from mmcompress.data.decode import Unreadable
 from mmcompress.data.losses import Losses
 from mmcompress.errors import MENDABLE
-from mmcompress.rgb import to_rgb
+from mmcompress.rgb import on_white, with_alpha
 from mmcompress.seeds import seed_from
 
 Item = dict[str, Any]
@@ -28,7 +28,8 @@ class Items(Dataset, ABC):
         title: what messages call it.
         captioned: whether they have texts of their own; otherwise labels alone.
         labels: class index of each, where that is known before they are read.
-        augment: image → image, applied at each access; None for no change.
+        augment: image → image, applied at each access, to transparent ones on white; None for no
+            change.
         losses: what is left out, and was said, for data are read many times over; None to count
             anew, and say it, in each pass.
         remedy: what to do when no item can be read.
@@ -68,7 +69,10 @@ class Items(Dataset, ABC):
         except Unreadable as error:
             return error.of(f"item {self.place(index)}")
         if self.augment is not None and "image" in item:
-            item = item | {"image": self.augment(item["image"])}
+            image = item["image"]
+            if isinstance(image, Image.Image) and image.mode == "RGBA":
+                image = on_white(image)
+            item = item | {"image": self.augment(image)}
         return item
 
     def __getitems__(self, indices: list[int]) -> list[Any]:
@@ -120,7 +124,7 @@ class PairDataset(Items):
     """Images in memory with one caption each.
 
     Args:
-        images: PIL images, which become RGB; tensors (3, H, W) as `to_rgb` takes them.
+        images: PIL images, or tensors (3, H, W) as `to_rgb` takes them.
         captions: as many strings.
         labels: as many class indices, where there are classes.
         augment: image → image, applied at each access.
@@ -148,7 +152,7 @@ class PairDataset(Items):
         image = self.images[index]
         if isinstance(image, Image.Image):
             try:
-                image = to_rgb(image)
+                image = with_alpha(image)
             except ValueError as error:
                 raise Unreadable(f"no readable image ({error})") from error
         item: Item = {"image": image, "text": self.captions[index]}

@@ -11,7 +11,7 @@ from mmcompress.data.decode import Unreadable
 from mmcompress.data.items import Item, Items
 from mmcompress.data.prompts import names_of, templates_of
 from mmcompress.data.splits import SHARE, complete
-from mmcompress.rgb import to_rgb
+from mmcompress.rgb import with_alpha
 
 
 class Labelled(Items):
@@ -28,7 +28,7 @@ class Labelled(Items):
     def read(self, index: int) -> Item:
         image, label = self.dataset[index]
         try:
-            return {"image": to_rgb(image), "label": int(label)}
+            return {"image": with_alpha(image), "label": int(label)}
         except ValueError as error:
             raise Unreadable(f"no readable image ({error})") from error
 
