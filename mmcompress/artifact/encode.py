@@ -43,10 +43,12 @@ def encode(weight: Tensor, encoding: Encoding) -> tuple[Chain, dict[str, Tensor]
     weight = weight.view(weight.shape or (1,))  # a scalar is a row of one value
     candidates = []
     frames: _Frames = {}
-    for chain, payloads in _candidates(weight, encoding):
-        # Without a bitmask, what masks drop has to be zero by its code.
-        if torch.equal(decode(chain, payloads, weight.shape), weight):
-            candidates.append(_entropy_code(chain, payloads, frames))
+    for ways in _candidates(weight, encoding):
+        first = next(ways)
+        # Without a bitmask, what masks drop has to be zero by its code. All ways to write the same
+        # codes say the same, and what is chosen is read back before it counts as saved.
+        if torch.equal(decode(*first, weight.shape), weight):
+            candidates += [_entropy_code(*way, frames) for way in (first, *ways)]
     assert candidates, f"{encoding.values} does not give back the weight"
     return min(candidates, key=lambda candidate: _cost(*candidate))
 
@@ -70,11 +72,13 @@ class _Codes:
     signed: bool = False
 
 
-def _candidates(weight: Tensor, encoding: Encoding) -> Iterator[tuple[Chain, dict[str, Tensor]]]:
-    """All chains before byte planes, whether or not they are exact."""
+def _candidates(
+    weight: Tensor, encoding: Encoding
+) -> Iterator[Iterator[tuple[Chain, dict[str, Tensor]]]]:
+    """All chains before byte planes, whether or not they are exact: those of the same codes."""
     made = _to_codes(weight, encoding)
     head: Chain = [made.stage] if made.stage else []
-    yield from _written(head, made, made.values, made.sides, [], len(made.values) // len(weight))
+    yield _written(head, made, made.values, made.sides, [], len(made.values) // len(weight))
     if encoding.mask is None:
         return
     mask = encoding.mask.detach().cpu()
@@ -84,7 +88,7 @@ def _candidates(weight: Tensor, encoding: Encoding) -> Iterator[tuple[Chain, dic
     kept, _ = sparsify(made.values, mask.view(len(made.values), -1).any(dim=1))
     stage, stored, coded = _write_mask(mask, weight[0].numel())
     masked: Chain = [*head, stage | {"kept": len(kept)}]
-    yield from _written(masked, made, kept, made.sides | {"mask": stored}, coded, None)
+    yield _written(masked, made, kept, made.sides | {"mask": stored}, coded, None)
 
 
 def _write_mask(mask: Tensor, columns: int) -> tuple[dict[str, Any], Tensor, list[str]]:

@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from mmcompress.artifact.bounds import check_values
 from mmcompress.artifact.bundles import (
     Place,
     bundle_names,
@@ -83,7 +84,7 @@ def read_skeleton(folder: Path, manifest: Manifest, own: Skeleton | None = None)
     path = folder / MANIFEST_FILE
     backbone = build_skeleton(manifest, folder, path=path, on_meta=True, own=own)
     with open_tensors(folder) as tensors:
-        _check_tensors(folder, manifest, backbone, tensors)
+        check_tensors(folder, manifest, backbone.model.state_dict(), tensors)
     return backbone
 
 
@@ -103,7 +104,7 @@ def read_backbone(
     backbone = build_skeleton(manifest, folder, path=path, on_meta=False, own=own)
     skeleton = backbone.model.state_dict(keep_vars=True)
     with open_tensors(folder) as tensors:
-        values = _finite(folder, skeleton, _read_values(folder, manifest, skeleton, tensors))
+        values = _finite(folder, skeleton, read_values(folder, manifest, skeleton, tensors))
         state = mapped(values)[0] if in_file else dict(values)
     for key, value in state.items():
         # A Parameter is taken as it is, so that two names can share one.
@@ -160,9 +161,19 @@ def _inside(folder: Path, name: str) -> Path:
     return path
 
 
-def _check_tensors(folder: Path, manifest: Manifest, backbone: Backbone, tensors: Any) -> None:
+def check_tensors(
+    folder: Path, manifest: Manifest, skeleton: Mapping[str, Tensor], tensors: Any
+) -> None:
+    """Every tensor of the model is there, and nothing else, each as long as it must be.
+
+    Args:
+        folder, manifest: of the artifact.
+        skeleton: state of the model, on any device.
+        tensors: the open file.
+    Raises:
+        ArtifactError: it is not so.
+    """
     path = folder / MANIFEST_FILE
-    skeleton = backbone.model.state_dict()
     rows, aliases = manifest["weights"], manifest["aliases"]
     for key in [*rows, *aliases]:
         if key not in skeleton:
@@ -174,6 +185,11 @@ def _check_tensors(folder: Path, manifest: Manifest, backbone: Backbone, tensors
     if fingerprint(skeleton) != manifest["skeleton"]:
         problem = "describes a model whose tensors are not those that were stored"
         raise ArtifactError(path, problem, "install the library versions that it names")
+    own = {key: tensor for key, tensor in skeleton.items() if key not in aliases}
+    try:
+        check_values(own, manifest["tensors"]["bytes"])
+    except ValueError as error:
+        raise ArtifactError(path, f"describes a model that is too large: {error}") from error
     bundles = _find_bundles(folder, manifest, skeleton, set(tensors.keys()))
     for name, (dtype, size) in bundles.items():
         try:
@@ -260,10 +276,12 @@ def _finite(
         yield key, value
 
 
-def _read_values(
+def read_values(
     folder: Path, manifest: Manifest, skeleton: Mapping[str, Tensor], tensors: Any
 ) -> Iterator[tuple[str, Tensor]]:
     """Key and value of each tensor that is stored, in the dtype that the model has it in.
+
+    Args: as in `check_tensors`, which must have passed.
 
     The largest of the encoded ones are the first: decoding takes several times a weight's memory,
     which at the end that of all others adds to. The library maps the file into memory: each value

@@ -12,19 +12,27 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 from mmcompress.artifact.bundles import fingerprint, make_bundles, place_dense
-from mmcompress.artifact.chain import decode
 from mmcompress.artifact.encode import encode
 from mmcompress.artifact.encoding import Encoding
+from mmcompress.artifact.errors import ArtifactError
 from mmcompress.artifact.float16 import fits_float16
-from mmcompress.artifact.load import PAYLOADS, file_checksum
+from mmcompress.artifact.load import (
+    PAYLOADS,
+    check_tensors,
+    file_checksum,
+    open_tensors,
+    read_manifest,
+    read_skeleton,
+    read_values,
+)
 from mmcompress.artifact.manifest import (
     FORMAT_VERSION,
     MANIFEST_FILE,
     TENSORS_FILE,
     Manifest,
-    parse,
     sign,
 )
+from mmcompress.artifact.skeleton import OWN
 from mmcompress.artifact.table import Rows, add_row
 from mmcompress.backbones.base import Backbone
 from mmcompress.files import check_new, folder_atomically
@@ -52,7 +60,8 @@ def write_artifact(
 ) -> Manifest:
     """Write the folder; `Artifact.save` describes the arguments.
 
-    The folder appears in one rename, complete. When anything fails before, nothing is left.
+    The folder appears in one rename, complete and read back. When anything fails before, nothing is
+    left.
     """
     check_new(folder)
     for name, module in backbone.model.named_modules():
@@ -101,9 +110,36 @@ def write_artifact(
             },
             "assets": {name: file_checksum(temporary / name) for name in names},
         }
-        data = sign(manifest)
-        (temporary / MANIFEST_FILE).write_bytes(data)
-    return parse(data, folder / MANIFEST_FILE)
+        (temporary / MANIFEST_FILE).write_bytes(sign(manifest))
+        wanted = stored | {k: e.weight for k, e in encodings.items() if e.weight is not None}
+        return _read_back(temporary, state, wanted)
+
+
+def _read_back(folder: Path, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Manifest:
+    """The manifest, once the files are found to hold the model; it does what `Artifact.load` does.
+
+    Args:
+        folder: all written.
+        state: of the model.
+        wanted: the values that are to be in the files, by key.
+    Raises:
+        ArtifactError: they cannot be read, or hold other values.
+    """
+    manifest = read_manifest(folder)
+    if manifest["adapter"] != OWN:  # only the user's code builds those
+        read_skeleton(folder, manifest)
+    with open_tensors(folder) as tensors:
+        check_tensors(folder, manifest, state, tensors)
+        for key, value in read_values(folder, manifest, state, tensors):
+            expected = wanted[key].detach().cpu()
+            if value.dtype != expected.dtype or not torch.equal(value, expected):
+                raise ArtifactError(
+                    folder / TENSORS_FILE,
+                    f"gives back other values of {key} than were written",
+                    "save it again; if that does not help, report it with the recipe",
+                )
+            give_back([wanted[key]])
+    return manifest
 
 
 def _refuse(not_finite: str | None) -> None:
@@ -139,8 +175,6 @@ def _encode_all(
         found = describe_not_finite(weight)
         _refuse(found and f"{key} holds {found}")
         chain, payloads = encode(weight, encoding)
-        decoded = decode(chain, payloads, weight.shape)
-        assert torch.equal(decoded, weight), f"{key} does not decode to its baked value"
         owner = key
         if "codebook" in payloads:  # one object in several encodings is stored once
             shared = encoding.tensors["codebook"]

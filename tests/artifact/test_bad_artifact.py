@@ -156,9 +156,9 @@ def test_dense_frame_that_claims_more_than_it_can_hold(
     """The model agrees with the frame, of 18 bytes; only the bytes are not there."""
     forger = forge()
     state = Artifact.read(forger.folder).backbone.model.state_dict()
-    forger.manifest["spec"]["config"]["text_config"]["vocab_size"] = 10**12
+    forger.manifest["spec"]["config"]["text_config"]["vocab_size"] = 10**6
     forger.fit()
-    count = sum(tensor.numel() for tensor in state.values()) + (10**12 - 48) * 32
+    count = sum(tensor.numel() for tensor in state.values()) + (10**6 - 48) * 32
     forger.tensors[DENSE] = false_planes(count, width=4)
     forger.write()
     monkeypatch.delattr(load_module, "open_bundles")
@@ -181,9 +181,9 @@ def test_model_with_other_tensors_than_those_stored(forge: Forge) -> None:
 
 
 def test_model_that_claims_more_than_its_bytes(forge: Forge) -> None:
-    """The shape agrees with the model, of 128 TB; only the bytes are not there."""
+    """The shape agrees with the model, of 128 MB; only the bytes are not there."""
     forger = forge({EMBEDDING: "int4"})
-    forger.manifest["spec"]["config"]["text_config"]["vocab_size"] = 10**12
+    forger.manifest["spec"]["config"]["text_config"]["vocab_size"] = 10**6
     forger.fit()
     refuse(forger.sign(), f"{EMBEDDING} does not fit its bytes")
 

@@ -14,6 +14,10 @@ A frame, little-endian:
               `tables.py` has their form
     words     uint32: class of each row, class of each column, then all symbols of the first pair
               of classes, of the second, …
+
+Where every symbol is 0, the coder's state never moves from 0 and there are no words at all: seven
+bytes hold any number of such symbols. How many are believed is no matter of a frame but of the
+whole file (`mmcompress.artifact.bounds`).
 """
 
 import constriction
@@ -26,10 +30,6 @@ from mmcompress.artifact.codecs.tables import pack_tables, unpack_tables
 
 LARGEST_ALPHABET = 4096
 """Symbols; larger tables would cost more than they save."""
-
-MAX_EXPANSION = 2**19
-"""No byte can hold more symbols: a table has two at least, of which one has a weight of 16 or more
-in 31 · 2^15, so that the other takes 2.2e-5 bits."""
 
 
 def encode_symbols(symbols: Tensor, columns: int | None = None) -> Tensor:
@@ -70,16 +70,6 @@ def encode_symbols(symbols: Tensor, columns: int | None = None) -> Tensor:
     return torch.from_numpy(np.concatenate([head, *tables, words]))
 
 
-def check_length(length: int, count: int) -> None:
-    """Refuse a frame before anything is allocated for what it holds.
-
-    Raises:
-        ValueError: a frame of `length` bytes cannot hold `count` symbols.
-    """
-    if count > length * MAX_EXPANSION:
-        raise ValueError(f"an entropy coded frame of {length} bytes cannot hold {count} symbols")
-
-
 def decode_symbols(frame: Tensor, count: int, alphabet: int, columns: int | None = None) -> Tensor:
     """The inverse: (count,) int32.
 
@@ -92,7 +82,6 @@ def decode_symbols(frame: Tensor, count: int, alphabet: int, columns: int | None
         ValueError: the frame is damaged, or holds many more or fewer symbols. (A few too many or
             too few the code itself cannot tell.)
     """
-    check_length(len(frame), count)
     data = frame.numpy()
     columns = columns or max(count, 1)
     lengths = -(-count // columns), columns

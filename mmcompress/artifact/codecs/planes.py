@@ -5,12 +5,16 @@ compresses well, those of the mantissa hardly: float16 biases and norms become s
 float32 weights 15 %. A plane is written in the smallest of these codings:
 
     0  raw    as it is
-    1  same   its first byte, of which it is made, up to `LARGEST_SAME` of them
+    1  same   its first byte, of which it is made
     2  zstd   a Zstandard frame
     3  ans    symbols of rows of `ROW` bytes, for neighbours are alike: the biases of one layer, say
 
 A frame begins with the coding of each plane, one byte, followed in the last two cases by the
 plane's length, uint32 little-endian; then come the planes.
+
+A float32 that was born as float16 or bfloat16 has planes of zeros, and so has all that is pruned
+away: a few bytes may hold any number of them. How many are believed is no matter of a frame but of
+the whole file (`mmcompress.artifact.bounds`).
 """
 
 from collections.abc import Iterator
@@ -23,9 +27,6 @@ from mmcompress.artifact.codecs import ans, zstd
 RAW, SAME, ZSTD, ANS = range(4)
 
 ROW = 64
-
-LARGEST_SAME = 2**16
-"""So that a few bytes cannot claim all memory."""
 
 INCOMPRESSIBLE = 7.95
 """Bits of entropy per byte above which only repeats are looked for."""
@@ -61,7 +62,7 @@ def frame_length(header: Tensor, count: int, width: int) -> int:
         count: how many numbers it holds.
         width: bytes of a number.
     Raises:
-        ValueError: it is no such frame, or would hold more than it can.
+        ValueError: it is no such frame, or a Zstandard plane in it cannot hold that much.
     """
     *_, (_, _, end) = _parts(header, count, width)
     return end
@@ -100,9 +101,9 @@ def check_length(header: Tensor, length: int, count: int, width: int) -> None:
 
 def _encode(plane: Tensor) -> tuple[int, Tensor]:
     count = len(plane)
+    if count and bool((plane == plane[0]).all()):
+        return SAME, plane[:1]
     found = [(RAW, plane)]
-    if count and count <= LARGEST_SAME and bool((plane == plane[0]).all()):
-        found.append((SAME, plane[:1]))
     frame = zstd.compress(plane)
     if count <= len(frame) * zstd.MAX_EXPANSION:
         found.append((ZSTD, frame))
@@ -119,13 +120,12 @@ def _parts(header: Tensor, count: int, width: int) -> Iterator[tuple[int, int, i
     for _ in range(width):
         coding, length = data[place] if place < len(data) else -1, count
         place += 1
-        if coding == SAME and 0 < count <= LARGEST_SAME:
+        if coding == SAME and count > 0:
             length = 1
         elif coding in (ZSTD, ANS):
             length = int.from_bytes(data[place : place + 4], "little")
             place += 4
-            most = length * (zstd.MAX_EXPANSION if coding == ZSTD else ans.MAX_EXPANSION)
-            if count > most:
+            if coding == ZSTD and count > length * zstd.MAX_EXPANSION:
                 raise ValueError(f"a plane of {length} bytes cannot hold {count}")
         elif coding != RAW:
             raise ValueError(f"it is no frame of {count} numbers of {width} bytes")
@@ -140,4 +140,4 @@ def _decode(coding: int, data: Tensor, count: int) -> Tensor:
         return zstd.decompress(data, count)
     if coding == ANS:
         return ans.decode_symbols(data, count, 256, ROW).to(torch.uint8)
-    return data
+    return data  # of one byte, if it stands for all

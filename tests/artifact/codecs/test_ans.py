@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmcompress.artifact.codecs.ans import check_length, decode_symbols, encode_symbols
+from mmcompress.artifact.codecs.ans import decode_symbols, encode_symbols
 from mmcompress.artifact.codecs.tables import unpack_tables
 
 
@@ -144,13 +144,16 @@ def test_any_byte_may_be_wrong() -> None:
         assert 0 <= found.min() <= found.max() < 15
 
 
-def test_a_frame_that_cannot_hold_so_much() -> None:
-    with pytest.raises(ValueError, match="of 10 bytes cannot hold 1000000000 symbols"):
-        check_length(10, 10**9)
+@pytest.mark.parametrize("columns", [None, 64, 2048])
+def test_seven_bytes_hold_any_number_of_zeros(columns: int | None) -> None:
+    zeros = torch.zeros(2**22, dtype=torch.int32)
+    frame = encode_symbols(zeros, columns)
+    assert len(frame) == 7
+    assert torch.equal(decode_symbols(frame, 2**22, 2, columns), zeros)
 
 
 @pytest.mark.parametrize("columns", [None, 1000])
-def test_no_frame_holds_more_than_is_believed(columns: int | None) -> None:
+def test_equal_and_rare_symbols_take_little(columns: int | None) -> None:
     equal = torch.full((2 * 10**6,), 2)
     frame = encode_symbols(equal, columns)
     assert 10 < len(frame) < 60
