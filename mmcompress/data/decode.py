@@ -58,6 +58,10 @@ class Unreadable(ValueError):
         return f"{self.item} left out, {self.args[0]}" if self.item else str(self.args[0])
 
 
+DAMAGE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+"""What Pillow's decoders raise on damaged files."""
+
+
 @dataclass(frozen=True)
 class Waveform:
     """Sound of one channel.
@@ -80,9 +84,8 @@ def read_image(source: bytes | Path) -> Image.Image:
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             return with_alpha(image)
-    # What Pillow's decoders raise on damaged files.
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise _unreadable("image", error) from error
+    except DAMAGE as error:
+        raise unreadable("image", error) from error
 
 
 def read_audio(source: bytes | Path) -> Waveform:
@@ -97,7 +100,7 @@ def read_audio(source: bytes | Path) -> Waveform:
         data = source if isinstance(source, bytes) else source.read_bytes()
         channels, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)  # n C
     except (OSError, RuntimeError) as error:
-        raise _unreadable("sound", error) from error
+        raise unreadable("sound", error) from error
     if len(channels) == 0:
         raise Unreadable("no readable sound (it is empty)")
     return Waveform(torch.from_numpy(channels.mean(axis=1)), rate)
@@ -136,7 +139,7 @@ def import_audio(name: str) -> Any:
         ) from error
 
 
-def _unreadable(kind: str, error: BaseException) -> Unreadable:
+def unreadable(kind: str, error: BaseException) -> Unreadable:
     """What a decoder's error says, in one line."""
     reason = f"no readable {kind}"
     if isinstance(error, FileNotFoundError):

@@ -14,6 +14,7 @@ from mmcompress.data.base import PairData
 from mmcompress.data.files import Entry, Files
 from mmcompress.data.items import Items
 from mmcompress.data.splits import complete
+from mmcompress.data.text import check_characters, read_text
 
 SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 """Name in the file → split."""
@@ -50,20 +51,26 @@ class Karpathy(PairData):
         entries: dict[str, list[Entry]] = {split: [] for split in ("train", "val", "test")}
         for image in self._images():
             try:
+                if image["split"] not in SPLITS:
+                    raise ValueError(f"has split {image['split']!r}")
                 path = self.root / image.get("filepath", "") / image["filename"]
-                texts = tuple(sentence["raw"].strip() for sentence in image["sentences"])
-                entries[SPLITS[image["split"]]].append(Entry(path, image["filename"], texts))
-            except (KeyError, TypeError, AttributeError) as error:
+                texts = [sentence["raw"].strip() for sentence in image["sentences"]]
+                for text in texts:
+                    check_characters(text, f"{image['filename']}")
+            except (KeyError, TypeError, AttributeError, ValueError) as error:
+                said = f"lacks {error}" if isinstance(error, KeyError) else f"is amiss ({error})"
                 raise ValueError(
-                    f"data.annotations={str(self.annotations)!r}: an image lacks {error}; give a "
-                    "file of Karpathy's form, with filename, split and sentences"
+                    f"data.annotations={str(self.annotations)!r}: an image {said}; give a file of "
+                    "Karpathy's form, with filename, split and sentences"
                 ) from error
+            captions = tuple(text for text in texts if text)
+            entries[SPLITS[image["split"]]].append(Entry(path, image["filename"], captions))
         splits: dict[str, Items] = {split: Files(found) for split, found in entries.items()}
         return self.checked(complete(splits, augment=self.augment))
 
     def _images(self) -> list[Any]:
         try:
-            return json.loads(self.annotations.read_text("utf-8"))["images"]
+            return json.loads(read_text(self.annotations))["images"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"data.annotations={str(self.annotations)!r} cannot be read ({error}): give "

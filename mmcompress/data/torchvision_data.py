@@ -1,17 +1,23 @@
 """Classification data sets of torchvision, by name."""
 
+import contextlib
 import inspect
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from torchvision import datasets
 
 from mmcompress.data.base import PairData
-from mmcompress.data.decode import Unreadable
+from mmcompress.data.decode import DAMAGE, Unreadable, unreadable
 from mmcompress.data.items import Item, Items
 from mmcompress.data.prompts import names_of, templates_of
-from mmcompress.data.splits import SHARE, complete
+from mmcompress.data.splits import ALSO, SHARE, complete
 from mmcompress.rgb import with_alpha
+
+
+class NoSuchSplit(ValueError):
+    """The data set has no split of this name."""
 
 
 class Labelled(Items):
@@ -26,11 +32,20 @@ class Labelled(Items):
         return len(self.dataset)
 
     def read(self, index: int) -> Item:
-        image, label = self.dataset[index]
         try:
-            return {"image": with_alpha(image), "label": int(label)}
-        except ValueError as error:
-            raise Unreadable(f"no readable image ({error})") from error
+            image, label = self.dataset[index]
+            image = with_alpha(image)
+        except DAMAGE as error:
+            raise unreadable("image", error) from error
+        if label is None:
+            raise Unreadable("no label")
+        try:
+            return {"image": image, "label": operator.index(label)}
+        except TypeError as error:
+            raise ValueError(
+                f"{self.title}: item {index} has the label {label!r}, which is no class index: "
+                "choose a data set with one class for each image"
+            ) from error
 
 
 class Torchvision(PairData):
@@ -72,30 +87,39 @@ class Torchvision(PairData):
 
     def build_splits(self) -> dict[str, Items]:
         parameters = inspect.signature(self.kind).parameters
-        if "train" in parameters:
-            options: dict[str, dict[str, Any]] = {
-                "train": {"train": True},
-                "test": {"train": False},
-            }
-        else:
-            options = {split: {"split": split} for split in ("train", "val", "test")}
         download = {"download": self.download} if "download" in parameters else {}
         splits: dict[str, Items] = {}
-        for split, choice in options.items():
-            try:
-                splits[split] = Labelled(self.kind(self.root, **choice, **download))
-            except ValueError:  # it has no such split
-                if split != "val":
-                    raise
-            except RuntimeError as error:
-                raise ValueError(
-                    f"data {self.name}: {error} Set data.root to where its files are, or "
-                    "data.download=true"
-                ) from error
+        if "train" in parameters:
+            splits["train"] = self._part(train=True, **download)
+            splits["test"] = self._part(train=False, **download)
+        else:
+            splits["train"] = self._part(split="train", **download)
+            for name in ("val", *ALSO["val"]):
+                with contextlib.suppress(NoSuchSplit):
+                    splits["val"] = self._part(split=name, **download)
+                    break
+            splits["test"] = self._part(split="test", **download)
         train = splits["train"]
         assert isinstance(train, Labelled)
-        names = self.class_names or getattr(train.dataset, "classes", None)
-        if not names:
+        if not self.class_names:
+            self.class_names = _names(getattr(train.dataset, "classes", ()))
+        if not self.class_names:
             raise ValueError(f"data {self.name} brings no class names along: set data.class_names")
-        self.class_names = [str(name).replace("_", " ") for name in names]
         return self.checked(complete(splits, val_share=self.val_share, augment=self.augment))
+
+    def _part(self, **options: Any) -> Labelled:
+        try:
+            return Labelled(self.kind(self.root, **options))
+        except ValueError as error:
+            raise NoSuchSplit(f"data {self.name}: {error}") from error
+        except RuntimeError as error:
+            raise ValueError(
+                f"data {self.name}: {error} Set data.root to where its files are, or "
+                "data.download=true"
+            ) from error
+
+
+def _names(classes: Sequence[Any]) -> list[str]:
+    """Of several names for a class, as ImageNet has them, the first."""
+    names = (name if isinstance(name, str) else name[0] for name in classes)
+    return [name.replace("_", " ") for name in names]

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import datasets
 import pytest
+import torch
 
 from mmcompress.backbones.hf import HF
 from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.data.hf_datasets import HFDatasets
-from tests.data.conftest import tone
+from tests.data.conftest import picture, tone
 
 
 @pytest.fixture(autouse=True)
@@ -89,3 +90,66 @@ def test_bad_names(image_files: Callable[..., Path], tmp_path: Path, tiny_backbo
     options = {"image_column": "img", "label_column": "label", "splits": {"train": "fit"}}
     with pytest.raises(ValueError, match=r"has the splits train, test: say with data.splits.train"):
         HFDatasets(path=stored, **options).attach(tiny_backbone)
+
+
+def stored(folder: Path, features: dict, **splits: dict) -> str:
+    """A data set on disk: split → column → values."""
+    kinds = datasets.Features(features)
+    content = {s: datasets.Dataset.from_dict(c, features=kinds) for s, c in splits.items()}
+    datasets.DatasetDict(content).save_to_disk(folder / "stored")
+    return str(folder / "stored")
+
+
+IMAGE, TEXT = datasets.Image(), datasets.Value("string")
+
+
+def test_rows_that_lack_something(tmp_path: Path, tiny_backbone: HFClip) -> None:
+    good = {"bytes": picture(), "path": None}
+    images = [good, None, {"bytes": b"no image", "path": None}, good, good, good]
+    texts = [[" a ", "", None], ["b"], ["c"], None, [" "], ["d"]]
+    labels = [1, 0, 1, 0, 1, None]
+    rows = {"image": images, "text": texts, "label": labels}
+    features = {"image": IMAGE, "text": datasets.List(TEXT)}
+    features["label"] = datasets.ClassLabel(names=["red", "blue"])
+    path = stored(tmp_path, features, train=rows, test=rows, dev=rows)
+    data = HFDatasets(path=path, text_column="text", label_column="label", eval_batch_size=2)
+    data.attach(tiny_backbone)
+    assert {s: len(items) for s, items in data.splits.items()} == {"train": 5, "val": 5, "test": 5}
+    (batch,) = data.eval_dataloader("test")
+    assert batch["label"].tolist() == [1]
+    assert torch.equal(batch["text"], tiny_backbone.tokenize(["a"]))
+    assert data.summary()["test"] == {
+        "items": 5,
+        "left_out": {"no caption": 2, "no label": 1, "no image": 1, "no readable image": 1},
+    }
+
+
+@pytest.mark.parametrize(
+    ("feature", "values", "column", "said"),
+    [
+        (datasets.Value("int64"), [0, -1], "label", "row 1 has x=-1, which is no class index"),
+        (TEXT, ["cat", "dog"], "label", "column x holds .*, which is no label: set data.label_col"),
+        (datasets.Value("int64"), [1, 2], "text", "column x holds .*, which is no text"),
+        (datasets.List({"raw": TEXT}), [[{"raw": "a"}]] * 2, "text", "which is no text"),
+        (TEXT, ["a.jpg", "b.jpg"], "image", "column x holds .*, which is no image"),
+    ],
+)
+def test_columns_of_other_kinds(
+    feature: object, values: list, column: str, said: str, tmp_path: Path, tiny_backbone: HFClip
+) -> None:
+    good = [{"bytes": picture(), "path": None}] * 2
+    features = {"image": IMAGE, "text": TEXT, "x": feature}
+    rows = {"image": good, "text": ["a", "b"], "x": values}
+    path = stored(tmp_path, features, train=rows)
+    columns = {"image_column": "image", "text_column": "text", f"{column}_column": "x"}
+    with pytest.raises(ValueError, match=rf"stored', split train: .*{said}"):
+        HFDatasets(path=path, class_names=["a", "b"], **columns).attach(tiny_backbone)
+
+
+def test_a_split_that_is_not_there(tmp_path: Path, tiny_backbone: HFClip) -> None:
+    rows = {"image": [{"bytes": picture(), "path": None}] * 2, "text": ["a", "b"]}
+    path = stored(tmp_path, {"image": IMAGE, "text": TEXT}, train=rows, test=rows)
+    with pytest.raises(ValueError, match=r"has the splits train, test: say with data.splits.test"):
+        HFDatasets(path=path, text_column="text", splits={"train": "train", "test": "tset"}).attach(
+            tiny_backbone
+        )

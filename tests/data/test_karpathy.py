@@ -62,5 +62,28 @@ def test_bad_annotations(tmp_path: Path, tiny_backbone: HFClip) -> None:
         attach(str(tmp_path / "captions.json"))
     with pytest.raises(ValueError, match="an image lacks 'sentences'"):
         attach(write(tmp_path, [{"filename": "a.jpg", "split": "train"}]))
+    with pytest.raises(ValueError, match=r"an image is amiss \(has split 'dev'\)"):
+        attach(write(tmp_path, [image("a.jpg", "dev")]))
+    with pytest.raises(ValueError, match=r"an image is amiss .*holds the character '.ud83d'"):
+        attach(write(tmp_path, [image("a.jpg", "val", sentences=[{"raw": "a \ud83d"}])]))
+    (tmp_path / "captions.json").write_bytes('{"images": ["café"]}'.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"captions.json is no UTF-8 text .* iconv -f LATIN1"):
+        attach(str(tmp_path / "captions.json"))
     with pytest.raises(ValueError, match="split val is empty"):
         attach(write(tmp_path, [image("a.jpg", "train")]))
+
+
+def test_empty_captions_are_counted(
+    image_files: Callable[..., Path], tmp_path: Path, tiny_backbone: HFClip
+) -> None:
+    root = image_files("1.jpg", "2.jpg", "3.jpg", "4.jpg")
+    images = [image(f"{n}.jpg", "train") for n in (1, 2, 3)] + [image("4.jpg", "val")]
+    images[1]["sentences"] = [{"raw": " "}, {"raw": "red key"}]
+    images[2]["sentences"] = [{"raw": ""}]
+    images.append(image("1.jpg", "test"))
+    file = Path(write(tmp_path, images))
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    data = Karpathy(annotations=str(file), root=str(root))
+    data.attach(tiny_backbone)
+    assert data.summary()["train"] == {"items": 2, "left_out": {"no caption": 1}}
+    assert data.splits["train"][1]["text"] == ["red key"]
