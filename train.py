@@ -19,6 +19,7 @@ from mmcompress.evaluation.baseline import dense_baseline
 from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.evaluation.float16 import float16_baseline
 from mmcompress.evaluation.latency import measure_latency
+from mmcompress.evaluation.score import intervals
 from mmcompress.locations import shipped
 from mmcompress.mapped import mapped_copy
 from mmcompress.memory import large_blocks_apart
@@ -60,6 +61,9 @@ def main(cfg: DictConfig) -> None:
                 teacher, data, evaluators, split, checksum=record.dense_sha256
             )
             record.float16 = float16_baseline(teacher, data, evaluators, split)
+            record.float16["intervals"] = intervals(
+                record.metrics["dense"], record.float16["metrics"]
+            )
 
         with run.stage("calibrate_s"):
             if run.calibrated is None:
@@ -109,6 +113,7 @@ def main(cfg: DictConfig) -> None:
             record.metrics["compressed"] = evaluate(
                 artifact.backbone, data, evaluators, split, dense=teacher
             )
+            record.intervals = intervals(record.metrics["dense"], record.metrics["compressed"])
             record.size = artifact.size_summary() | {"coverage": recipe.coverage}
             record.latency = measure_latency(
                 teacher.cpu(),

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mmcompress.backbones.base import Backbone
+from mmcompress.data.content import content_id
 from mmcompress.data.decode import Unreadable, Waveform, cropped, resampled
 from mmcompress.data.items import Item, Items, Repeatable, Sample
 from mmcompress.data.loading import FAILED, LOST, EpochOrder, Loader, ResumableLoader
@@ -177,7 +178,8 @@ class PairData(pl.LightningDataModule, ABC):
 
         Args:
             items: for one that could not be read, the reason.
-            captions: `all` that an item has, and `owner` says whose they are; or one for each item,
+            captions: `all` that an item has, and `owner` says whose they are, `content` and
+                `wording` which items and captions are equal; or one for each item,
                 the `first` or a `random` one, a prompt with the class name where it has none.
                 With `random` sounds are cut at a random place, else in the middle.
         """
@@ -195,6 +197,9 @@ class PairData(pl.LightningDataModule, ABC):
             batch["label"] = torch.tensor([self._label(item) for item in read])
         if "text" in self.backbone.modalities:
             batch |= self._texts(read, captions)
+        seen = next((key for key in ("image", "audio") if key in batch), None)
+        if captions == "all" and seen is not None:
+            batch["content"] = torch.tensor([content_id(item[seen]) for item in read])
         return batch
 
     def _batch(self, items: Sequence[Any], *, captions: Captions) -> dict[str, Any]:
@@ -212,14 +217,19 @@ class PairData(pl.LightningDataModule, ABC):
             texts = [_as_list(item["text"]) for item in items]
             owners = [i for i, of_item in enumerate(texts) for _ in of_item]
             flat = [text for of_item in texts for text in of_item]
-            return {"text": self.backbone.tokenize(flat), "owner": torch.tensor(owners)}
+            return {
+                "text": self.backbone.tokenize(flat),
+                "owner": torch.tensor(owners),
+                "wording": torch.tensor([content_id(text) for text in flat]),
+            }
         choices = [
             _as_list(item["text"]) if "text" in item else self._prompts(item) for item in items
         ]
         chosen = [_drawn(texts) if captions == "random" else texts[0] for texts in choices]
         found = {"text": self.backbone.tokenize(chosen)}
         if "text" not in items[0]:
-            found["concept"] = torch.tensor([item["label"] for item in items])
+            names = list(self.class_names)
+            found["concept"] = torch.tensor([names.index(names[i["label"]]) for i in items])
         return found
 
     def _prompts(self, item: Item) -> list[str]:

@@ -12,8 +12,9 @@ from mmcompress.data.losses import Losses
 
 Batch = dict[str, Tensor]
 """Modality → preprocessed inputs; `label` (B,) where items have one; `owner` (T,), the item in the
-batch that each text describes, where items have texts of their own; `concept` (B,), equal for items
-whose texts are prompts with the same class name."""
+batch that each text describes, where items have texts of their own; `content` (B,) and `wording`
+(T,), equal for equal items and equal texts; `concept` (B,), equal for items whose texts are prompts
+with the same class name."""
 
 LOST = "lost"
 """Those items of a batch that could not be read; `Loader` takes them out."""

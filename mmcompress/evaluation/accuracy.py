@@ -7,6 +7,7 @@ import torch
 
 from mmcompress.data.base import PairData
 from mmcompress.evaluation.base import Encode, embed
+from mmcompress.evaluation.score import Score
 from mmcompress.evaluation.zeroshot import balanced_accuracy
 
 log = logging.getLogger(__name__)
@@ -37,5 +38,5 @@ class Accuracy:
                 f"{outputs.shape[1]} classes: set backbone.classes"
             )
         hits = torch.eq(outputs.argmax(dim=1), labels)
-        yield "accuracy/acc@1", hits.double().mean().item()
+        yield "accuracy/acc@1", Score.of_hits(hits)
         yield "accuracy/balanced_acc@1", balanced_accuracy(hits, labels)

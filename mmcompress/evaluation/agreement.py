@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mmcompress.data.base import PairData
 from mmcompress.evaluation.base import Encode, embed
-from mmcompress.evaluation.retrieval import ranks, recall_at_k
+from mmcompress.evaluation.retrieval import first_of_each, ranks, recall_at_k
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,8 @@ def _similarity_to_others(embedded: Tensor) -> Tensor:
 class Agreement:
     """Yields `agreement/text_cosine` and `agreement/text_neighbour_r@1`, and so for each modality.
 
-    The neighbours are those within the split: see `mean_cosine` and `neighbour_recall`.
+    The neighbours are those within the split: see `mean_cosine` and `neighbour_recall`. Equal items
+    count as one, for each would be the other's nearest whatever the model.
     """
 
     def compare(
@@ -57,7 +58,14 @@ class Agreement:
             if modality == "text" and not data.splits[split].captioned:
                 log.warning("data %s has no captions in %s: text left out", data.name, split)
                 continue
-            ours = embed(encode, data.eval_dataloader(split), modality)[modality]
+            embedded = embed(encode, data.eval_dataloader(split), modality)
             theirs = embed(dense, data.eval_dataloader(split), modality)[modality]
+            distinct, _ = first_of_each(embedded["wording" if modality == "text" else "content"])
+            ours, theirs = embedded[modality][distinct], theirs[distinct]
             yield f"agreement/{modality}_cosine", mean_cosine(ours, theirs)
-            yield f"agreement/{modality}_neighbour_r@1", neighbour_recall(ours, theirs)
+            if len(distinct) > 1:
+                yield f"agreement/{modality}_neighbour_r@1", neighbour_recall(ours, theirs)
+            else:
+                log.warning(
+                    "data %s: all of %s is one %s: it has no neighbours", data.name, split, modality
+                )

@@ -13,6 +13,9 @@ from torch.utils.data import DataLoader
 from mmcompress.data.base import PairData
 from mmcompress.finite import NotFiniteError, check_rows, not_scored
 
+ABOUT = ("label", "owner", "content", "wording")
+"""What batches say of items beside the inputs of the encoders."""
+
 
 class Encode(Protocol):
     """How evaluators run the model that they score; what it gives is on the CPU."""
@@ -56,8 +59,8 @@ class Comparison(Protocol):
 def embed(encode: Encode, batches: DataLoader, *modalities: str) -> dict[str, Tensor]:
     """Embeddings (N, D) of a whole data set, by modality, in the order of the data set.
 
-    What batches say of items comes along: `label` (N,), and `owner` (T,), the item that each of
-    the T texts describes.
+    What batches say of items comes along: `label` (N,); `owner` (T,), the item that each of the T
+    texts describes; `content` (N,) and `wording` (T,), equal for equal items and texts.
 
     Raises:
         ValueError: the backbone that makes the batches lacks a modality.
@@ -75,7 +78,7 @@ def embed(encode: Encode, batches: DataLoader, *modalities: str) -> dict[str, Te
     for batch in bar:
         for modality in modalities:
             if modality not in batch:
-                there = ", ".join(key for key in batch if key not in ("label", "owner"))
+                there = ", ".join(key for key in batch if key not in ABOUT)
                 raise ValueError(
                     f"this evaluation needs {modality} inputs and the backbone takes "
                     f"{there or 'none of the data'} alone: set evaluation=agreement"
@@ -86,8 +89,9 @@ def embed(encode: Encode, batches: DataLoader, *modalities: str) -> dict[str, Te
                 bad.setdefault(modality, []).extend(_items_of(batch, modality, error.rows, items))
                 continue
             parts.setdefault(modality, []).append(rows)
-        if "label" in batch:
-            parts.setdefault("label", []).append(batch["label"])
+        for key in ABOUT:
+            if key in batch and key != "owner":
+                parts.setdefault(key, []).append(batch[key])
         if "owner" in batch:
             parts.setdefault("owner", []).append(items + batch["owner"])
             items += int(batch["owner"][-1]) + 1  # ascending, and each item has a text

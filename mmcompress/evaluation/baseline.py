@@ -3,10 +3,10 @@
 import hashlib
 import json
 import logging
-import math
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 import torch
@@ -17,6 +17,7 @@ from mmcompress.backbones.base import Backbone
 from mmcompress.data.base import PairData
 from mmcompress.evaluation.base import Comparison, Evaluator, check_split
 from mmcompress.evaluation.evaluate import evaluate
+from mmcompress.evaluation.score import Score
 from mmcompress.files import set_aside, write_json
 from mmcompress.numerics import NUMERICS
 
@@ -56,7 +57,8 @@ def dense_baseline(
     log.info("dense baseline: measured")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"key": key, "metrics": metrics, "sha256": _checksum(key, metrics)})
+        told = {"metrics": metrics, "scores": _scores_of(metrics)}
+        write_json(path, {"key": key, **told, "sha256": _checksum(key, told)})
     except OSError as error:
         log.warning("dense baseline: not kept for later runs (%s)", error)
     return metrics
@@ -125,19 +127,36 @@ def _read(path: Path, key: str) -> dict[str, float] | None:
     except (ValueError, RecursionError) as error:
         set_aside(path, error, "the dense model is scored again")
         return None
-    metrics = stored.get("metrics") if isinstance(stored, dict) else None
-    if (
-        isinstance(metrics, dict)
-        and all(isinstance(v, float) and math.isfinite(v) for v in metrics.values())
-        and stored.get("sha256") == _checksum(key, metrics)
-    ):
-        return metrics
-    set_aside(path, "it is not what was written", "the dense model is scored again")
-    return None
+    metrics = _metrics_in(stored, key)
+    if metrics is None:
+        set_aside(path, "it is not what was written", "the dense model is scored again")
+    return metrics
 
 
-def _checksum(key: str, metrics: Mapping[str, float]) -> str:
+def _scores_of(metrics: Mapping[str, float]) -> dict[str, Any]:
+    """What each item adds to a metric, for the metrics that know: paired intervals need it."""
+    return {
+        name: {"parts": score.parts.astype(int).tolist(), "facts": score.facts}
+        for name, score in metrics.items()
+        if isinstance(score, Score)
+    }
+
+
+def _metrics_in(stored: Any, key: str) -> dict[str, float] | None:
+    """The metrics that a cache file holds; None when it is not what was written."""
+    told = {
+        part: stored.get(part) if isinstance(stored, dict) else None
+        for part in ("metrics", "scores")
+    }
+    if not all(isinstance(part, dict) for part in told.values()):
+        return None
+    if stored.get("sha256") != _checksum(key, told):
+        return None
+    return told["metrics"] | {name: Score(**kept) for name, kept in told["scores"].items()}
+
+
+def _checksum(key: str, told: Mapping[str, Any]) -> str:
     """SHA-256 of what a cache file says, hexadecimal."""
     digest = hashlib.sha256()
-    _add(digest, key, metrics)
+    _add(digest, key, told)
     return digest.hexdigest()

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mmcompress.data.base import PairData
 from mmcompress.evaluation.base import Encode, embed
+from mmcompress.evaluation.score import Score
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +41,7 @@ class LinearProbe:
                 return
             embedded = embed(encode, data.loader(labelled.dataset.plain()), modality)
             seen[name] = embedded[modality], embedded["label"]
-        accuracy = probe_accuracy(seen, split, self.strengths, self.max_iter)
-        yield "linear_probe/acc@1", accuracy
+        yield "linear_probe/acc@1", probe_accuracy(seen, split, self.strengths, self.max_iter)
 
 
 def probe_accuracy(
@@ -49,7 +49,7 @@ def probe_accuracy(
     split: str,
     strengths: Sequence[float],
     max_iter: int,
-) -> float:
+) -> Score:
     """Accuracy on `split` of the classifier that does best on `val`.
 
     Args:
@@ -73,6 +73,6 @@ def probe_accuracy(
     return _score(chosen, *seen[split])
 
 
-def _score(classifier: object, embedded: Tensor, labels: Tensor) -> float:
+def _score(classifier: object, embedded: Tensor, labels: Tensor) -> Score:
     predicted = torch.from_numpy(classifier.predict(embedded.numpy()))  # type: ignore[attr-defined]
-    return torch.eq(predicted, labels).double().mean().item()
+    return Score.of_hits(torch.eq(predicted, labels))

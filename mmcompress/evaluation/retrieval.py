@@ -2,12 +2,17 @@
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from mmcompress.data.base import PairData
 from mmcompress.evaluation.base import Encode, embed
+from mmcompress.evaluation.score import Score
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +56,59 @@ def recall_at_k(rank: Tensor, k: int) -> float:
     return (rank < k).double().mean().item()
 
 
+@dataclass(frozen=True)
+class Pairs:
+    """Which of the distinct items belongs to which of the distinct texts.
+
+    Attributes:
+        items: (I,) int64, where each distinct item first occurs.
+        texts: (T,) int64, where each distinct text first occurs.
+        linked: (P, 2) int64: indices of `items` and `texts` that belong together, none twice.
+    """
+
+    items: Tensor
+    texts: Tensor
+    linked: Tensor
+
+    @classmethod
+    def of(cls, owner: Tensor, content: Tensor | None, wording: Tensor | None) -> "Pairs":
+        """See `retrieval_metrics` for the arguments."""
+        count = len(content) if content is not None else int(owner.max()) + 1
+        items, item_of = first_of_each(torch.arange(count) if content is None else content)
+        texts, text_of = first_of_each(torch.arange(len(owner)) if wording is None else wording)
+        linked = torch.stack([item_of[owner], text_of], dim=1).unique(dim=0)
+        return cls(items, texts, linked)
+
+    def units(self) -> tuple[Tensor, Tensor]:
+        """The unit that each item and each text is in: what is linked to one another, together."""
+        links = self.linked.numpy().T
+        size = len(self.items) + len(self.texts)
+        graph = coo_matrix(
+            (np.ones(links.shape[1], bool), (links[0], links[1] + len(self.items))),
+            shape=(size, size),
+        )
+        _, unit = connected_components(graph, directed=False)
+        found = torch.from_numpy(unit).long()
+        return found[: len(self.items)], found[len(self.items) :]
+
+
+def first_of_each(ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Distinct values in the order in which they first occur.
+
+    Returns:
+        Where each first occurs, and which of them each of `ids` is.
+
+    Example:
+        >>> first_of_each(torch.tensor([7, 3, 7]))
+        (tensor([0, 1]), tensor([0, 1, 0]))
+    """
+    values, inverse = ids.unique(return_inverse=True)
+    places = torch.arange(len(ids))
+    first = torch.full_like(values, len(ids)).scatter_reduce(0, inverse, places, "amin")
+    order = first.argsort()
+    return first[order], order.argsort()[inverse]
+
+
 def retrieval_metrics(
     items: Tensor,
     texts: Tensor,
@@ -58,49 +116,109 @@ def retrieval_metrics(
     ks: Sequence[int] = (1, 5, 10),
     *,
     names: tuple[str, str] = ("i2t", "t2i"),
+    content: Tensor | None = None,
+    wording: Tensor | None = None,
 ) -> dict[str, float]:
-    """R@k in both directions and `mean_recall`, their mean (the literature's mR).
+    """`mean_r@1`, the mean of R@1 in both directions; `mean_recall`, that of all R@k (the
+    literature's mR); and R@k in both directions.
 
     An item with several captions is a hit when one of them comes early, as in the literature on
-    COCO (Karpathy and Fei-Fei 2015, arXiv:1412.2306).
+    COCO (Karpathy and Fei-Fei 2015, arXiv:1412.2306). Equal items count as one with the captions of
+    all of them, and equal captions as one of all their items: no model can tell them apart, so each
+    would count against the other. CLIP_benchmark counts them apart and lets ties fall as they may.
 
     Args:
         items: (I, D) embeddings of images or sounds, L2-normalised.
         texts: (T, D) embeddings, L2-normalised; several may belong to one item.
         owner: (T,) int64, the item that each text describes.
         names: of the directions from items to texts, and back.
+        content: (I,) int64, equal for equal items; all differ when None.
+        wording: (T,) int64, equal for equal texts; all differ when None.
     """
-    own = torch.arange(len(items), device=owner.device)
-    forth = _ranks_by_chunks(items, texts, own, owner, queries_first=True)
-    back = _ranks_by_chunks(texts, items, owner, own, queries_first=False)
+    owner = owner.cpu()
+    pairs = Pairs.of(owner, content, wording)
+    queries = items[pairs.items], texts[pairs.texts]
+    forth = _ranks_by_chunks(*queries, pairs.linked, queries_first=True)
+    back = _ranks_by_chunks(*queries[::-1], pairs.linked.flip(1), queries_first=False)
     recalls = {f"{names[0]}_r@{k}": recall_at_k(forth, k) for k in ks}
     recalls |= {f"{names[1]}_r@{k}": recall_at_k(back, k) for k in ks}
-    return {"mean_recall": sum(recalls.values()) / len(recalls)} | recalls
+    facts = {}
+    if len(pairs.items) < len(items) or len(pairs.texts) < len(texts):
+        facts = {
+            "items_apart": len(items),
+            "ceiling_apart": ceiling_apart(owner, content, wording),
+        }
+    mean_r1 = Score(_parts(forth == 0, back == 0, pairs), facts=facts)
+    return {"mean_r@1": mean_r1, "mean_recall": sum(recalls.values()) / len(recalls)} | recalls
+
+
+def ceiling_apart(owner: Tensor, content: Tensor | None, wording: Tensor | None) -> float:
+    """The best `mean_r@1` of any model if equal items and equal captions counted apart.
+
+    Of equal items at most one finds a caption of its own first, and only one that no other item
+    has; a caption of several equal items finds none, for they tie; of equal captions of different
+    items one item's come first.
+
+    Args:
+        owner, content, wording: of `retrieval_metrics`.
+
+    Example:
+        >>> ceiling_apart(torch.arange(4), torch.tensor([1, 1, 2, 3]), None)  # (3 / 4 + 2 / 4) / 2
+        0.625
+    """
+    pairs = Pairs.of(owner, content, wording)
+    count = len(content) if content is not None else int(owner.max()) + 1
+    _, item_of = first_of_each(torch.arange(count) if content is None else content)
+    _, text_of = first_of_each(torch.arange(len(owner)) if wording is None else wording)
+    uses = torch.stack([text_of, owner], dim=1).unique(dim=0)  # which items have which wording
+    owners = uses[:, 0].bincount(minlength=len(pairs.texts))
+    reached = item_of[owner[owners[text_of] == 1]].unique()
+    alone = item_of.bincount()[item_of[owner]] == 1  # T, the item has no equal
+    per_pair, times = torch.stack([text_of, owner], dim=1)[alone].unique(dim=0, return_counts=True)
+    most = torch.zeros(len(pairs.texts), dtype=torch.int64)
+    most.scatter_reduce_(0, per_pair[:, 0], times, "amax")
+    return (len(reached) / count + int(most.sum()) / len(owner)) / 2
+
+
+def _parts(forth: Tensor, back: Tensor, pairs: Pairs) -> Tensor:
+    """Hits and queries of each unit, (units, 2, 2): a picture is drawn with all its captions."""
+    of_item, of_text = pairs.units()
+    parts = torch.zeros(int(of_item.max()) + 1, 2, 2, dtype=torch.float64)
+    for term, (unit, hits) in enumerate(((of_item, forth), (of_text, back))):
+        counted = torch.stack([hits.cpu().double(), torch.ones(len(hits)).double()], dim=1)
+        parts[:, term].index_add_(0, unit, counted)
+    return parts
 
 
 def _ranks_by_chunks(
-    queries: Tensor, candidates: Tensor, asked: Tensor, owner: Tensor, *, queries_first: bool
+    queries: Tensor, candidates: Tensor, linked: Tensor, *, queries_first: bool
 ) -> Tensor:
     """`ranks` of all queries, a few at a time, so that no table of all pairs is ever held.
 
     Args:
         queries: (Q, D).
         candidates: (C, D).
-        asked, owner: (Q,) and (C,), equal where a candidate is right.
+        linked: (P, 2) int64, queries and the candidates that are right for them.
         queries_first: the order of the factors; it decides how similarities round.
     """
     found = []
-    for chunk, wanted in zip(queries.split(CHUNK), asked.split(CHUNK), strict=True):
+    for start in range(0, len(queries), CHUNK):
+        chunk = queries[start : start + CHUNK]
         similarity = chunk @ candidates.T if queries_first else (candidates @ chunk.T).T
-        found.append(ranks(similarity, wanted[:, None] == owner[None]))
+        own = linked[(linked[:, 0] >= start) & (linked[:, 0] < start + CHUNK)].to(queries.device)
+        positives = torch.zeros_like(similarity, dtype=torch.bool)
+        positives[own[:, 0] - start, own[:, 1]] = True
+        found.append(ranks(similarity, positives))
     return torch.cat(found)
 
 
 class Retrieval:
-    """Yields `retrieval/mean_recall`, `retrieval/i2t_r@1` … over all pairs of a split.
+    """Yields `retrieval/mean_r@1`, `retrieval/mean_recall`, `retrieval/i2t_r@1` … over all pairs
+    of a split.
 
-    Right for an item are its own captions, and for a caption the item it is of. With sounds in
-    place of images the directions are `a2t` and `t2a`.
+    Right for an item are its own captions, and for a caption the item it is of; pixel-equal
+    pictures under several names, and equal captions, count as one. With sounds in place of images
+    the directions are `a2t` and `t2a`.
 
     Args:
         ks: how many candidates may come first.
@@ -123,6 +241,8 @@ class Retrieval:
             embedded["owner"],
             self.ks,
             names=(f"{other[0]}2t", f"t2{other[0]}"),
+            content=embedded.get("content"),
+            wording=embedded.get("wording"),
         )
         for name, value in metrics.items():
             yield f"retrieval/{name}", value

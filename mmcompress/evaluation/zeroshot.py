@@ -1,15 +1,17 @@
 """Zero-shot classification: a class is what the text tower says of its name."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mmcompress.data.base import Classification, PairData
+from mmcompress.data.content import content_id
 from mmcompress.evaluation.base import Encode, embed
-from mmcompress.evaluation.retrieval import ranks, recall_at_k
+from mmcompress.evaluation.retrieval import CHUNK, ranks, recall_at_k
+from mmcompress.evaluation.score import Score
 from mmcompress.finite import NotFiniteError, check_rows
 
 log = logging.getLogger(__name__)
@@ -54,6 +56,40 @@ def zeroshot_accuracy(items: Tensor, heads: Tensor, labels: Tensor, k: int = 1) 
     return recall_at_k(zeroshot_ranks(items, heads, labels), k)
 
 
+def zeroshot_hits(
+    items: Tensor, heads: Tensor, labels: Tensor, same: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Which items find their own class, as CLIP_benchmark counts it.
+
+    It takes the first k that `torch.topk` lists (of at least five classes the first of five), and
+    for per-class recall the `argmax`. Classes of one name tie, and either of these picks one of
+    them: so it does here. A tie with a class of another name counts against the model here, so
+    that one which gives all classes the same score gets nothing right.
+
+    Args:
+        items: (N, D) embeddings, L2-normalised.
+        heads: (classes, D), L2-normalised.
+        labels: (N,) int64, in [0, classes).
+        same: (classes,) int64, equal for classes of one name; all differ when None.
+    Returns:
+        (N, k) bool: whether the own class is among the first 1 … k, k = 5 of at least five classes,
+        else 1; and (N,) bool, whether it is the `argmax`.
+    """
+    same = torch.arange(len(heads)) if same is None else same
+    weights = heads.T.contiguous()  # its layout and its 100: equal columns round alike
+    k = 5 if len(heads) >= 5 else 1
+    listed, largest = [], []
+    for chunk, label in zip(items.split(CHUNK), labels.split(CHUNK), strict=True):
+        logits = 100.0 * chunk @ weights  # B classes
+        own = logits.gather(1, label[:, None])
+        others = same[None] != same[label][:, None]  # B classes
+        before = ((logits >= own) & others).sum(dim=1)
+        places = (logits.topk(k).indices == label[:, None]).cumsum(dim=1).bool()
+        listed.append(places & (before[:, None] < torch.arange(1, k + 1)))
+        largest.append((logits.argmax(dim=1) == label) & (before == 0))
+    return torch.cat(listed), torch.cat(largest)
+
+
 def balanced_accuracy(hits: Tensor, labels: Tensor) -> float:
     """Mean per-class recall: over the classes that occur, of the share of items that are hits.
 
@@ -85,23 +121,41 @@ class ZeroShot:
                 f"data {data.name}: labels of {split} run from {int(labels.min())} to "
                 f"{int(labels.max())} and there are {classes} class names: make them match"
             )
-        heads = class_heads(_embed_prompts(encode, data, labelled))
-        rank = zeroshot_ranks(embedded[modality], heads, labels)
-        yield "zeroshot/acc@1", recall_at_k(rank, 1)
+        prompts, same = _embed_prompts(encode, data, labelled)
+        _tell_equal(data, split, labelled.class_names, same)
+        listed, largest = zeroshot_hits(embedded[modality], class_heads(prompts), labels, same)
+        yield "zeroshot/acc@1", Score.of_hits(listed[:, 0])
         if classes > 5:
-            yield "zeroshot/acc@5", recall_at_k(rank, 5)
-        yield "zeroshot/balanced_acc@1", balanced_accuracy(rank == 0, labels)
+            yield "zeroshot/acc@5", listed[:, 4].double().mean().item()
+        yield "zeroshot/balanced_acc@1", balanced_accuracy(largest, labels)
 
 
-def _embed_prompts(encode: Encode, data: PairData, labelled: Classification) -> Tensor:
-    """(classes, templates, D); encoded class by class, so that memory stays small."""
-    embedded = []
+def _embed_prompts(
+    encode: Encode, data: PairData, labelled: Classification
+) -> tuple[Tensor, Tensor]:
+    """(classes, templates, D), encoded class by class, so that memory stays small; and (classes,)
+    int64, equal for classes whose prompts are one to the text tower."""
+    embedded, ids = [], []
     for class_name in labelled.class_names:
-        prompts = [template.format(class_name) for template in labelled.templates]
+        tokens = data.backbone.tokenize([t.format(class_name) for t in labelled.templates])
         try:
-            rows = encode("text", data.backbone.tokenize(prompts))
-            embedded.append(check_rows("text embeddings", rows))
+            embedded.append(check_rows("text embeddings", encode("text", tokens)))
         except NotFiniteError as error:
             message = f"prompts of class {class_name!r}: {error}"
             raise NotFiniteError(message, error.rows) from error
-    return torch.stack(embedded)
+        ids.append(content_id(tokens))
+    return torch.stack(embedded), torch.tensor(ids)
+
+
+def _tell_equal(data: PairData, split: str, names: Sequence[str], same: Tensor) -> None:
+    """Log which class names are one to the text tower."""
+    groups: dict[int, list[str]] = {}
+    for name, key in zip(names, same.tolist(), strict=True):
+        groups.setdefault(key, []).append(name)
+    equal = [" = ".join(group) for group in groups.values() if len(group) > 1]
+    if equal:
+        shown = ", ".join(equal[:5]) + (f" and {len(equal) - 5} more" if len(equal) > 5 else "")
+        data.splits[split].warn(
+            f"class names that the model cannot tell apart ({shown}): an image of one of them is a "
+            "hit where torch.topk lists its class first, as in CLIP_benchmark"
+        )

@@ -77,11 +77,13 @@ class Objective:
         return pair | {key: batch[key] for key in ("concept",) if key in batch}
 
     def metrics(self, outputs: Mapping[str, Tensor]) -> dict[str, float]:
-        """`mean_recall` of pairs; `acc@1` of items whose text is a prompt with their class."""
+        """`mean_r@1` and `mean_recall` of pairs; `acc@1` of items whose text is a prompt with their
+        class."""
         first, second = (rows.float() for key, rows in outputs.items() if key != "concept")
         if "concept" not in outputs:
             index = torch.arange(len(first), device=first.device)
-            return {"mean_recall": retrieval_metrics(first, second, index)["mean_recall"]}
+            found = retrieval_metrics(first, second, index)
+            return {name: float(found[name]) for name in ("mean_r@1", "mean_recall")}
         classes, labels = outputs["concept"].unique(return_inverse=True)
         heads = torch.stack([second[labels == c].mean(dim=0) for c in range(len(classes))])
         return {"acc@1": zeroshot_accuracy(first, heads, labels)}

@@ -45,6 +45,8 @@ class RunRecord:
         data: split → number of items, and of those left out by reason, `PairData.summary()`.
         float16: scores and sizes of the dense model cast to float16, `float16_baseline`.
         numerics: version of what the numbers mean, `mmcompress.numerics`.
+        intervals: metric name → test items, 95 % bootstrap intervals of both models and of their
+            paired difference: `evaluation.score.intervals`.
         dense_sha256: of the dense model, `artifact.dense.dense_checksum`.
         size: `dense_bytes`, `artifact_bytes`, `compression_ratio`, `bits_per_weight`,
             `dense_dtype`, `by_modality`, `coverage`.
@@ -68,6 +70,7 @@ class RunRecord:
     data: dict[str, Any] = field(default_factory=dict)
     float16: dict[str, Any] = field(default_factory=dict)
     numerics: int = NUMERICS
+    intervals: dict[str, dict[str, Any]] = field(default_factory=dict)
     dense_sha256: str | None = None
     size: dict[str, Any] = field(default_factory=dict)
     latency: dict[str, Any] = field(default_factory=dict)

@@ -26,7 +26,7 @@ def captions_of(loader, backbone: HFClip) -> list[str]:
 def test_a_batch(tiny_data: PairData, tiny_backbone: HFClip):
     batch = next(iter(tiny_data.eval_dataloader("test")))
     test = tiny_data.splits["test"]
-    assert set(batch) == {"image", "text", "owner"}
+    assert set(batch) == {"image", "content", "text", "owner", "wording"}
     assert batch["owner"].tolist() == list(range(8))
     assert batch["image"].shape == (8, 3, 32, 32)
     torch.testing.assert_close(batch["image"][3], tiny_backbone.preprocess(test.images[3]))

@@ -42,7 +42,7 @@ def test_labels(image_files: Callable[..., Path], tmp_path: Path, tiny_backbone:
     assert data.class_names == ["red", "blue"]
     assert data.splits["test"][1]["label"] == 1
     (batch,) = data.eval_dataloader("test")
-    assert set(batch) == {"image", "label"}
+    assert set(batch) == {"image", "label", "content"}
 
 
 def test_a_folder_of_captions(
@@ -55,7 +55,7 @@ def test_a_folder_of_captions(
     data = HFDatasets(path=str(folder), text_column="caption")
     data.attach(tiny_backbone)
     (batch,) = data.loader(data.splits["val"])
-    assert set(batch) == {"image", "text", "owner"}
+    assert set(batch) == {"image", "content", "text", "owner", "wording"}
 
 
 def test_sounds_and_several_captions(tmp_path: Path, tiny_clap: HF) -> None:

@@ -51,10 +51,19 @@ def test_labels_alone(labelled_root: Path, tiny_backbone: HFClip) -> None:
     (val,) = data.val_dataloader()
     assert {"label", "concept"} <= set(val)
     batch = next(iter(data.eval_dataloader("test")))
-    assert set(batch) == {"image", "label"}
+    assert set(batch) == {"image", "label", "content"}
     evaluators = {"zeroshot": ZeroShot(), "retrieval": Retrieval()}
     metrics = evaluate(tiny_backbone, data, evaluators, "test")
     assert set(metrics) == {"zeroshot/acc@1", "zeroshot/balanced_acc@1"}
+
+
+def test_classes_of_one_name_are_one_concept(labelled_root: Path, tiny_backbone: HFClip) -> None:
+    """Their prompts are equal, so none is a negative of the other in training."""
+    (labelled_root / "classnames.txt").write_text("cat\ncat\n")
+    data = load(labelled_root, tiny_backbone, val_share=0.2)
+    batches = list(data.train_dataloader())
+    assert {label for batch in batches for label in batch["label"].tolist()} == {0, 1}
+    assert {concept for batch in batches for concept in batch["concept"].tolist()} == {0}
 
 
 def test_zeroshot_by_hand(labelled_root: Path, tiny_backbone: HFClip) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mmcompress.data.items import PairDataset
 from mmcompress.evaluation.agreement import Agreement, mean_cosine, neighbour_recall
 from mmcompress.evaluation.base import Comparison, Evaluator
 from mmcompress.evaluation.baseline import dense_baseline
@@ -54,6 +55,25 @@ def test_equals_a_slow_loop() -> None:
     hits = [nearest(moved, i) == nearest(dense, i) for i in range(30)]
     assert 0.1 < sum(hits) / 30 < 0.9
     assert neighbour_recall(moved, dense) == pytest.approx(sum(hits) / 30)
+
+
+def test_equal_items_are_no_neighbours(model, confused, data) -> None:
+    """Each picture is there twice: its equal would be its nearest whatever the model."""
+    split = data.splits["test"]
+    twice = {"images": [*split.images, *(i.clone() for i in split.images)]}
+    data.splits["test"] = PairDataset(**twice, captions=list(split.captions) * 2)
+    dense = {"agreement": Agreement()}
+    data.splits["once"] = split
+    found = evaluate(confused, data, dense, "test", dense=model)
+    assert found == evaluate(confused, data, dense, "once", dense=model)
+
+
+def test_one_item_has_no_neighbours(model, data, caplog) -> None:
+    split = data.splits["test"]
+    data.splits["test"] = PairDataset(images=split.images[:1] * 2, captions=["all red"] * 2)
+    found = evaluate(model, data, {"agreement": Agreement()}, "test", dense=model)
+    assert found == {"agreement/image_cosine": 1.0, "agreement/text_cosine": 1.0}
+    assert "all of test is one image: it has no neighbours" in caplog.text
 
 
 def test_yields_both_numbers_of_each_modality(model, confused, data) -> None:

@@ -1,3 +1,4 @@
+import json
 import logging
 
 import pytest
@@ -7,6 +8,7 @@ from mmcompress.data.items import PairDataset
 from mmcompress.evaluation.baseline import content_key, dense_baseline
 from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.evaluation.retrieval import Retrieval
+from mmcompress.evaluation.score import intervals
 from mmcompress.evaluation.zeroshot import ZeroShot
 
 
@@ -24,6 +26,18 @@ def test_measured_once_then_read(confused, data, evaluators, tmp_path, caplog):
     assert confused.calls == []
     (path,) = tmp_path.iterdir()
     assert caplog.messages == ["dense baseline: measured", f"dense baseline: read from {path}"]
+
+
+def test_intervals_are_the_same_from_the_cache(model, confused, data, evaluators, tmp_path):
+    """What each item adds is kept, or the difference could not be paired."""
+    compressed = evaluate(confused, data, evaluators, "test")
+    measured, read = (
+        intervals(dense_baseline(model, data, evaluators, "test", cache_dir=tmp_path), compressed)
+        for _ in range(2)
+    )
+    assert measured == read
+    assert read["retrieval/mean_r@1"]["items"] == 3
+    assert set(read["zeroshot/acc@1"]) == {"items", "dense", "compressed", "delta"}
 
 
 @pytest.mark.parametrize(
@@ -53,6 +67,17 @@ def test_one_changed_digit_is_found(model, data, evaluators, tmp_path, caplog):
     (path,) = tmp_path.iterdir()
     assert path.read_text().count('"zeroshot/acc@1": 1.0') == 1
     path.write_text(path.read_text().replace('"zeroshot/acc@1": 1.0', '"zeroshot/acc@1": 0.9'))
+    assert dense_baseline(model, data, evaluators, "test", cache_dir=tmp_path) == expected
+    assert f"{path} is damaged (it is not what was written)" in caplog.text
+
+
+def test_one_changed_item_is_found(model, data, evaluators, tmp_path, caplog):
+    """The paired interval would be wrong, and the score would not show it."""
+    expected = dense_baseline(model, data, evaluators, "test", cache_dir=tmp_path)
+    (path,) = tmp_path.iterdir()
+    stored = json.loads(path.read_text())
+    stored["scores"]["zeroshot/acc@1"]["parts"][0] = [[0, 1]]
+    path.write_text(json.dumps(stored))
     assert dense_baseline(model, data, evaluators, "test", cache_dir=tmp_path) == expected
     assert f"{path} is damaged (it is not what was written)" in caplog.text
 

@@ -1,7 +1,8 @@
 """One folder, one checkpoint: CLIP_benchmark and mmcompress give one number.
 
 Where the definitions differ, and these tests do not: what ties with the right class or partner
-counts against the model here and falls as it may there; blank lines of a caption file are no
+counts against the model here and falls as it may there (of classes of one name, as there); equal
+pictures and equal captions count as one here and apart there; blank lines of a caption file are no
 captions here; and CLIP_benchmark computes in bfloat16 unless told `--no_amp`.
 """
 
@@ -89,6 +90,15 @@ def labelled(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def twice(labelled: Path) -> Path:
+    """Two things go by the name of another, as "missile" and "sunglasses" do in its ImageNet."""
+    names = [*THINGS]
+    names[1], names[-1] = names[0], names[3]
+    (labelled / "classnames.txt").write_text("\n".join(names))
+    return labelled
+
+
+@pytest.fixture
 def captioned(tmp_path: Path) -> Path:
     """One to three captions for each image, no two alike: they would tie."""
 
@@ -169,3 +179,16 @@ def test_both_give_the_same(
     assert {theirs: ours[mine] for mine, theirs in names.items()} == pytest.approx(theirs)
     assert 0 < ours["zeroshot/acc@1"] < ours["zeroshot/acc@5"] < 1
     assert 0 < ours["retrieval/mean_recall"] < 1
+
+
+def test_both_give_the_same_with_class_names_twice(
+    artifact: Artifact, twice: Path, by_clip_benchmark, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By no means the number without: a picture of either is a hit where its class is listed."""
+    ours = by_mmcompress(Artifact.load(artifact.folder).backbone, twice)
+    theirs = by_clip_benchmark(twice, "zeroshot_classification")
+    names = {"acc1": "acc@1", "acc5": "acc@5", "mean_per_class_recall": "balanced_acc@1"}
+    assert {their: ours[f"zeroshot/{mine}"] for their, mine in names.items()} == pytest.approx(
+        theirs
+    )
+    assert f"({THINGS[0]} = {THINGS[0]}, {THINGS[3]} = {THINGS[3]})" in caplog.text

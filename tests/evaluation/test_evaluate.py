@@ -8,6 +8,7 @@ from mmcompress.evaluation.zeroshot import ZeroShot
 def test_metrics_of_a_perfect_model(model, data):
     metrics = evaluate(model, data, {"retrieval": Retrieval(), "zeroshot": ZeroShot()}, "test")
     assert list(metrics) == [
+        "retrieval/mean_r@1",
         "retrieval/mean_recall",
         *(f"retrieval/{way}_r@{k}" for way in ("i2t", "t2i") for k in (1, 5, 10)),
         "zeroshot/acc@1",
@@ -20,6 +21,7 @@ def test_metrics_of_a_model_that_confuses_two_of_three(confused, data):
     metrics = evaluate(confused, data, {"retrieval": Retrieval(ks=[1, 2])}, "test")
     # Blue is right. For red and green all wrong candidates tie with or beat the right one.
     assert metrics == {
+        "retrieval/mean_r@1": pytest.approx(1 / 3, abs=1e-12),
         "retrieval/mean_recall": pytest.approx(1 / 3, abs=1e-12),
         **{
             f"retrieval/{way}_r@{k}": pytest.approx(1 / 3, abs=1e-12)
@@ -54,7 +56,7 @@ def test_no_gradients_are_recorded(model, data):
 
 def test_two_evaluators_of_one_name_are_refused(model, data):
     twice = {"a": Retrieval(), "b": Retrieval()}
-    with pytest.raises(ValueError, match=r"evaluators\.b yields retrieval/mean_recall"):
+    with pytest.raises(ValueError, match=r"evaluators\.b yields retrieval/mean_r@1"):
         evaluate(model, data, twice, "test")
 
 

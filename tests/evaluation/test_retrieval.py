@@ -8,7 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmcompress.evaluation.retrieval import Retrieval, ranks, recall_at_k, retrieval_metrics
+from mmcompress.data.items import PairDataset
+from mmcompress.evaluation.retrieval import (
+    Retrieval,
+    ceiling_apart,
+    ranks,
+    recall_at_k,
+    retrieval_metrics,
+)
 
 
 def slow_rank(scores: list[float], positives: list[bool]) -> int:
@@ -85,6 +92,7 @@ def test_metrics_by_hand():
     # captions: 0 prefers image 1, 1 image 1, 2 image 0
     metrics = retrieval_metrics(images, texts, torch.tensor([0, 1, 1]), ks=(1, 2))
     assert metrics == {
+        "mean_r@1": pytest.approx((1 / 2 + 1 / 3) / 2),
         "mean_recall": pytest.approx((1 / 2 + 1 + 1 / 3 + 1) / 4),
         "i2t_r@1": 0.5,
         "i2t_r@2": 1.0,
@@ -96,9 +104,10 @@ def test_metrics_by_hand():
 def test_the_default_is_the_mean_of_six_recalls():
     images, texts = random_unit(40, 4, 0), random_unit(40, 4, 1)
     metrics = retrieval_metrics(images, texts, torch.arange(40))
-    mean = metrics.pop("mean_recall")
+    mean_r1, mean = metrics.pop("mean_r@1"), metrics.pop("mean_recall")
     assert list(metrics) == [f"{way}_r@{k}" for way in ("i2t", "t2i") for k in (1, 5, 10)]
     assert mean == pytest.approx(sum(metrics.values()) / 6)
+    assert mean_r1 == pytest.approx((metrics["i2t_r@1"] + metrics["t2i_r@1"]) / 2)
     assert metrics["i2t_r@1"] <= metrics["i2t_r@5"] <= metrics["i2t_r@10"]
 
 
@@ -124,6 +133,96 @@ def test_chunks_make_no_difference(monkeypatch: pytest.MonkeyPatch):
     for size in (1, 7, 64):
         monkeypatch.setattr("mmcompress.evaluation.retrieval.CHUNK", size)
         assert retrieval_metrics(images, texts, owner) == expected
+
+
+def test_equal_pictures_count_as_one():
+    """Pictures 0 and 1 are equal; each caption of theirs finds both, and theirs are found."""
+    images = torch.eye(3)[[0, 0, 1]]
+    texts = torch.tensor([[0.9, 0.0, 0.4], [1.0, 0.0, 0.0], [0.6, 0.8, 0.0]])
+    owner = torch.arange(3)
+    apart = retrieval_metrics(images, texts, owner, ks=(1, 2))
+    # Pictures 0 and 1 both find caption 1; captions 0 and 1 tie between the two pictures.
+    assert (apart["i2t_r@1"], apart["t2i_r@1"]) == pytest.approx((2 / 3, 1 / 3))
+    assert apart["mean_r@1"].facts == {}
+    merged = retrieval_metrics(images, texts, owner, ks=(1, 2), content=torch.tensor([7, 7, 8]))
+    assert (merged["i2t_r@1"], merged["t2i_r@1"]) == (1.0, 1.0)
+    assert merged["mean_r@1"].items == 2
+    assert merged["mean_r@1"].facts == {"items_apart": 3, "ceiling_apart": (2 / 3 + 1 / 3) / 2}
+
+
+def test_equal_pictures_take_one_place_among_the_first_k():
+    images = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.8, 0.6]])
+    texts = torch.tensor([[0.0, 1.0], [0.1, 1.0], [1.0, 0.0]])
+    content = torch.tensor([1, 1, 2])
+    metrics = retrieval_metrics(images, texts, torch.arange(3), ks=(1, 2), content=content)
+    # Caption 2 is closest to the one picture that is there twice, then to its own.
+    assert metrics["t2i_r@2"] == 1.0
+    apart = retrieval_metrics(images, texts, torch.arange(3), ks=(1, 2))
+    assert apart["t2i_r@2"] == 0.0  # its equal, or the two equal ones, come before
+
+
+def test_equal_captions_count_as_one():
+    images = torch.eye(2)
+    texts = torch.eye(2)[[0, 0, 1]]
+    owner, wording = torch.tensor([0, 1, 1]), torch.tensor([5, 5, 6])
+    apart = retrieval_metrics(images, texts, owner, ks=(1,))
+    assert (apart["i2t_r@1"], apart["t2i_r@1"]) == pytest.approx((1 / 2, 2 / 3))
+    merged = retrieval_metrics(images, texts, owner, ks=(1,), wording=wording)
+    assert (merged["i2t_r@1"], merged["t2i_r@1"]) == (1.0, 1.0)
+    assert merged["mean_r@1"].items == 2
+
+
+def test_without_equals_nothing_changes():
+    images, texts = random_unit(30, 5, 0), random_unit(60, 5, 1)
+    owner = torch.arange(30).repeat_interleave(2)
+    expected = retrieval_metrics(images, texts, owner)
+    ids = torch.randperm(90, generator=torch.Generator().manual_seed(2))
+    found = retrieval_metrics(images, texts, owner, content=ids[:30], wording=ids[30:])
+    assert found == expected
+    assert found["mean_r@1"].facts == {}
+
+
+def test_the_units_of_the_bootstrap_are_pictures_with_their_captions():
+    images, texts = torch.eye(4), torch.eye(4)[[0, 1, 3, 2, 3]]
+    owner = torch.tensor([0, 1, 1, 2, 3])
+    content = torch.tensor([0, 1, 2, 2])
+    score = retrieval_metrics(images, texts, owner, content=content)["mean_r@1"]
+    # Of three pictures all find a caption; the caption that picture 1 shares with none looks like 3
+    # and 3 is dropped for 2.
+    assert score.parts[:, 0].tolist() == [[1, 1], [1, 1], [1, 1]]
+    assert score.parts[:, 1, 1].tolist() == [1, 2, 2]
+
+
+def best_apart(owner: list[int], content: list[int], wording: list[int]) -> float:
+    """The best `mean_r@1` over all models, by trying every order of what they can tell apart."""
+    items, texts = range(len(content)), range(len(owner))
+
+    def hits(queries: Any, candidates: Any, kind: Any, seen: Any, right: Any) -> int:
+        total = 0
+        for value in {kind[q] for q in queries}:
+            same = [q for q in queries if kind[q] == value]
+            options = []
+            for favourite in {seen[c] for c in candidates}:
+                first = [c for c in candidates if seen[c] == favourite]
+                options.append(sum(all(right(q, c) for c in first) for q in same))
+            total += max(options)
+        return total
+
+    forth = hits(items, texts, content, wording, lambda i, t: owner[t] == i)
+    back = hits(texts, items, wording, content, lambda t, i: owner[t] == i)
+    return (forth / len(content) + back / len(owner)) / 2
+
+
+def test_the_ceiling_equals_the_best_of_all_models():
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(60):
+        count = int(torch.randint(1, 6, (), generator=generator))
+        content = torch.randint(3, (count,), generator=generator)
+        extra = torch.randint(count, (int(torch.randint(4, (), generator=generator)),))
+        owner = torch.cat([torch.arange(count), extra]).sort().values
+        wording = torch.randint(5, (len(owner),), generator=generator)
+        expected = best_apart(owner.tolist(), content.tolist(), wording.tolist())
+        assert ceiling_apart(owner, content, wording) == pytest.approx(expected)
 
 
 COCO = """
@@ -161,11 +260,26 @@ def test_evaluator(model: Any, data: Any, confused: Any):
     found = dict(Retrieval(ks=[1, 2])(model.encode, data, "test"))
     assert found == {
         f"retrieval/{name}": 1.0
-        for name in ("mean_recall", "i2t_r@1", "i2t_r@2", "t2i_r@1", "t2i_r@2")
+        for name in ("mean_r@1", "mean_recall", "i2t_r@1", "i2t_r@2", "t2i_r@1", "t2i_r@2")
     }
     # Red and green exchanged: one image in three finds its caption; no score but its own is not 0.
     found = dict(Retrieval(ks=[1])(confused.encode, data, "test"))
     assert found["retrieval/i2t_r@1"] == pytest.approx(1 / 3)
+
+
+def test_pixel_equal_pictures_of_a_data_set_count_as_one(model: Any, data: Any):
+    """Red is there under two names: through the loader, as every data set's pictures."""
+    split = data.splits["test"]
+    data.splits["test"] = PairDataset(
+        images=[*split.images, split.images[0].clone()], captions=[*split.captions, "so red"]
+    )
+    found = dict(Retrieval(ks=[1])(model.encode, data, "test"))
+    score = found["retrieval/mean_r@1"]
+    assert score.items == 3
+    # The captions "all red" and "so red" are one to this tokenizer, but not in words.
+    assert score.facts == {"items_apart": 4, "ceiling_apart": (3 / 4 + 2 / 4) / 2}
+    assert found["retrieval/t2i_r@1"] == 1.0
+    assert found["retrieval/i2t_r@1"] == 1.0
 
 
 def test_bad_ks():

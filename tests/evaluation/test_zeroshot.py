@@ -1,14 +1,17 @@
+import dataclasses
 import logging
 
 import pytest
 import torch
 
+from mmcompress.data.base import Classification
 from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.evaluation.zeroshot import (
     ZeroShot,
     balanced_accuracy,
     class_heads,
     zeroshot_accuracy,
+    zeroshot_hits,
     zeroshot_ranks,
 )
 
@@ -42,6 +45,64 @@ def test_accuracy_matches_argmax_without_ties():
         for image, label in zip(images, labels.tolist(), strict=True)
     )
     assert zeroshot_accuracy(images, heads, labels) == right / 50
+
+
+def test_of_classes_with_one_name_the_listed_one_is_hit():
+    """As in CLIP_benchmark: argmax, so the second class of a name is never found."""
+    heads = torch.eye(3)[[0, 1, 1, 2]]  # the middle two have one name
+    images = torch.eye(3)[[0, 1, 1, 2]]
+    same = torch.tensor([10, 11, 11, 12])
+    listed, largest = zeroshot_hits(images, heads, torch.arange(4), same)
+    assert listed.shape == (4, 1)
+    assert listed[[0, 3], 0].tolist() == [True, True]
+    assert listed[1:3].sum() == 1  # the same logits: topk lists one of the two for both images
+    assert largest.tolist() == [True, True, False, True]
+    # Under different names they are a tie that the model could have avoided.
+    listed, largest = zeroshot_hits(images, heads, torch.arange(4))
+    assert listed[:, 0].tolist() == largest.tolist() == [True, False, False, True]
+
+
+def test_equal_names_take_places_among_the_five():
+    heads = torch.cat([torch.eye(6)[[0] * 5], torch.eye(6)[1:]])  # five classes of one name
+    images = torch.tensor([[0.9, 0.4, 0.1, 0.0, 0.0, 0.0]])
+    same = torch.tensor([0] * 5 + [1, 2, 3, 4, 5])
+    for label, places in ((5, [False] * 5), (6, [False] * 5)):
+        listed, _ = zeroshot_hits(images, heads, torch.tensor([label]), same)
+        assert listed[0].tolist() == places
+    found = [zeroshot_hits(images, heads, torch.tensor([c]), same)[0][0, 4] for c in range(5)]
+    assert all(found)
+
+
+@pytest.mark.parametrize("classes", [3, 5, 40])
+def test_hits_are_ranks_without_equal_names(classes: int):
+    generator = torch.Generator().manual_seed(classes)
+    images, heads = (torch.randn(n, 8, generator=generator) for n in (60, classes))
+    labels = torch.randint(classes, (60,), generator=generator)
+    rank = zeroshot_ranks(images, heads, labels)
+    listed, largest = zeroshot_hits(images, heads, labels)
+    expected = rank[:, None] < torch.arange(1, listed.shape[1] + 1)
+    assert torch.equal(listed, expected)
+    assert torch.equal(largest, rank == 0)
+
+
+def test_a_constant_model_hits_nothing():
+    listed, largest = zeroshot_hits(torch.ones(4, 2), torch.ones(6, 2), torch.tensor([0, 1, 2, 0]))
+    assert not listed.any()
+    assert not largest.any()
+
+
+def test_equal_names_are_said_once(model, data, caplog):
+    """Names that differ and are one to the tokenizer count as equal, too."""
+    twice = Classification("colour", data.splits["test"], ["red", "so red", "blue"], ["a {} thing"])
+    twice = dataclasses.replace(twice, dataset=data.classification("test").dataset)
+    data.classification = lambda split: twice
+    with caplog.at_level(logging.WARNING):
+        found = [evaluate(model, data, {"zeroshot": ZeroShot()}, "test") for _ in range(2)]
+    (line,) = caplog.messages
+    assert "cannot tell apart (red = so red)" in line
+    # Red is found where topk lists it first, green is no "so red", blue is blue.
+    assert found[0]["zeroshot/balanced_acc@1"] == pytest.approx(2 / 3)
+    assert found[0] == found[1]
 
 
 def test_balanced_accuracy_weighs_classes_not_images():
