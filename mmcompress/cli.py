@@ -18,7 +18,7 @@ from mmcompress.artifact.export import LOADED_BY, export
 from mmcompress.configuration import composed
 from mmcompress.errors import in_one_sentence
 from mmcompress.locations import shipped
-from mmcompress.report.metrics import format_metric
+from mmcompress.report.metrics import with_interval
 
 
 def main() -> None:
@@ -123,6 +123,7 @@ def score(folder: Path, overrides: list[str], *, as_json: bool = False) -> dict[
     """Print the metrics of an artifact, by the evaluators and data of the configuration."""
     from mmcompress.artifact.artifact import Artifact
     from mmcompress.evaluation.evaluate import evaluate
+    from mmcompress.evaluation.score import intervals
 
     cfg = composed(*overrides)
     artifact = Artifact.load(folder, skeleton=_own_model(overrides))
@@ -133,8 +134,9 @@ def score(folder: Path, overrides: list[str], *, as_json: bool = False) -> dict[
     if as_json:
         print(json.dumps(metrics, indent=2))
     else:
+        found = intervals({}, metrics)
         for name, value in metrics.items():
-            print(f"{name:28} {format_metric(name, value)}")
+            print(f"{name:28} {with_interval(name, value, found.get(name))}")
     return metrics
 
 

@@ -24,6 +24,7 @@ from mmcompress.configuration import composed
 from mmcompress.files import write_atomically
 from mmcompress.locations import shipped
 from mmcompress.numerics import NUMERICS
+from mmcompress.report.metrics import main_metric
 from mmcompress.report.pictures import size_marks
 from mmcompress.report.plot import SIZE, Mark, pareto_figure, save
 from mmcompress.report.record import FILE, finished, numerics_of, read_records
@@ -235,26 +236,26 @@ def is_done(folder: Path, overrides: list[str]) -> bool:
 def draw(rows: list[Row], records: list[dict[str, Any]], peers: Path | None, path: Path) -> None:
     """One line per family, the peers of `benchmark_peers.py` as points."""
     families = {row.name: row.family for row in rows}
-    summaries = [s for s in summarise(records) if MAIN_METRIC in s.compressed]
-    ours, dense = size_marks(summaries, MAIN_METRIC)
+    metric = main_metric(records)  # records of earlier versions have another
+    ours, dense = size_marks(summarise(records), metric)
     marks = [
         replace(mark, family=families.get(mark.label.partition(" (")[0], mark.family))
         for mark in ours.values()
     ]
-    everything = marks + peer_marks(peers)
-    save(pareto_figure(everything, dense, MAIN_METRIC, SIZE, width=5.6, height=4.0), path)
+    everything = marks + peer_marks(peers, metric)
+    save(pareto_figure(everything, dense, metric, SIZE, width=5.6, height=4.0), path)
 
 
-def peer_marks(path: Path | None) -> list[Mark]:
-    """Points of the JSON of `benchmark_peers.py`, seeds together."""
+def peer_marks(path: Path | None, metric: str = MAIN_METRIC) -> list[Mark]:
+    """Points of the JSON of `benchmark_peers.py` that have the metric, seeds together."""
     settings: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in json.loads(path.read_bytes())["results"] if path else []:
-        if row.get("metrics"):
+        if metric in (row.get("metrics") or {}):
             settings.setdefault((row["peer"], row["name"], row["trained"]), []).append(row)
     marks = []
     for rows in settings.values():
         size = Spread.of([row["bytes"] / MEGABYTE for row in rows])
-        value = Spread.of([row["metrics"][MAIN_METRIC] for row in rows])
+        value = Spread.of([row["metrics"][metric] for row in rows])
         marks.append(Mark(size.mean, value.mean, value.std, family=rows[0]["peer"], peer=True))
     return marks
 

@@ -28,7 +28,7 @@ def mini():
 def test_seeds_of_a_peer_are_one_point(tmp_path: Path):
     def row(seed: int, value: float, trained: bool = True) -> dict:
         named = {"peer": "lib", "name": "int4", "trained": trained, "seed": seed}
-        return named | {"bytes": 10 + seed, "metrics": {"retrieval/mean_recall": value}}
+        return named | {"bytes": 10 + seed, "metrics": {"retrieval/mean_r@1": value}}
 
     failed = {"peer": "lib", "name": "int2", "trained": False, "seed": 0, "metrics": None}
     results = [row(0, 0.9, trained=False), row(0, 0.5), row(1, 0.7), failed]

@@ -32,4 +32,4 @@ def test_a_model_of_your_own(tmp_path: Path) -> None:
     ledger = run("-m", "mmcompress.cli", "inspect", artifact, *own, cwd=tmp_path)
     assert "codes" in ledger
     scores = run("-m", "mmcompress.cli", "evaluate", artifact, *own, cwd=tmp_path)
-    assert "retrieval/mean_recall" in scores
+    assert "retrieval/mean_r@1" in scores

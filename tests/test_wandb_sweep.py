@@ -79,7 +79,7 @@ def test_what_a_sweep_proposes_composes(path: Path) -> None:
         }
         cfg = composed(*fixed, *(f"{key}={value}" for key, value in proposed.items()))
         assert "retrieval" in cfg.evaluation.evaluators
-    assert sweep["metric"] == {"name": "retrieval/mean_recall", "goal": "maximize"}
+    assert sweep["metric"] == {"name": "retrieval/mean_r@1", "goal": "maximize"}
 
 
 def test_hydra_does_not_run_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Paired data: what every data set hands to calibration, training and evaluation."""
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from mmcompress.data.loading import FAILED, LOST, EpochOrder, Loader, ResumableL
 from mmcompress.data.losses import NAMED, Losses, by_reason
 from mmcompress.errors import MENDABLE
 from mmcompress.rgb import drop_alpha
+
+log = logging.getLogger(__name__)
 
 Captions = Literal["all", "first", "random"]
 
@@ -88,6 +91,7 @@ class PairData(pl.LightningDataModule, ABC):
         self.num_workers = num_workers
         self.seconds = seconds
         self.seed = seed
+        self._told: set[str] = set()
 
     @abstractmethod
     def build_splits(self) -> dict[str, Items]:
@@ -98,6 +102,12 @@ class PairData(pl.LightningDataModule, ABC):
         if not self.class_names:
             return None
         return Classification(self.name, self.splits[split], self.class_names, self.templates)
+
+    def warn_once(self, message: str) -> None:
+        """Log a line, unless it was logged before: both models are scored on the same data."""
+        if message not in self._told:
+            log.warning("%s %s", self.name, message)
+        self._told.add(message)
 
     def attach(self, backbone: Backbone) -> None:
         """Read the splits and use `backbone` to preprocess and tokenise from now on.

@@ -155,7 +155,7 @@ def _tell_equal(data: PairData, split: str, names: Sequence[str], same: Tensor) 
     equal = [" = ".join(group) for group in groups.values() if len(group) > 1]
     if equal:
         shown = ", ".join(equal[:5]) + (f" and {len(equal) - 5} more" if len(equal) > 5 else "")
-        data.splits[split].warn(
-            f"class names that the model cannot tell apart ({shown}): an image of one of them is a "
-            "hit where torch.topk lists its class first, as in CLIP_benchmark"
+        data.warn_once(
+            f"{split}: class names that the model cannot tell apart ({shown}): an image of one of "
+            "them is a hit where torch.topk lists its class first, as in CLIP_benchmark"
         )

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from mmcompress.artifact.ledger import LedgerRow, Share, summarise, summarise_treatments
 from mmcompress.backbones.card import Card
-from mmcompress.report.metrics import format_metric, is_percent
+from mmcompress.report.metrics import format_interval, format_metric, is_percent
 
 MIN_WIDTH = 120
 """Columns that a pipe or a log gets, where there is no terminal to ask."""
@@ -52,9 +52,9 @@ def print_report(
     console = console or report_console()
     table = Table(title="dense and compressed, reloaded from the artifact", title_justify="left")
     table.add_column("metric")
-    for column in ("dense", "compressed", "Δ"):
+    for column in ("items", "dense", "compressed", "Δ"):
         table.add_column(column, justify="right")
-    for rows in (_metric_rows(record["metrics"]), _size_rows(record["size"])):
+    for rows in (_metric_rows(record), _size_rows(record["size"])):
         for row in rows:
             table.add_row(*row)
         table.add_section()
@@ -62,6 +62,8 @@ def print_report(
     for row in _latency_rows(latency):
         table.add_row(*row)
     console.print(table)
+    for line in _interval_lines(record.get("intervals") or {}):
+        console.print(Text(line), soft_wrap=True)
     if latency:
         console.print(Text(f"latency: {latency['runtime']}, {latency['threads']} threads, median"))
     if latency.get("no_speedup"):
@@ -74,32 +76,66 @@ def print_report(
     console.print(Text(f"artifact: {artifact}"), soft_wrap=True)
 
 
-def _metric_rows(metrics: Mapping[str, Mapping[str, float]]) -> Iterable[tuple[str, ...]]:
-    dense, compressed = metrics["dense"], metrics["compressed"]
+def _metric_rows(record: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
+    dense, compressed = (record["metrics"][which] for which in ("dense", "compressed"))
+    intervals = record.get("intervals") or {}
     for name, value in compressed.items():
-        before = dense.get(name)
+        entry, before = intervals.get(name, {}), dense.get(name)
+        items = f"{entry['items']:,}" if entry else ""
+        after = _with_interval(name, format_metric(name, value), entry.get("compressed"))
         if before is None:
-            yield name, NO_VALUE, format_metric(name, value), NO_VALUE
+            yield name, items, NO_VALUE, after, NO_VALUE
         else:
             change = value - before
             delta = f"{100 * change:+.2f} points" if is_percent(name) else f"{change:+.4g}"
-            yield name, format_metric(name, before), format_metric(name, value), _minus(delta)
+            yield (
+                name,
+                items,
+                _with_interval(name, format_metric(name, before), entry.get("dense")),
+                after,
+                _with_interval(name, _minus(delta), entry.get("delta"), sign=True),
+            )
+
+
+def _with_interval(
+    name: str, text: str, bounds: Sequence[float] | None, *, sign: bool = False
+) -> str:
+    if not bounds:
+        return text
+    return f"{text} {format_interval(name, bounds, 1 if is_percent(name) else 4, sign=sign)}"
+
+
+def _interval_lines(intervals: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
+    """What the brackets are, and what equal items would have cost."""
+    if intervals:
+        yield (
+            "[ ]: 95 % bootstrap interval over the test items; that of Δ is paired, both models on "
+            "the same items"
+        )
+    for name, entry in intervals.items():
+        if "items_apart" in entry:
+            yield (
+                f"{name}: {entry['items']:,} of {entry['items_apart']:,} items are distinct, and "
+                "equal ones count as one; counted apart, no model could exceed "
+                f"{format_metric(name, entry['ceiling_apart'])}"
+            )
 
 
 def _size_rows(size: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
     dense, stored = size["dense_bytes"], size["artifact_bytes"]
     change = _minus(f"{stored / dense - 1:+.1%}")
     dense_bits = size["bits_per_weight"] * size["compression_ratio"]
-    yield f"bytes (dense: {size['dense_dtype']})", format_bytes(dense), format_bytes(stored), change
-    yield "compression_ratio", "1.00×", f"{size['compression_ratio']:.2f}×", ""
-    yield "bits_per_weight", f"{dense_bits:.2f}", f"{size['bits_per_weight']:.2f}", ""
+    name = f"bytes (dense: {size['dense_dtype']})"
+    yield name, "", format_bytes(dense), format_bytes(stored), change
+    yield "compression_ratio", "", "1.00×", f"{size['compression_ratio']:.2f}×", ""
+    yield "bits_per_weight", "", f"{dense_bits:.2f}", f"{size['bits_per_weight']:.2f}", ""
 
 
 def _latency_rows(latency: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
     for name, key, unit in (("latency", "ms", "ms"), ("throughput", "pairs_per_s", "pairs/s")):
         compressed = latency.get(f"compressed_{key}")
         for batch, dense in latency.get(f"dense_{key}", {}).items():
-            cells = f"{name}, batch {batch}", f"{dense:.1f} {unit}"
+            cells = f"{name}, batch {batch}", "", f"{dense:.1f} {unit}"
             if compressed is None:
                 yield *cells, NO_VALUE, "no speed-up expected"
             else:

@@ -3,14 +3,21 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-MAIN_METRIC = "retrieval/mean_recall"
+MAIN_METRIC = "retrieval/mean_r@1"
 SECOND_METRIC = "zeroshot/acc@1"
-PREFERRED = (MAIN_METRIC, SECOND_METRIC, "accuracy/acc@1", "captioning/perplexity")
-"""What a table is about when nobody says: the first of these that was measured."""
+PREFERRED = (
+    MAIN_METRIC,
+    "retrieval/mean_recall",
+    SECOND_METRIC,
+    "accuracy/acc@1",
+    "captioning/perplexity",
+)
+"""What a table is about when nobody says: the first of these that was measured. The others have a
+column each."""
 
 PERCENT_METRICS = ("r@", "recall", "acc@")
 LOWER_IS_BETTER = ("perplexity", "loss", "error")
-TITLES = {SECOND_METRIC: "zero-shot"}
+TITLES = {MAIN_METRIC: "mean R@1", SECOND_METRIC: "zero-shot"}
 
 
 def is_percent(name: str) -> bool:
@@ -46,11 +53,23 @@ def title(name: str, *, unit: bool = False) -> str:
     """What tables and axes call a metric.
 
     Example:
-        >>> title("retrieval/mean_recall", unit=True), title("agreement/text_cosine", unit=True)
-        ('mean recall (%)', 'text cosine')
+        >>> title("retrieval/mean_r@1", unit=True), title("agreement/text_cosine", unit=True)
+        ('mean R@1 (%)', 'text cosine')
     """
     text = TITLES.get(name) or name.rpartition("/")[2].replace("_", " ")
     return f"{text} (%)" if unit and is_percent(name) else text
+
+
+def format_interval(name: str, bounds: Sequence[float], digits: int, *, sign: bool = False) -> str:
+    """A 95 % interval, in percent where the metric is.
+
+    Example:
+        >>> format_interval("retrieval/mean_r@1", [0.781, 0.8463], 1)
+        '[78.1, 84.6]'
+    """
+    values = (round(scale(name) * bound, digits) for bound in bounds)
+    low, high = (f"{v:{'+' if sign and v else ''}.{digits}f}" for v in (v + 0.0 for v in values))
+    return f"[{low}, {high}]".replace("-", "−")
 
 
 def format_metric(name: str, value: float) -> str:
@@ -61,6 +80,20 @@ def format_metric(name: str, value: float) -> str:
         ('88.83 %', '0.1235')
     """
     return f"{100 * value:.2f} %" if is_percent(name) else f"{value:.4g}"
+
+
+def with_interval(name: str, value: float, entry: Mapping[str, Any] | None) -> str:
+    """A metric with its 95 % bootstrap interval and number of test items, where it has them.
+
+    Example:
+        >>> with_interval("zeroshot/acc@1", 0.5, {"items": 1200, "compressed": [0.47, 0.53]})
+        '50.00 % [47.0, 53.0] (95 %), 1,200 items'
+    """
+    text = format_metric(name, value)
+    if not entry:
+        return text
+    bounds = format_interval(name, entry["compressed"], 1 if is_percent(name) else 4)
+    return f"{text} {bounds} (95 %), {entry['items']:,} items"
 
 
 def metrics_in(records: Iterable[Mapping[str, Any]]) -> list[str]:

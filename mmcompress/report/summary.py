@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mmcompress.report.record import numerics_of
@@ -55,6 +55,8 @@ class Summary:
         latency: batch size → compressed / dense latency of each run, which were measured in turn in
             one process; empty where the method cannot be faster and none was measured.
         dense_ms: batch size → milliseconds of the dense model.
+        intervals: metric name → `items`, and the 95 % intervals `dense`, `compressed` and `delta`,
+            of several seeds the mean of their bounds; empty for records that have none.
         family: of the recipe, see `settings.family`; `CAST` of the dense model in float16.
         records: the runs themselves; none of the dense model in float16.
     """
@@ -70,6 +72,7 @@ class Summary:
     dense_ms: Mapping[str, Spread]
     family: str
     records: Sequence[Mapping[str, Any]]
+    intervals: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 CAST = "float16"
@@ -146,7 +149,27 @@ def _summary(name: str, runs: Sequence[Mapping[str, Any]]) -> Summary:
         dense_ms=over([(run.get("latency") or {}).get("dense_ms") or {} for run in runs]),
         family=family(runs[0]["config"]),
         records=runs,
+        intervals=_intervals([run.get("intervals") or {} for run in runs]),
     )
+
+
+def _intervals(runs: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Of each metric that all runs have intervals of."""
+    found = {}
+    for name, first in runs[0].items():
+        entries = [run[name] for run in runs if name in run]
+        if len(entries) == len(runs):
+            found[name] = {key: _mean([entry.get(key) for entry in entries]) for key in first}
+    return found
+
+
+def _mean(values: Sequence[Any]) -> Any:
+    """Of numbers, or of both bounds of intervals; None where one is missing."""
+    if any(value is None for value in values):
+        return None
+    if isinstance(values[0], list):
+        return [_mean(bounds) for bounds in zip(*values, strict=True)]
+    return math.fsum(values) / len(values)
 
 
 def _cast_summaries(record: Mapping[str, Any]) -> list[Summary]:
@@ -174,6 +197,7 @@ def _cast_summaries(record: Mapping[str, Any]) -> list[Summary]:
             dense_ms={},
             family=CAST,
             records=(),
+            intervals=_intervals([cast.get("intervals") or {}]),
         )
         for name, form in (("dense, float16", "plain"), ("dense, float16, coded", "coded"))
     ]

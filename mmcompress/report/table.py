@@ -10,6 +10,7 @@ from mmcompress.report.metrics import (
     PREFERRED,
     SECOND_METRIC,
     digits,
+    format_interval,
     is_percent,
     main_metric,
     metrics_in,
@@ -50,7 +51,8 @@ def recipes_table(
     """One row per summary.
 
     Args:
-        metric: dense, compressed and Δ; the next of `PREFERRED` that was measured stands beside it.
+        metric: dense, compressed and Δ, with 95 % intervals and the number of test items where
+            they were measured; the others of `PREFERRED` that were measured stand beside it.
         more: metrics of the compressed model that get a column of their own, as they are.
         latency: whether there is a column for it, where any was measured.
     """
@@ -71,16 +73,20 @@ class _Format:
     scale: float = 1.0
     sign: bool = False
 
-    def cells(self, spreads: Sequence[Spread | None]) -> list[Cell]:
+    def cells(
+        self, spreads: Sequence[Spread | None], bounds: Sequence[str | None] | None = None
+    ) -> list[Cell]:
+        """With intervals, as `format_interval` writes them, where there are some."""
         return [
             Cell(ABSENT, None)
             if spread is None
             else Cell(
-                spread.format(self.digits, scale=self.scale, sign=self.sign),
+                spread.format(self.digits, scale=self.scale, sign=self.sign)
+                + (f" {between}" if between else ""),
                 spread.mean,
                 repeated=spread.n > 1,
             )
-            for spread in spreads
+            for spread, between in zip(spreads, bounds or [None] * len(spreads), strict=True)
         ]
 
 
@@ -98,17 +104,22 @@ def _columns(
         f"{title(metric)}, dense{unit}",
         main.cells([None if value is None else Spread.of([value]) for value in dense]),
     )
-    yield f"compressed{unit}", main.cells(compressed(metric))
+    yield f"compressed{unit}", main.cells(compressed(metric), _bounds(summaries, metric))
     delta = _Format(main.digits, main.scale, sign=True)
     yield (
         "Δ (points)" if unit else "Δ",
-        delta.cells([summary.delta.get(metric) for summary in summaries]),
+        delta.cells(
+            [summary.delta.get(metric) for summary in summaries],
+            _bounds(summaries, metric, "delta"),
+        ),
     )
+    items = [summary.intervals.get(metric, {}).get("items") for summary in summaries]
+    if any(items):
+        yield "test items", [Cell(ABSENT if n is None else f"{n:,.0f}", n) for n in items]
     found = {name for summary in summaries for name in summary.compressed}
-    second = next((name for name in PREFERRED if name in found and name != metric), None)
-    if second is not None:
-        form = _Format(digits(second), scale(second))
-        yield title(second, unit=True), form.cells(compressed(second))
+    for other in (name for name in PREFERRED if name in found and name != metric):
+        form = _Format(digits(other), scale(other))
+        yield title(other, unit=True), form.cells(compressed(other))
     dtypes = ", ".join(dict.fromkeys(f"dense {summary.dense_dtype}" for summary in summaries))
     sizes = (
         ("stored (MB)", "artifact_bytes", _Format(2, 1 / MEGABYTE)),
@@ -123,6 +134,15 @@ def _columns(
         yield f"latency, batch {batch} (dense = 1)", _Format(2).cells(ratios)
     for name in more:
         yield name.rpartition("/")[2].replace("_", " "), _Format(4).cells(compressed(name))
+
+
+def _bounds(
+    summaries: Sequence[Summary], metric: str, which: str = "compressed"
+) -> list[str | None]:
+    """The intervals of a column as text."""
+    sign = which == "delta"
+    found = [summary.intervals.get(metric, {}).get(which) for summary in summaries]
+    return [b and format_interval(metric, b, digits(metric), sign=sign) for b in found]
 
 
 def largest_batch(summaries: Sequence[Summary]) -> str | None:
@@ -150,12 +170,25 @@ def all_values(name: str, summaries: Sequence[Summary]) -> list[dict[str, Any]]:
             row |= _numbers(f"dense/{metric}", summary.dense.get(metric))
             row |= _numbers(metric, summary.compressed.get(metric))
             row |= _numbers(f"delta/{metric}", summary.delta.get(metric))
+            row |= _interval_numbers(metric, summary.intervals.get(metric, {}))
         for key, spread in summary.size.items():
             row |= _numbers(key, spread)
         for batch, spread in summary.latency.items():
             row |= _numbers(f"latency_ratio_batch_{batch}", spread)
         rows.append(row)
     return rows
+
+
+def _interval_numbers(metric: str, entry: Mapping[str, Any]) -> dict[str, float]:
+    """Bounds of the three intervals, and the number of test items."""
+    if not entry:
+        return {}
+    named = {"compressed": metric, "dense": f"dense/{metric}", "delta": f"delta/{metric}"}
+    return {f"{metric} items": entry["items"]} | {
+        f"{name} {end}": bound
+        for which, name in named.items()
+        for end, bound in zip(("low", "high"), entry.get(which) or (), strict=False)
+    }
 
 
 def _numbers(name: str, spread: Spread | None) -> dict[str, float | None]:

@@ -88,6 +88,14 @@ def summary_values(record: Mapping[str, Any]) -> dict[str, float]:
     """
     values = dict(record["metrics"]["compressed"])
     values |= {f"dense/{name}": value for name, value in record["metrics"]["dense"].items()}
+    for name, entry in (record.get("intervals") or {}).items():
+        values[f"items/{name}"] = entry["items"]
+        for which, prefix in (("compressed", ""), ("dense", "dense/"), ("delta", "delta/")):
+            for end, bound in zip(("low", "high"), entry.get(which, ()), strict=False):
+                values[f"{prefix}{name}_{end}"] = bound
+        if "delta" in entry:
+            metrics = record["metrics"]
+            values[f"delta/{name}"] = metrics["compressed"][name] - metrics["dense"][name]
     cast = record.get("float16") or {}
     values |= {f"float16/{name}": value for name, value in cast.get("metrics", {}).items()}
     values |= {f"float16/{form}_bytes": cast[form]["bytes"] for form in ("plain", "coded") if cast}

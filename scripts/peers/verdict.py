@@ -4,11 +4,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mmcompress.report.metrics import title
 from mmcompress.report.summary import Spread, Summary
 from mmcompress.report.table import ABSENT, MAIN_METRIC, MEGABYTE, SECOND_METRIC
 
 WITHIN = 0.02
-"""Loss of mean recall, against the dense model, up to which artifacts are compared."""
+"""Loss of the main metric, against the dense model, up to which artifacts are compared."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Point:
     Attributes:
         name: library and setting, or our recipe.
         bytes: of all its files, mean.
-        value: mean recall.
+        value: of the main metric.
         graph: bytes of those files that hold the network's graph and no weight.
     """
 
@@ -58,7 +59,7 @@ class Verdict:
 def verdicts(
     peers: Iterable[Point], ours: Sequence[Point], dense: float, within: float = WITHIN
 ) -> list[Verdict]:
-    """One per peer that loses at most `within` of mean recall, the most accurate first."""
+    """One per peer that loses at most `within` of the main metric, the most accurate first."""
     near = [p for p in peers if p.value.mean >= dense - within]
     found = []
     for peer in sorted(near, key=lambda p: (-p.value.mean, p.bytes)):
@@ -102,7 +103,7 @@ def results_table(
         "library",
         "setting",
         "fine-tuned",
-        "mean recall (%)",
+        title(MAIN_METRIC, unit=True),
         "Δ (points)",
         "zero-shot (%)",
         "stored (MB)",
@@ -120,8 +121,9 @@ def results_table(
 
 def verdict_table(found: Sequence[Verdict]) -> str:
     """Peer, our smallest artifact at least as accurate, and whether it is half the size."""
-    header = ("peer", "mean recall (%)", "MB", "our smallest at least as accurate")
-    header += ("mean recall (%)", "MB", "times smaller", "at most half the bytes")
+    metric = title(MAIN_METRIC, unit=True)
+    header = ("peer", metric, "MB", "our smallest at least as accurate")
+    header += (metric, "MB", "times smaller", "at most half the bytes")
     lines = [header, ("---", "---:", "---:", "---", "---:", "---:", "---:", "---")]
     for verdict in found:
         lines.append((*_cells(verdict.peer), *_ours(verdict)))

@@ -28,14 +28,14 @@ def test_report_by_hand(make_record, console, tmp_path):
         make_record("magnitude", "int4", ratio=8.0, recall=0.86), tmp_path, console=console
     )
     assert cells(console) == {
-        "retrieval/mean_recall": ["88.00 %", "86.00 %", "−2.00 points"],
-        "zeroshot/acc@1": ["60.00 %", "50.00 %", "−10.00 points"],
-        "bytes (dense: float32)": ["20.00 MB (20,000,000)", "2.50 MB (2,500,000)", "−87.5%"],
-        "compression_ratio": ["1.00×", "8.00×", ""],
-        "bits_per_weight": ["32.00", "4.00", ""],
-        "latency, batch 1": ["9.0 ms", "6.0 ms", "1.50× as fast"],
-        "latency, batch 32": ["66.0 ms", "33.0 ms", "2.00× as fast"],
-        "throughput, batch 32": ["484.8 pairs/s", "969.7 pairs/s", "2.00× as fast"],
+        "retrieval/mean_recall": ["", "88.00 %", "86.00 %", "−2.00 points"],
+        "zeroshot/acc@1": ["", "60.00 %", "50.00 %", "−10.00 points"],
+        "bytes (dense: float32)": ["", "20.00 MB (20,000,000)", "2.50 MB (2,500,000)", "−87.5%"],
+        "compression_ratio": ["", "1.00×", "8.00×", ""],
+        "bits_per_weight": ["", "32.00", "4.00", ""],
+        "latency, batch 1": ["", "9.0 ms", "6.0 ms", "1.50× as fast"],
+        "latency, batch 32": ["", "66.0 ms", "33.0 ms", "2.00× as fast"],
+        "throughput, batch 32": ["", "484.8 pairs/s", "969.7 pairs/s", "2.00× as fast"],
     }
     lines = console.file.getvalue().splitlines()
     assert lines[-4:] == [
@@ -46,6 +46,42 @@ def test_report_by_hand(make_record, console, tmp_path):
     ]
 
 
+def test_intervals_and_items_stand_beside_the_scores(make_record, console, tmp_path):
+    console.width = 140
+    record = make_record("int4") | {
+        "metrics": {
+            "dense": {"retrieval/mean_r@1": 0.88, "retrieval/mean_recall": 0.9},
+            "compressed": {"retrieval/mean_r@1": 0.86, "retrieval/mean_recall": 0.89},
+        },
+        "intervals": {
+            "retrieval/mean_r@1": {
+                "items": 483,
+                "items_apart": 500,
+                "ceiling_apart": 0.9536,
+                "dense": [0.85, 0.9123],
+                "compressed": [0.83, 0.8899],
+                "delta": [-0.0301, 0.0],
+            }
+        },
+    }
+    print_report(record, tmp_path, console=console)
+    found = cells(console)
+    assert next(iter(found)) == "retrieval/mean_r@1"
+    assert found["retrieval/mean_r@1"] == [
+        "483",
+        "88.00 % [85.0, 91.2]",
+        "86.00 % [83.0, 89.0]",
+        "−2.00 points [−3.0, 0.0]",
+    ]
+    assert found["retrieval/mean_recall"] == ["", "90.00 %", "89.00 %", "−1.00 points"]
+    printed = console.file.getvalue()
+    assert "95 % bootstrap interval over the test items" in printed
+    assert (
+        "retrieval/mean_r@1: 483 of 500 items are distinct, and equal ones count as one; counted "
+        "apart, no model could exceed 95.36 %"
+    ) in printed
+
+
 def test_a_reason_takes_the_place_of_compressed_latency(make_record, console, tmp_path):
     record = make_record("int4")
     record["latency"] |= {
@@ -54,7 +90,7 @@ def test_a_reason_takes_the_place_of_compressed_latency(make_record, console, tm
         "no_speedup": "decoded to float32",
     }
     print_report(record, tmp_path, console=console)
-    assert cells(console)["latency, batch 1"] == ["9.0 ms", "–", "no speed-up expected"]
+    assert cells(console)["latency, batch 1"] == ["", "9.0 ms", "–", "no speed-up expected"]
     assert "no speed-up expected: decoded to float32" in console.file.getvalue()
 
 

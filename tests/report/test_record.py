@@ -23,6 +23,7 @@ KEYS = [
     "data",
     "float16",
     "numerics",
+    "intervals",
     "dense_sha256",
     "size",
     "latency",

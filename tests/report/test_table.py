@@ -1,7 +1,7 @@
 import pytest
 
 from mmcompress.report.summary import Spread, comparable, summarise
-from mmcompress.report.table import results_table
+from mmcompress.report.table import all_values, results_table
 
 
 def test_table_by_hand(make_record):
@@ -52,6 +52,57 @@ def test_settings_of_one_recipe_get_rows_of_their_own(make_record):
 )
 def test_format(spread, sign, text):
     assert spread.format(1, scale=100, sign=sign) == text
+
+
+def with_interval(record, value: float, low: float, high: float, delta: list[float]):
+    name = "retrieval/mean_r@1"
+    metrics = {which: dict(values) for which, values in record["metrics"].items()}
+    metrics["dense"][name], metrics["compressed"][name] = 0.9, value
+    entry = {"items": 483, "dense": [0.88, 0.92], "compressed": [low, high], "delta": delta}
+    return record | {"metrics": metrics, "intervals": {name: entry}}
+
+
+def test_the_headline_has_its_interval_and_number_of_items(make_record):
+    records = [
+        with_interval(make_record("int4", ratio=8.0), 0.85, 0.82, 0.88, [-0.061, -0.039]),
+        *(
+            with_interval(make_record("int8", seed=s), 0.88 + d, 0.86 + d, 0.9 + d, [-0.03 + d, d])
+            for s, d in enumerate((0.0, 0.01))
+        ),
+    ]
+    lines = [line.split(" | ") for line in results_table(records).splitlines()]
+    assert lines[0][:7] == [
+        "| recipe",
+        "mean R@1, dense (%)",
+        "compressed (%)",
+        "Δ (points)",
+        "test items",
+        "mean recall (%)",
+        "zero-shot (%)",
+    ]
+    assert lines[2][1:5] == [
+        "90.0",
+        "88.5 ± 0.7 [86.5, 90.5] (2 seeds)",
+        "−1.5 ± 0.7 [−2.5, +0.5] (2 seeds)",
+        "483",
+    ]
+    assert lines[3][1:5] == ["90.0", "85.0 [82.0, 88.0]", "−5.0 [−6.1, −3.9]", "483"]
+
+
+def test_records_without_intervals_stand_beside_those_with(make_record):
+    new = with_interval(make_record("int4", ratio=8.0), 0.85, 0.82, 0.88, [-0.061, -0.039])
+    lines = [line.split(" | ") for line in results_table([new, make_record("int8")]).splitlines()]
+    assert lines[2][1:6] == ["–", "–", "–", "–", "87.0"]
+    assert lines[3][2] == "85.0 [82.0, 88.0]"
+
+
+def test_comma_separated_values_hold_the_bounds(make_record):
+    new = with_interval(make_record("int4"), 0.85, 0.82, 0.88, [-0.061, -0.039])
+    (row,) = all_values("", summarise([new]))
+    name = "retrieval/mean_r@1"
+    assert [row[f"{name} {key}"] for key in ("items", "low", "high")] == [483, 0.82, 0.88]
+    assert [row[f"delta/{name} {end}"] for end in ("low", "high")] == [-0.061, -0.039]
+    assert [row[f"dense/{name} {end}"] for end in ("low", "high")] == [0.88, 0.92]
 
 
 def test_comparable_runs_share_backbone_data_and_split(make_record):
