@@ -144,15 +144,14 @@ def _scores_of(metrics: Mapping[str, float]) -> dict[str, Any]:
 
 def _metrics_in(stored: Any, key: str) -> dict[str, float] | None:
     """The metrics that a cache file holds; None when it is not what was written."""
-    told = {
-        part: stored.get(part) if isinstance(stored, dict) else None
-        for part in ("metrics", "scores")
-    }
-    if not all(isinstance(part, dict) for part in told.values()):
+    if not isinstance(stored, dict):
         return None
-    if stored.get("sha256") != _checksum(key, told):
+    metrics, scores = stored.get("metrics"), stored.get("scores")
+    if not isinstance(metrics, dict) or not isinstance(scores, dict):
         return None
-    return told["metrics"] | {name: Score(**kept) for name, kept in told["scores"].items()}
+    if stored.get("sha256") != _checksum(key, {"metrics": metrics, "scores": scores}):
+        return None
+    return metrics | {name: Score(**kept) for name, kept in scores.items()}
 
 
 def _checksum(key: str, told: Mapping[str, Any]) -> str:
