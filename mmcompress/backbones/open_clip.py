@@ -35,6 +35,7 @@ from mmcompress.backbones.open_clip_hub import (
     preprocessing_of,
     read_config,
     save_weights,
+    warn_of_unread_weights,
 )
 from mmcompress.backbones.text_encoder import split_blocks
 
@@ -184,6 +185,8 @@ class OpenClip(Backbone):
         _check(name, config)
         text_config, tokenizer = find_text_config(name, config), find_tokenizer(name, config)
         weights = None if pretrained is None else find_weights(name, pretrained)
+        if weights is None:
+            warn_of_unread_weights(name)
         if weights is not None and weights.tag:
             preprocessing = preprocessing_of(weights.tag)
             if weights.tag.get("quick_gelu"):

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from mmcompress.backbones.complete import refuse_adapter_keys, refuse_adapters
 from mmcompress.backbones.hub import hub_reachable
 from mmcompress.files import write_json
 from mmcompress.memory import LARGE
+
+log = logging.getLogger(__name__)
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHT_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
@@ -84,6 +87,20 @@ def read_config(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
             f"backbone.name={name!r}: the folder needs an open_clip_config.json that holds a "
             f"model_cfg with vision_cfg and text_cfg ({type(error).__name__}: {error})"
         ) from error
+
+
+def warn_of_unread_weights(name: str) -> None:
+    """Say so where a folder holds weights and nobody asked for them: open_clip would read them."""
+    folder = Path(name.removeprefix("local-dir:"))
+    there = [file for file in WEIGHT_FILES if name != str(folder) and (folder / file).is_file()]
+    if there:
+        log.warning(
+            "backbone.name=%r holds %s, which is not read: the weights are random unless "
+            "backbone.pretrained=%s",
+            name,
+            there[0],
+            folder / there[0],
+        )
 
 
 def find_weights(name: str, pretrained: str) -> Weights:

@@ -157,7 +157,15 @@ class LibraryPixels:
     def _of(self, pictures: list[Any]) -> Tensor:
         # Else the library would have to guess where the channels are in a picture 3 pixels wide.
         order = {"input_data_format": "channels_first"} if torch.is_tensor(pictures[0]) else {}
-        found = dict(self._processor(pictures, return_tensors="pt", **order))
+        try:
+            found = dict(self._processor(pictures, return_tensors="pt", **order))
+        # What the library raises on settings that it took and cannot follow cannot be listed.
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200] or "no message"
+            raise ValueError(
+                f"{self._named} cannot prepare a picture by its settings "
+                f"({type(error).__name__}: {reason}): correct {PREPROCESSOR_FILE}"
+            ) from error
         if {*found} == {"pixel_values", "pixel_attention_mask", "spatial_shapes"}:
             return packed(**found)
         pixels = found.pop("pixel_values", None)

@@ -293,3 +293,13 @@ def test_a_preprocess_cfg_that_cannot_be_honoured(
     (tmp_path / "open_clip_config.json").write_text(json.dumps(stored))
     with pytest.raises(ValueError, match=message):
         OpenClip.from_pretrained(f"local-dir:{tmp_path}")
+
+
+def test_weights_in_the_folder_that_nobody_asked_for(
+    small_folder: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    OpenClip.from_pretrained(small_folder)
+    assert not caplog.records
+    save_file(small().state_dict(), tmp_path / "open_clip_model.safetensors")
+    OpenClip.from_pretrained(small_folder)
+    assert "holds open_clip_model.safetensors, which is not read: the weights are" in caplog.text

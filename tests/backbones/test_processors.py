@@ -306,6 +306,11 @@ BAD: dict[str, tuple[Any, str]] = {
         "ViltImageProcessor gives pixel_mask, which",
     ),
     "no such size": (CLIP | {"size": {"edge": 3}}, r"transformers makes no image processor of"),
+    "no such kernel": (
+        CLIP | {"resample": 99},
+        r"cannot prepare a picture by its settings \(\w+: ",
+    ),
+    "a mean of two": (CLIP | {"image_mean": [0.5, 0.5]}, r"cannot prepare a picture by its"),
     "too large": (CLIP | {"size": 10**9}, r"size=\{'shortest_edge': 1000000000\} .* 1 to 16384"),
     "a name that is no more": (
         CLIP | {"image_processor_type": "OwlProcessorOfOld"},
