@@ -46,7 +46,8 @@ def main(cfg: DictConfig) -> None:
     evaluators = instantiate(cfg.evaluation.evaluators)
     split = cfg.evaluation.split
     check_split(data, split)
-    data.check_readable("train")
+    for part in ("train", "val"):
+        data.check_readable(part)
 
     with start_run(cfg) as run:
         record = run.record

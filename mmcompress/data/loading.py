@@ -51,10 +51,13 @@ class Loader(DataLoader):
         ValueError: no item of a pass can be read.
     """
 
+    _read = 0
+    """Batches that were read in this pass; one of which no item could be read is among them."""
+
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         items, first, some = cast(Items, self.dataset), None, False
         losses = Losses() if items.losses is None else items.losses
-        for batch in super().__iter__():
+        for self._read, batch in enumerate(super().__iter__(), start=1):
             if FAILED in batch:
                 raise batch[FAILED]
             for lost in batch.pop(LOST):
@@ -72,19 +75,17 @@ class Loader(DataLoader):
 class ResumableLoader(Loader):
     """A loader whose place in the epoch Lightning writes to checkpoints and reads back."""
 
-    _given = 0
     _skipped = 0
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         skipped, self._skipped = self._skipped, 0
-        self._given = 0
+        self._read = 0
         for batch in super().__iter__():
-            self._given += 1
-            if self._given > skipped:
+            if self._read > skipped:
                 yield batch
 
     def state_dict(self) -> dict[str, int]:
-        return {"batches": self._given % len(self)}
+        return {"batches": self._read % len(self)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self._skipped = state["batches"]

@@ -56,7 +56,7 @@ class WebDataset(PairData):
 
     def build_splits(self) -> dict[str, Items]:
         folders = sorted(f for f in self.root.iterdir() if f.is_dir() and not is_hidden(f.name))
-        found = {f.name: sorted(f.glob("*.tar"), key=_shard_number) for f in folders}
+        found = {folder.name: _shards_in(folder) for folder in folders}
         for folder in folders:
             _check_packed(folder)
         names = our_names((name for name, files in found.items() if files), self.name)
@@ -88,6 +88,10 @@ def _check_packed(folder: Path) -> None:
         plain = file.name.removesuffix(suffix or "") + ".tar"
         if suffix is not None and not is_hidden(file.name) and not (folder / plain).exists():
             raise ValueError(f"{file} is compressed, and shards are read in place: unpack it")
+
+
+def _shards_in(folder: Path) -> list[Path]:
+    return sorted((f for f in folder.glob("*.tar") if not is_hidden(f.name)), key=_shard_number)
 
 
 def _shard_number(file: Path) -> tuple[int, str]:

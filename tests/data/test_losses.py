@@ -1,6 +1,7 @@
 """Items that are left out: named, counted once, and an end of the run when none is left."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.data.base import PairData
 from mmcompress.data.decode import Unreadable, Waveform, read_audio, read_image
 from mmcompress.data.items import Item, Items, PairDataset, Sample
+from mmcompress.data.loading import ResumableLoader
 from mmcompress.data.losses import NAMED, Losses
 from mmcompress.data.table import Table
 from mmcompress.evaluation.evaluate import evaluate
@@ -203,3 +205,31 @@ def test_what_a_run_records(tmp_path: Path, tiny_backbone: HFClip) -> None:
     left_out = {"no such file": 1, "no readable image": 1}
     assert data.summary()["test"] == {"items": 4, "left_out": left_out}
     assert data.summary()["val"] == {"items": 1, "left_out": {}}
+
+
+@pytest.mark.parametrize("lost", [range(8), range(8, 16), range(16, 24), (0, 9)])
+def test_a_loader_goes_on_where_it_was_past_a_batch_that_is_lost(
+    lost: Sequence[int], tiny_data: PairData
+) -> None:
+    """24 pairs in batches of 8, in order; at the end of a pass the next one begins at its start."""
+    items = partly(tiny_data.splits["train"], set(lost))
+
+    def loader() -> ResumableLoader:
+        found = tiny_data.loader(items, kind=ResumableLoader, batch_size=8)
+        assert isinstance(found, ResumableLoader)
+        return found
+
+    expected = [batch["text"] for batch in loader()]
+    assert len(expected) == (3 if len(lost) == 2 else 2)
+    for done in range(1, len(expected)):
+        cut = loader()
+        batches = iter(cut)
+        for _ in range(done):
+            next(batches)
+        again = loader()
+        again.load_state_dict(cut.state_dict())
+        rest = [batch["text"] for batch in again]
+        assert all(torch.equal(a, b) for a, b in zip(rest, expected[done:], strict=True))
+    whole = loader()
+    assert len(list(whole)) == len(expected)
+    assert whole.state_dict() == {"batches": 0}
