@@ -54,6 +54,10 @@ def main(cfg: DictConfig) -> None:
         trainer = instantiate(cfg.trainer, logger=run.loggers, callbacks=run.callbacks)
         start_processes(trainer)
         run.agree()
+        if run.is_scored:
+            if run.artifact is not None:
+                run.report(run.artifact)
+            return
         dense_bytes = dense_file_bytes(backbone.model)
         teacher = mapped_copy(backbone)
         if trainer.is_global_zero:
@@ -125,7 +129,8 @@ def main(cfg: DictConfig) -> None:
                 **cfg.evaluation.latency,
             )
         record.data = data.summary()
-        run.report(artifact, recipe.plan)
+        run.keep_results(artifact, recipe.plan)
+        run.report(artifact)
 
 
 if __name__ == "__main__":

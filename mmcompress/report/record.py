@@ -1,6 +1,5 @@
 """`run.json`: what one run was, did and measured. Tables and plots read these files only."""
 
-import json
 import logging
 import shlex
 import sys
@@ -19,13 +18,17 @@ from mmcompress.files import write_json
 from mmcompress.interruption import Interrupted
 from mmcompress.numerics import NUMERICS
 from mmcompress.report.environment import git_commit, hardware, peak_memory_bytes, versions
+from mmcompress.report.schema import COMPLETE, SCORED, parse_record
 from mmcompress.report.settings import config_hash
 
 log = logging.getLogger(__name__)
 
 FILE = "run.json"
 
-Status = Literal["running", "finished", "failed", "interrupted"]
+Status = Literal["running", "scored", "finished", "failed", "interrupted"]
+
+BEFORE_RESULTS = ("folder", "config", "config_hash", "seed", "status", "starts", "error")
+"""Fields that are not about how the results came to be."""
 
 
 @dataclass
@@ -38,7 +41,8 @@ class RunRecord:
             record.metrics["compressed"] = evaluate(…)
 
     An exception is recorded as `status: failed` with one line of `error`, and goes on; one that
-    stands for a signal as `status: interrupted`.
+    stands for a signal as `status: interrupted`. Once the results are saved as `status: scored`
+    that stays, and what remains to be made of them can be made up later.
 
     Attributes:
         metrics: `{"dense": {name: value}, "compressed": {name: value}}`.
@@ -114,6 +118,16 @@ class RunRecord:
     ) -> None:
         if error is None:
             self.save("finished")
+            return
+        try:
+            self._save_ended(error)
+        except OSError as full:  # the disk may be full, which may be why it has failed
+            log.warning("how the run ended is not recorded: %s", full)
+
+    def _save_ended(self, error: BaseException) -> None:
+        if self.status == SCORED:  # the results are there
+            self.error = str(error) if isinstance(error, Interrupted) else error_line(error)
+            self.save("scored")
         elif isinstance(error, Interrupted):
             self.error = str(error)
             self.save("interrupted")
@@ -127,6 +141,17 @@ class RunRecord:
         self.timings["total_s"] = time.perf_counter() - self._began
         self.peak_memory_bytes = peak_memory_bytes()
         write_json(self.folder / FILE, self.as_dict())
+
+    def take_results(self, earlier: Mapping[str, Any]) -> None:
+        """Let this be the record of results that an earlier start of the run has come to.
+
+        Args:
+            earlier: its record, of `read_record`.
+        """
+        names = {f.name for f in fields(self)} - set(BEFORE_RESULTS)
+        for name in names & earlier.keys():
+            setattr(self, name, earlier[name])
+        self.status = "scored"
 
     @contextmanager
     def time(self, name: str) -> Iterator[None]:
@@ -157,12 +182,20 @@ def error_line(error: BaseException) -> str:
 def read_records(root: Path) -> list[dict[str, Any]]:
     """All `run.json` below `root`, in the order of their paths, each with its `folder` (a string).
 
+    Those that are not run records are named in the log, each in a line, and left out.
+
     Raises:
-        ValueError: `root` is no folder, or a file that is not a run record; names the file.
+        ValueError: `root` is no folder.
     """
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder: give the one that holds the runs")
-    return [_read(path) for path in sorted(root.rglob(FILE))]
+    records = []
+    for path in sorted(root.rglob(FILE)):
+        try:
+            records.append(_read(path))
+        except ValueError as error:
+            log.warning("left out: %s", error)
+    return records
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
@@ -175,14 +208,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    needed = {"status", "config", "metrics", "size"}
-    try:
-        record = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as JSON ({error}): delete or move it") from error
-    if not isinstance(record, dict) or not needed <= record.keys():
-        raise ValueError(f"{path} is not a run record (keys {', '.join(sorted(needed))}): move it")
-    return record | {"folder": str(path.parent)}
+    return parse_record(path) | {"folder": str(path.parent)}
 
 
 def numerics_of(record: Mapping[str, Any]) -> int:
@@ -210,7 +236,7 @@ def stale_line(records: Sequence[Mapping[str, Any]]) -> str:
 
 def finished(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Those that ended well; one logged line counts the others."""
-    kept = [record for record in records if record["status"] == "finished"]
+    kept = [record for record in records if record["status"] in COMPLETE]
     if len(kept) < len(records):
         log.warning(
             "%d of %d runs did not finish: left out", len(records) - len(kept), len(records)

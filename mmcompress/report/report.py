@@ -12,6 +12,7 @@ from mmcompress.report.page import page
 from mmcompress.report.pictures import latency_marks, size_marks
 from mmcompress.report.plot import SIZE, pareto_figure, save
 from mmcompress.report.record import read_records, stale_line
+from mmcompress.report.schema import COMPLETE
 from mmcompress.report.sections import Section, sections
 from mmcompress.report.table import all_values, recipes_table
 
@@ -42,8 +43,8 @@ def read_report(root: Path, *, metric: str | None = None, runs: Sequence[Path] =
         ValueError: no finished run, or none with `metric`.
     """
     records = read_records(root)
-    unfinished = [record for record in records if record["status"] != "finished"]
-    found = sections([record for record in records if record["status"] == "finished"], metric)
+    unfinished = [record for record in records if record["status"] not in COMPLETE]
+    found = sections([record for record in records if record["status"] in COMPLETE], metric)
     return Report(root, found, unfinished, chosen_runs(found, runs))
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmcompress.report.record import numerics_of
+from mmcompress.report.schema import COMPLETE
 from mmcompress.report.settings import config_hash, distinct_names, family
 
 
@@ -117,7 +118,7 @@ def comparable(
         shared = {part: other["config"].get(part) for part in parts}
         return config_hash(shared, without_seed=True) + _dense_model(other)
 
-    return [r for r in records if r["status"] == "finished" and key(r) == key(record)]
+    return [r for r in records if r["status"] in COMPLETE and key(r) == key(record)]
 
 
 def _dense_model(record: Mapping[str, Any]) -> str:

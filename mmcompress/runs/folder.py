@@ -21,8 +21,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from mmcompress.checkpoints import previous
-from mmcompress.files import write_json
+from mmcompress.files import set_aside, write_json
 from mmcompress.report.record import FILE, read_record
+from mmcompress.report.schema import FINISHED, SCORED, BadRecord
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,8 @@ CLAIM = "claim.json"
 LOCK = ".lock"
 ARTIFACT = "artifact"
 CHECKPOINT = Path("checkpoints", "last.ckpt")
+PLAN = "plan.json"
+"""What the recipe has decided for each target, which loggers are told with the results."""
 
 
 class Taken(Exception):
@@ -90,8 +93,9 @@ def open_folder(path: Path, config_hash: str) -> RunFolder:
     for folder in _numbered(path):
         try:
             return claim_folder(folder, config_hash)
-        except Taken:
-            continue
+        except Taken as taken:
+            if _claim(folder) == {}:
+                log.warning("%s: another folder is taken", taken)
     raise AssertionError("there is always another number")
 
 
@@ -148,7 +152,7 @@ def at_work(path: Path) -> str | None:
 def claimed_here(path: Path) -> bool:
     """Whether it was this process that had the folder last."""
     claim = _claim(path)
-    return claim is not None and (claim["host"], claim["pid"]) == _this_process()
+    return claim is not None and (claim.get("host"), claim.get("pid")) == _this_process()
 
 
 def _this_process() -> tuple[str, int]:
@@ -172,36 +176,72 @@ def _lock(path: Path) -> BaseFileLock | None:
 
 def _check(path: Path, config_hash: str) -> None:
     """Raises `Taken` where the folder is not for us."""
-    if _finished(path):
+    if status_in(path) == FINISHED:
         raise Taken(f"a run has finished in {path}")
     claim = _claim(path)
     if claim is None:
         if any(not file.name.startswith(".") for file in path.iterdir()):
             raise Taken(f"{path} holds something else")
-    elif claim.get("config_hash") != config_hash:
+    elif not claim:
+        if not path.name.endswith(config_hash):
+            raise Taken(f"{path / CLAIM} cannot be read, so that nobody knows whose run that is")
+    elif claim["config_hash"] != config_hash:
         raise Taken(f"{path} holds a run of another configuration")
 
 
-def _finished(path: Path) -> bool:
-    record = read_record(path)
-    return record is not None and record["status"] == "finished"
+def is_scored(path: Path) -> bool:
+    """Whether the results of the run in `path` are complete, and what is made of them is not."""
+    return status_in(path) == SCORED and (path / ARTIFACT).is_dir()
+
+
+def status_in(path: Path) -> str | None:
+    """How the run in `path` has ended; None without a record that can be read."""
+    try:
+        record = read_record(path)
+    except ValueError:
+        return None
+    return None if record is None else record["status"]
 
 
 def _claim(path: Path) -> dict[str, Any] | None:
+    """None without a claim; empty where it cannot be read."""
     try:
-        return json.loads((path / CLAIM).read_bytes())
+        claim = json.loads((path / CLAIM).read_bytes())
     except FileNotFoundError:
         return None
+    except (OSError, ValueError, RecursionError):
+        return {}
+    known = {"config_hash": str, "host": str, "pid": int, "starts": int}
+    whole = isinstance(claim, dict) and all(
+        isinstance(claim.get(key), kind) for key, kind in known.items()
+    )
+    return claim if whole else {}
 
 
 def _clean(path: Path) -> None:
-    """Remove what an earlier start has left, but for its checkpoint and its logs.
+    """Remove what an earlier start has left, except its checkpoints, its logs and its results.
 
-    Hidden entries are what was being written when the process was killed. An artifact without a
-    finished record was not scored yet, and is stored anew from the same weights.
+    Hidden entries are what was being written when the process was killed. An artifact without the
+    record of its scores is stored again from the same weights. A record that cannot be read is kept
+    under another name.
     """
-    stale = [*path.glob(".*"), *(path / CHECKPOINT.parent).glob(".*")]
-    stale += [path / name for name in (FILE, "traceback.txt", ARTIFACT)]
+    _remove([*path.glob(".*"), *(path / CHECKPOINT.parent).glob(".*"), path / "traceback.txt"])
+    try:
+        read_record(path)
+    except BadRecord as error:
+        set_aside(path / FILE, error.problem, "the run goes on from its checkpoint, or begins anew")
+    if _claim(path) == {}:
+        set_aside(path / CLAIM, "it is no claim", "the folder's name says whose it is")
+    if not is_scored(path):
+        forget_results(path)
+
+
+def forget_results(path: Path) -> None:
+    """Remove what the run in `path` has stored and measured."""
+    _remove([path / name for name in (FILE, PLAN, ARTIFACT)])
+
+
+def _remove(stale: list[Path]) -> None:
     for entry in stale:
         if entry.is_dir():
             shutil.rmtree(entry)

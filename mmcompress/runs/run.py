@@ -1,11 +1,13 @@
 """A run from its folder to its last printed line."""
 
+import json
 import logging
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,20 +21,26 @@ from rich import get_console
 
 from mmcompress.artifact.artifact import Artifact
 from mmcompress.artifact.ledger import compact
+from mmcompress.artifact.load import file_checksum
+from mmcompress.artifact.manifest import TENSORS_FILE
 from mmcompress.compression.recipe import Plan
-from mmcompress.files import set_aside, write_atomically
+from mmcompress.files import set_aside, write_atomically, write_json
 from mmcompress.interruption import Interrupted, listen
 from mmcompress.processes import from_first
 from mmcompress.report.console import print_report
 from mmcompress.report.pictures import accuracy_vs_size
-from mmcompress.report.record import RunRecord, read_records
+from mmcompress.report.record import RunRecord, read_record, read_records
 from mmcompress.report.settings import config_hash
 from mmcompress.report.summary import comparable
 from mmcompress.runs.folder import (
+    ARTIFACT,
+    PLAN,
     RunFolder,
     checkpoints_in,
     claim_folder,
+    forget_results,
     in_sweep,
+    is_scored,
     job_folder,
     open_folder,
 )
@@ -54,6 +62,8 @@ class Run:
         loggers, callbacks: for the trainer.
         checkpoint: where training goes on from; None to begin anew.
         calibrated: what that checkpoint says of the calibration, for `Recipe.restore`.
+        is_scored: an earlier start has come to all results; only `report` is left to do.
+        artifact: what it has stored then, without weights; of the first process alone.
     """
 
     record: RunRecord
@@ -61,6 +71,8 @@ class Run:
     callbacks: list[Callback]
     checkpoint: Path | None = None
     calibrated: dict[str, Any] | None = None
+    is_scored: bool = False
+    artifact: Artifact | None = None
 
     @property
     def folder(self) -> Path:
@@ -75,14 +87,25 @@ class Run:
 
     def agree(self) -> None:
         """Let all processes of the run go on from where the first of them does."""
-        self.checkpoint, self.calibrated = from_first((self.checkpoint, self.calibrated))
+        shared = from_first((self.checkpoint, self.calibrated, self.is_scored))
+        self.checkpoint, self.calibrated, self.is_scored = shared
 
-    def report(self, artifact: Artifact, plan: Plan) -> None:
-        """Write the record, then draw, print and send what it says, in this order."""
+    def keep_results(self, artifact: Artifact, plan: Plan) -> None:
+        """Write the record: from here on nothing is computed again."""
+        self.record.ledger = compact(artifact.ledger())
+        write_json(self.folder / PLAN, plan)
+        self.record.save("scored")
+
+    def report(self, artifact: Artifact) -> None:
+        """Draw, send and print what the record says, in this order."""
+        with self.stage("report_s"):
+            self._report(artifact)
+
+    def _report(self, artifact: Artifact) -> None:
+        record = read_record(self.folder)
+        assert record is not None, "results are kept before they are reported"
+        plan = json.loads((self.folder / PLAN).read_bytes())
         ledger = artifact.ledger()
-        self.record.ledger = compact(ledger)
-        self.record.save("finished")
-        record = self.record.as_dict()
         plot = self.folder / "accuracy_vs_size.png"
         siblings = _siblings(self.folder, record)
         if record["metrics"]["compressed"]:
@@ -138,6 +161,13 @@ def run_path(cfg: DictConfig) -> Path:
 
 def _run(cfg: DictConfig, record: RunRecord, loggers: list[Sink], folder: Path | None) -> Run:
     """With the last whole checkpoint in the folder, else with the one that `resume` names."""
+    artifact = _scored_artifact(cfg, folder) if folder else None
+    if artifact is not None:
+        earlier = read_record(artifact.folder.parent)
+        assert earlier is not None
+        record.take_results(earlier)
+        log.info("the results in %s are complete, their report is made up", folder)
+        return Run(record, loggers, [], is_scored=True, artifact=artifact)
     checkpoint, calibrated = _last_checkpoint(folder) if folder else (None, None)
     if checkpoint is not None:
         log.info("going on from %s", checkpoint)
@@ -145,6 +175,25 @@ def _run(cfg: DictConfig, record: RunRecord, loggers: list[Sink], folder: Path |
         checkpoint, calibrated = Path(cfg.resume), calibrated_in(cfg.resume)
     callbacks = [*_instantiate(cfg.callbacks), Listening()]
     return Run(record, loggers, callbacks, checkpoint, calibrated)
+
+
+def _scored_artifact(cfg: DictConfig, folder: Path) -> Artifact | None:
+    """What an earlier start has stored and scored; None where that is nothing or damaged."""
+    if not is_scored(folder):
+        return None
+    try:
+        artifact = Artifact.read(folder / ARTIFACT, skeleton=partial(instantiate, cfg.backbone))
+        json.loads((folder / PLAN).read_bytes())
+        if (
+            file_checksum(folder / ARTIFACT / TENSORS_FILE)
+            != artifact.manifest["tensors"]["sha256"]
+        ):
+            raise ValueError(f"{folder / ARTIFACT} is not what was scored")
+    except (OSError, ValueError) as error:
+        log.warning("%s: it is stored and scored again", error)
+        forget_results(folder)
+        return None
+    return artifact
 
 
 def _last_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | tuple[None, None]:
@@ -196,13 +245,15 @@ def _files(cfg: DictConfig, held: RunFolder) -> Iterator[tuple[RunRecord, list[S
             for sink in sinks:
                 sink.log_hyperparams(record.config)
             yield record, sinks
-        failed = False
+            failed = False
+            finish()  # before the record says that nothing is left to do
     except Interrupted as interrupted:
         interrupted.advice = _how_to_go_on(folder)
         raise
     except BaseException:
         text = traceback.format_exc()
-        write_atomically(folder / "traceback.txt", lambda file: file.write(text.encode()))
+        with suppress(OSError):  # a full disk has no room for its own traceback
+            write_atomically(folder / "traceback.txt", lambda file: file.write(text.encode()))
         raise
     finally:
         finish(failed=failed)

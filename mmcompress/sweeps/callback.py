@@ -21,7 +21,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from mmcompress.files import write_json
 from mmcompress.interruption import listen
 from mmcompress.report.environment import git_commit
-from mmcompress.report.record import read_record
+from mmcompress.report.schema import FINISHED
+from mmcompress.runs.folder import status_in
 from mmcompress.runs.run import run_path
 from mmcompress.sweeps.outcome import Outcome, outcomes, print_outcomes
 
@@ -66,11 +67,7 @@ class SweepCallback(Callback):
             return
         own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
         path = run_path(own)
-        record = read_record(path)
-        note = {
-            "folder": str(path),
-            "had_finished": record is not None and record["status"] == "finished",
-        }
+        note = {"folder": str(path), "had_finished": status_in(path) == FINISHED}
         write_json(self.notes / f"{config.hydra.job.num}.json", note)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:

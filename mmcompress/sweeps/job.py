@@ -17,8 +17,16 @@ from mmcompress.errors import in_one_sentence, root_cause
 from mmcompress.files import write_atomically
 from mmcompress.interruption import Interrupted, interruptible
 from mmcompress.report.record import RunRecord, error_line, read_record
+from mmcompress.report.schema import FINISHED
 from mmcompress.report.settings import config_hash
-from mmcompress.runs.folder import Taken, at_work, claim_folder, claimed_here, in_sweep
+from mmcompress.runs.folder import (
+    Taken,
+    at_work,
+    claim_folder,
+    claimed_here,
+    in_sweep,
+    status_in,
+)
 from mmcompress.runs.results import summary_values
 from mmcompress.runs.run import run_path
 
@@ -74,12 +82,19 @@ def _started(function: Callable[[DictConfig], None], cfg: DictConfig) -> Values 
             _keep(cfg, path, error)
     if reason is not None:
         log.info("skipped: %s", reason)
-    return goals(read_record(path), cfg.goals)
+    return goals(_record_in(path), cfg.goals)
+
+
+def _record_in(path: Path) -> dict[str, Any] | None:
+    """None also where it cannot be read."""
+    try:
+        return read_record(path)
+    except ValueError:
+        return None
 
 
 def _is_done(path: Path) -> str | None:
-    record = read_record(path)
-    return f"it has finished in {path}" if record and record["status"] == "finished" else None
+    return f"it has finished in {path}" if status_in(path) == FINISHED else None
 
 
 def goals(record: Mapping[str, Any] | None, names: list[str]) -> Values | None:
@@ -94,7 +109,7 @@ def goals(record: Mapping[str, Any] | None, names: list[str]) -> Values | None:
         >>> goals(record, ["a", "size/artifact_bytes"])
         (0.4, 7)
     """
-    if record is None or record["status"] != "finished" or not names:
+    if record is None or record["status"] != FINISHED or not names:
         return None
     values = summary_values(record)
     missing = [name for name in names if name not in values]
@@ -117,14 +132,14 @@ def _keep(cfg: DictConfig, path: Path, error: Exception) -> None:
     log.error("error: %s", cause, exc_info=os.environ.get("HYDRA_FULL_ERROR") == "1")
     if not _is_first():
         return
-    record = read_record(path)
-    if record is not None and record["error"] == error_line(error) and claimed_here(path):
+    record = _record_in(path)
+    if record is not None and record.get("error") == error_line(error) and claimed_here(path):
         return
     config = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
     try:
         held = claim_folder(path, config_hash(config))
-    except Taken as taken:
-        log.warning("its error is not recorded: %s", taken)
+    except (Taken, ValueError) as problem:  # the disk may be full
+        log.warning("its error is not recorded: %s", problem)
         return
     try:
         text = "".join(traceback.format_exception(error))
@@ -132,5 +147,7 @@ def _keep(cfg: DictConfig, path: Path, error: Exception) -> None:
         failed = RunRecord.start(path, config)
         failed.starts, failed.error = held.starts, error_line(error)
         failed.save("failed")
+    except OSError as problem:
+        log.warning("its error is not recorded: %s", problem)
     finally:
         held.release()

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from mmcompress.report.console import report_console
 from mmcompress.report.record import read_record
+from mmcompress.report.schema import SCORED
 from mmcompress.runs.folder import at_work
 
 Status = Literal["finished", "skipped", "failed", "interrupted"]
@@ -43,7 +44,10 @@ def outcomes(notes: Path) -> list[Outcome]:
 
 def _outcome(note: dict[str, Any]) -> Outcome:
     folder = Path(note["folder"])
-    record = read_record(folder)
+    try:
+        record = read_record(folder)
+    except ValueError as error:
+        return Outcome(folder, "failed", str(error))
     if record is not None and record["status"] == "finished":
         commit = record.get("git_commit")
         if note["had_finished"]:
@@ -54,8 +58,11 @@ def _outcome(note: dict[str, Any]) -> Outcome:
         return Outcome(folder, "skipped", busy)
     if record is None:
         return Outcome(folder, "failed", "its process ended without a word: was it killed?")
+    if record["status"] == SCORED:
+        reason = record.get("error") or "it was ended"
+        return Outcome(folder, "failed", f"its results are complete, its report is not: {reason}")
     status: Status = "interrupted" if record["status"] == "interrupted" else "failed"
-    return Outcome(folder, status, record["error"])
+    return Outcome(folder, status, record.get("error") or record["status"])
 
 
 def print_outcomes(

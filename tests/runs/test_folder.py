@@ -15,17 +15,18 @@ from mmcompress.runs.folder import (
     at_work,
     checkpoints_in,
     claim_folder,
+    is_scored,
     job_folder,
     open_folder,
 )
+from tests.report.conftest import make_record
 
 OURS, OTHER = "0" * 16, "1" * 16
 
 
 def end(folder: Path, status: str) -> None:
     """Write the record of a run that has ended."""
-    record = {"status": status, "config": {}, "metrics": {}, "size": {}, "error": None}
-    write_json(folder / "run.json", record)
+    write_json(folder / "run.json", make_record("int8") | {"status": status, "error": None})
 
 
 def cut_short(path: Path) -> Path:
@@ -87,6 +88,61 @@ def test_a_failed_run_is_taken_up_again_and_a_finished_one_is_left_alone(tmp_pat
     with pytest.raises(Taken, match="has finished"):
         claim_folder(path, OURS)
     assert (path / "run.json").exists()
+
+
+def test_results_that_are_complete_are_kept_for_their_report(tmp_path: Path) -> None:
+    path = cut_short(tmp_path / "run")
+    end(path, "scored")
+    (path / "artifact").mkdir()
+    (path / "plan.json").write_text("{}")
+    (path / ".artifact.0a").mkdir()
+    assert is_scored(path)
+    open_folder(path, OURS).release()
+    left = {entry.name for entry in path.iterdir()}
+    assert left == {".lock", "claim.json", "run.json", "plan.json", "artifact"}
+
+    (path / "artifact").rmdir()
+    assert not is_scored(path)
+    open_folder(path, OURS).release()
+    assert {entry.name for entry in path.iterdir()} == {".lock", "claim.json"}
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b'{"status": "fini', b"\xff\xfe", b'{"status": 3}']
+)
+def test_a_record_that_cannot_be_read_is_set_aside(
+    content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = cut_short(tmp_path / "run")
+    (path / "run.json").write_bytes(content)
+    held = open_folder(path, OURS)
+    assert (held.path, held.starts) == (path, 2)
+    assert not (path / "run.json").exists()
+    assert (path / "run.json.damaged").read_bytes() == content
+    (message,) = caplog.messages
+    assert message.startswith(f"{path / 'run.json'} is damaged (")
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"config_hash": "', b"\xff", b'{"starts": "x"}'])
+def test_a_claim_that_cannot_be_read_is_named(
+    content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The folder of a job has its configuration in its name; others have not."""
+    job = cut_short(tmp_path / f"int4-seed0-{OURS}")
+    (job / "claim.json").write_bytes(content)
+    held = claim_folder(job, OURS)
+    assert held.starts == 1
+    held.release()
+    assert json.loads((job / "claim.json").read_text())["config_hash"] == OURS
+    assert caplog.messages[-1].startswith(f"{job / 'claim.json'} is damaged (")
+
+    caplog.clear()
+    single = cut_short(tmp_path / "run")
+    (single / "claim.json").write_bytes(content)
+    assert open_folder(single, OURS).path.name == "run-2"
+    (message,) = caplog.messages
+    assert message.startswith(f"{single / 'claim.json'} cannot be read")
+    assert (single / "claim.json").read_bytes() == content
 
 
 def test_other_configurations_and_other_things_are_left_alone(tmp_path: Path) -> None:

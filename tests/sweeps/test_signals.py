@@ -19,6 +19,7 @@ OPTIONS = ("trainer.max_steps=30", "callbacks.checkpoint.every_n_train_steps=5")
         ("fit_s", signal.SIGINT, 130),
         ("save_s", signal.SIGTERM, 143),
         ("evaluate_s", signal.SIGINT, 130),
+        ("report_s", signal.SIGTERM, 143),
     ],
 )
 def test_a_run_says_that_it_was_interrupted_and_goes_on(
@@ -30,7 +31,8 @@ def test_a_run_says_that_it_was_interrupted_and_goes_on(
     assert "Traceback" not in output
     assert output.splitlines()[-1] == f"interrupted by {by.name}: the same command goes on"
     record = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert (record["status"], record["error"]) == ("interrupted", f"interrupted by {by.name}")
+    status = "scored" if stage == "report_s" else "interrupted"
+    assert (record["status"], record["error"]) == (status, f"interrupted by {by.name}")
     assert not (tmp_path / "run" / "traceback.txt").exists()
 
     if by is signal.SIGTERM:
