@@ -88,7 +88,7 @@ def check_trained(model: nn.Module) -> None:
     found = find_not_finite(model.named_parameters())
     if found is not None:
         raise ValueError(
-            f"the training has diverged, {found}: lower optimizer.lr, or raise warmup_ratio"
+            f"the training has diverged, {found}: lower optimizer.lr, or choose a milder recipe"
         )
 
 

@@ -2,8 +2,9 @@
 
 import fnmatch
 import inspect
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -322,6 +323,20 @@ def put(model: nn.Module, path: str, new: nn.Module) -> None:
 def as_matrix(weight: Tensor) -> Tensor:
     """A weight as (rows, columns): dimension 0 is kept, the others are flattened."""
     return weight.reshape(len(weight), -1)
+
+
+def unit_of(weights: Iterable[Tensor]) -> float:
+    """The power of two that the largest magnitude is at least, and less than twice; 1 of zeros.
+
+    Divided by it, which is exact, weights have squares that neither overflow nor vanish.
+
+    Example:
+        >>> import torch
+        >>> unit_of([torch.tensor([0.3, -0.1]), torch.zeros(1)])
+        0.25
+    """
+    largest = max(float(weight.abs().max()) for weight in weights)
+    return 2.0 ** (math.frexp(largest)[1] - 1) if largest else 1.0
 
 
 def kept_mask(weight: Tensor) -> Tensor:

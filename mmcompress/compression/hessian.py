@@ -24,9 +24,12 @@ def damp(moment: Tensor, share: float = DAMPING) -> Tensor:
         moment: (in, in), or (in,) for a diagonal one.
         share: of the mean.
     Returns:
-        The same shape, float64, invertible unless `moment` is zero.
+        The same shape, float64, invertible. A moment of zero, of inputs that are always zero,
+        says nothing of them: it becomes the identity.
     """
     moment = moment.double()
+    if not moment.any():
+        return torch.ones_like(moment) if moment.ndim == 1 else torch.eye(len(moment)).to(moment)
     if moment.ndim == 1:
         return moment + share * moment.mean()
     damped = moment.clone()

@@ -131,10 +131,13 @@ class Recipe:
         Returns:
             The plan, which `restore` understands.
         Raises:
-            ValueError: a step compresses nothing, or a target saw no calibration sample.
+            ValueError: a step compresses nothing, calibration data are needed and there are none, a
+                target saw none of them, or they make numbers that are not finite.
         """
         self.check(backbone)
         batches = list(batches)
+        if not batches:
+            self._check_needless()
         plan = None
         if self.budget is not None:
             plan = self.budget.search(self, backbone, batches)
@@ -145,6 +148,16 @@ class Recipe:
             compressed = len(self._compressed(name))
             log.info("%s: %d of %d targets%s", name, compressed, len(decisions), untouched)
         return plan
+
+    def _check_needless(self) -> None:
+        """Refuse to decide on nothing."""
+        asking = [name for name, step in self.steps.items() if step.needs or step.settles]
+        asking += [] if self.budget is None else ["budget"]
+        if asking:
+            raise ValueError(
+                f"compression needs calibration data for {', '.join(asking)} and there are none: "
+                "give a train split that can be read, or a recipe that looks at weights alone"
+            )
 
     def carry_out(
         self,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from mmcompress.backbones.base import UNOBSERVED, Backbone, Target
+from mmcompress.finite import describe_not_finite
 from mmcompress.mapped import layer_by_layer
 from mmcompress.objectives.contrastive import contrastive_loss
 from mmcompress.processes import from_all, in_order, rank, size
@@ -94,7 +95,7 @@ def collect(
     Returns:
         By target name; a target for which there is nothing is left out.
     Raises:
-        ValueError: a target saw no token.
+        ValueError: a target saw no token, or what it saw is not finite.
     """
     batches, found = list(batches), {t.name: Statistic() for t in targets}
     training = backbone.training
@@ -110,7 +111,25 @@ def collect(
             for name, change in collect_loss_changes(backbone, batches, targets).items():
                 found[name].loss_change = change
     backbone.train(training)
+    for name, statistic in found.items():
+        _check_finite(name, statistic)
     return {name: statistic for name, statistic in found.items() if statistic != Statistic()}
+
+
+def _check_finite(name: str, statistic: Statistic) -> None:
+    parts: dict[str, Tensor] = {}
+    if statistic.inputs is not None:
+        parts["inputs"] = statistic.inputs.second_moment
+    if statistic.gradients is not None:
+        parts["gradients"] = statistic.gradients.squared
+    if statistic.loss_change is not None:
+        parts["loss changes"] = torch.tensor(statistic.loss_change)
+    for what, values in parts.items():
+        if describe_not_finite(values) is not None:
+            raise ValueError(
+                f"the {what} of {name} are beyond float32 on the calibration data: leave it out "
+                "with a selector (modality, role), or choose a recipe that looks at weights alone"
+            )
 
 
 def collect_inputs(

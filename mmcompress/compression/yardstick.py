@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mmcompress.backbones.base import Backbone
+from mmcompress.finite import check_rows
 from mmcompress.objectives.distillation import affinity_loss, feature_loss
 
 
@@ -53,4 +54,4 @@ class Yardstick:
             if left <= 0:
                 break
         backbone.train(training)
-        return torch.cat(parts).float()
+        return check_rows(f"{modality} embeddings of calibration pairs", torch.cat(parts).float())

@@ -36,6 +36,8 @@ from mmcompress.compression.pruning.cuts import (
 from mmcompress.compression.pruning.importance import NEEDS, Importance, chosen, importances
 from mmcompress.compression.statistics import INPUTS, Statistic
 
+TINY = torch.finfo(torch.float32).tiny
+
 Scope = Literal["uniform", "modality", "global"]
 
 
@@ -150,7 +152,8 @@ class Structured(Compressor):
     ) -> dict[str, Decision]:
         scores = {t.name: importances(t, weights, statistics, self.importance) for t in targets}
         if self.importance != "taylor":
-            scores = {name: found / found.mean() for name, found in scores.items()}
+            # A module that gives nothing is zero throughout, and goes first.
+            scores = {name: s / s.mean().clamp(min=TINY) for name, s in scores.items()}
         pools = {t.name: self._pool(t) for t in targets}
         counts = keep_counts(scores, pools, self.pruning_ratio, self.multiple)
         decisions: dict[str, Decision] = {}

@@ -155,4 +155,4 @@ class Binary(Compressor):
 
     def finalize(self, parametrization: nn.Module, weight: Tensor) -> Encoding:
         binary = cast(Binarize, parametrization)
-        return Grid(1, binary.group_size, midrise=True).encoding(weight, scale=binary.scale.half())
+        return Grid(1, binary.group_size, midrise=True).encoding(weight, scale=binary.scale)

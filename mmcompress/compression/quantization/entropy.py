@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from mmcompress.artifact.encoding import Encoding
+from mmcompress.artifact.float16 import round_to_float16
 from mmcompress.backbones.base import WEIGHTS, Target
 from mmcompress.compression.base import (
     Compressor,
@@ -121,9 +122,9 @@ class EntropyQuantize(Parametrization):
             self.initial = moved.view_as(weight)
 
     def scale(self) -> Tensor:
-        """(rows, 1) or (1, 1): the step, rounded to the float16 that is stored."""
+        """(rows, 1) or (1, 1): the step as it is stored, by `round_to_float16`."""
         step = self.log_step.exp()
-        return step.detach().half().float() + (step - step.detach())
+        return round_to_float16(step.detach()) + (step - step.detach())
 
     def forward(self, weight: Tensor) -> Tensor:
         scale = self.scale()
@@ -218,5 +219,5 @@ class Entropy(Compressor):
         bits = max(2, largest.bit_length() + 1)
         return Encoding(
             values={"codec": "quantise", "bits": bits, "group_size": matrix.shape[1]},
-            tensors={"scale": scale.half()},
+            tensors={"scale": scale},
         )

@@ -26,7 +26,7 @@ FINER = 3
 """Bits by which the search goes beyond the finest step that holds the largest weight."""
 
 FINEST = 24
-"""Largest n: 2^−24 is the smallest float16, in which the step is stored."""
+"""Largest n: 2^−24 is the smallest float16. A step above the largest is stored in float32."""
 
 
 def choose_fraction(weight: Tensor, bits: int) -> int:
@@ -103,7 +103,7 @@ class FixedPoint(Compressor):
         statistic: Statistic | None = None,
     ) -> nn.Module:
         matrix = as_matrix(getattr(module, parameter).detach())
-        step = torch.full_like(matrix[:, :1], 2.0 ** -decision["fraction"]).half()
+        step = torch.full_like(matrix[:, :1], 2.0 ** -decision["fraction"])
         return FakeQuantize(Grid(decision["bits"], matrix.shape[1]), step)
 
     def finalize(self, parametrization: nn.Module, weight: Tensor) -> Encoding:

@@ -22,6 +22,7 @@ from mmcompress.backbones.base import WEIGHTS, Target
 from mmcompress.compression.base import Compressor, Decision, as_matrix, kept_mask
 from mmcompress.compression.quantization.fake_quantize import FakeQuantize
 from mmcompress.compression.quantization.grid import (
+    LARGEST_SCALE,
     Grid,
     as_scale,
     check_bits,
@@ -78,7 +79,7 @@ def _solve(groups: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     bound = torch.maximum(low.abs(), high.abs()) / LARGEST_ZERO
     scale = as_scale(torch.maximum((high - low) / most, bound))
     levels = groups / scale.float()
-    zero = (-low / scale.float()).half()
+    zero = _as_zero(-low / scale.float())
     best_zero, best_error = zero, torch.full_like(low, torch.inf)
     for iteration in range(ITERATIONS + 1):
         codes = (levels + zero.float()).round_().clamp_(0, most)
@@ -89,8 +90,13 @@ def _solve(groups: Tensor, bits: int) -> tuple[Tensor, Tensor]:
         best_error = torch.where(better, total, best_error)
         best_zero = torch.where(better, zero, best_zero)
         split = shrink(error, powered, BETA * KAPPA**iteration)
-        zero = ((codes - levels + split).mul_(kept).sum(dim=-1, keepdim=True) / count).half()
+        zero = _as_zero((codes - levels + split).mul_(kept).sum(dim=-1, keepdim=True) / count)
     return scale[..., 0], best_zero[..., 0]
+
+
+def _as_zero(values: Tensor) -> Tensor:
+    """As the zero points that are stored: float16, not infinite where the scale had to be cut."""
+    return values.clamp(-LARGEST_SCALE, LARGEST_SCALE).half()
 
 
 class HQQ(Compressor):

@@ -4,7 +4,8 @@ An entry is a run of `block_size` neighbours in a row: a single weight (scalar c
 Compression", Han et al. 2015, arXiv:1510.00149, section 3), a part of a row (product quantisation,
 Jégou et al. 2011; for networks "And the Bit Goes Down", Stock et al. 2019, arXiv:1907.05686), or
 a whole row. The assignment I is fixed by k-means; the entries stay trainable, and the gradient of
-an entry is the sum over all places that read it (Deep Compression, eq. 3). Entries are float16.
+an entry is the sum over all places that read it (Deep Compression, eq. 3). Entries are float16, or
+float32 where that cannot hold them.
 """
 
 import functools
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from mmcompress.artifact.codecs.codebook import lookup
 from mmcompress.artifact.encoding import Encoding
+from mmcompress.artifact.float16 import round_to_float16
 from mmcompress.backbones.base import WEIGHTS, Target
 from mmcompress.compression.base import (
     LEFT_DENSE,
@@ -100,15 +102,15 @@ def nearest(vectors: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def rounded_entries(codebook: Tensor) -> Tensor:
-    """Entries as they are stored, in float16; the gradient passes straight through.
+    """Entries as they are stored; the gradient passes straight through.
 
     Args:
         codebook: (k, d) float32.
     Returns:
-        (k, d) float32, exactly the values of float16.
+        (k, d) float32, by `round_to_float16`.
     """
     # codebook − codebook is exactly zero.
-    return codebook.detach().half().float() + (codebook - codebook.detach())
+    return round_to_float16(codebook.detach()) + (codebook - codebook.detach())
 
 
 def check_codebook_arguments(clusters: int, block_size: int | None) -> None:
@@ -280,7 +282,8 @@ class Codebook(Compressor):
 
     def finalize(self, parametrization: nn.Module, weight: Tensor) -> Encoding:
         shared = cast(Lookup, parametrization)
-        tensors = {"indices": shared.indices, "codebook": shared.codebook.detach().half()}
+        codebook = round_to_float16(shared.codebook.detach())
+        tensors = {"indices": shared.indices, "codebook": codebook}
         kept = kept_mask(weight)
         mask = None if not self.keeps_zeros or kept.all() else kept
         return Encoding(values={"codec": "codebook"}, tensors=tensors, mask=mask)

@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmcompress.artifact.codecs.codebook import lookup
 from mmcompress.artifact.encoding import Encoding
+from mmcompress.artifact.float16 import round_to_float16
 from mmcompress.backbones.base import WEIGHTS, Target
 from mmcompress.compression.base import (
     LEFT_DENSE,
@@ -179,7 +180,7 @@ class SoftClusters(nn.Module):
 
     @torch.no_grad()
     def _snap(self, vectors: Tensor) -> Tensor:
-        codebook = self.centroids.half().float()
+        codebook = round_to_float16(self.centroids)
         self.indices = nearest(vectors, codebook)[0]
         return lookup(self.indices, codebook, vectors.shape)
 
@@ -269,7 +270,7 @@ class DKM(Compressor):
     def finalize(self, parametrization: nn.Module, weight: Tensor) -> Encoding:
         clusters = cast(SoftClusters, parametrization)
         assert clusters.indices is not None, "a weight is read before it is stored"
-        tensors = {"indices": clusters.indices, "codebook": clusters.centroids.half()}
+        tensors = {"indices": clusters.indices, "codebook": round_to_float16(clusters.centroids)}
         kept = kept_mask(weight)
         mask = None if not self.keeps_zeros or kept.all() else kept
         return Encoding(values={"codec": "codebook"}, tensors=tensors, mask=mask)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mmcompress.backbones.base import Target
-from mmcompress.compression.base import LEFT_DENSE, Compressor, Decision
+from mmcompress.compression.base import LEFT_DENSE, Compressor, Decision, unit_of
 from mmcompress.compression.sharing.vq import smoothed_frequency
 from mmcompress.compression.statistics import INPUTS, Statistic
 
@@ -114,6 +114,8 @@ def alternating_least_squares(
     Returns:
         T (buckets, d) and p (n, k).
     """
+    unit = unit_of([dense])
+    dense = dense / unit
     generator = torch.Generator().manual_seed(seed)
     signs = torch.randint(0, 2, rows.shape, generator=generator) * 2 - 1
     importance = signs.to(dense)
@@ -121,7 +123,7 @@ def alternating_least_squares(
     for _ in range(ROUNDS):
         table = refit_table(table, dense, rows, importance, frequency)
         importance = refit_importance(table, dense, rows)
-    return table, importance
+    return table * unit, importance
 
 
 def refit_importance(table: Tensor, dense: Tensor, rows: Tensor) -> Tensor:

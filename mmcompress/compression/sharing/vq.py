@@ -10,6 +10,7 @@ gradient descent; scales are one per row, its root mean square; entries are floa
 and one codebook may serve several weights. Afterwards entries are trained; the assignment is fixed.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, cast
@@ -19,8 +20,9 @@ from torch import Tensor, nn
 
 from mmcompress.artifact.codecs.codebook import lookup
 from mmcompress.artifact.encoding import Encoding
+from mmcompress.artifact.float16 import round_to_float16
 from mmcompress.backbones.base import WEIGHTS, Target
-from mmcompress.compression.base import LEFT_DENSE, Compressor, Decision, as_matrix
+from mmcompress.compression.base import LEFT_DENSE, Compressor, Decision, as_matrix, unit_of
 from mmcompress.compression.hessian import DAMPING, shared_inverse_cholesky
 from mmcompress.compression.sharing.codebook import (
     CHUNK,
@@ -259,8 +261,10 @@ def fit(
         block_size: d.
         seed: of k-means and of the vectors that it sees.
     Returns:
-        codebook (k, d) float32, values of float16; indices (rows · columns / d,) of each layer.
+        codebook (k, d) float32, by `round_to_float16`; indices (rows · columns / d,) of each layer.
     """
+    unit = unit_of([layer.weight for layer in layers])
+    layers = [dataclasses.replace(layer, weight=layer.weight / unit) for layer in layers]
     shares = [1 / max(layer.error(torch.zeros_like(layer.weight)), 1e-30) for layer in layers]
     generator = torch.Generator().manual_seed(seed)
     wanted = max(SAMPLE, 64 * clusters)
@@ -278,7 +282,7 @@ def fit(
     codebook = weighted_kmeans(torch.cat(vectors), torch.cat(importance), clusters, seed=seed)
     indices = [assign(layer, codebook) for layer in layers]
     codebook = refit(codebook, layers, indices, shares)
-    return codebook.half().float(), indices
+    return round_to_float16(codebook * unit), indices
 
 
 class VectorLookup(nn.Module):
@@ -448,7 +452,9 @@ class VectorQuantizer(Compressor):
     def finalize(self, parametrization: nn.Module, weight: Tensor) -> Encoding:
         shared = cast(VectorLookup, parametrization)
         # One tensor object for all that share it: it is stored once.
-        codebook = self._stored.setdefault(shared.codebook, shared.codebook.detach().half())
+        codebook = self._stored.setdefault(
+            shared.codebook, round_to_float16(shared.codebook.detach())
+        )
         tensors = {"indices": shared.indices, "codebook": codebook}
         values: dict[str, Any] = {"codec": "codebook"}
         if shared.scale is not None:
