@@ -120,7 +120,7 @@ def test_fixed_point_of_large_weights() -> None:
     """3e7 / 2^18 is 114.4, of at most 127."""
     layer = nn.Linear(4, 2, bias=False)
     layer.weight.data = torch.tensor([[3e7, 0.0, 2.0**18, 1.0], [0.0, 0.0, 0.0, -3e7]])
-    n = choose_fraction(layer.weight, 8)
+    n = choose_fraction(layer.weight.detach(), 8)
     assert n == -18
     fake = FixedPoint.apply(layer, "weight", {"bits": 8, "fraction": n})
     found = fake(layer.weight)
