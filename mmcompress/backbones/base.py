@@ -106,6 +106,9 @@ class Backbone(nn.Module, ABC):
     reads_alpha: ClassVar[bool] = False
     """Whether `preprocess` takes PIL images of mode RGBA, and not RGB alone."""
 
+    window: float | None = None
+    """Seconds that `preprocess_audio` keeps of a longer sound, its middle; None when all."""
+
     joint: Collection[str] = ()
     """Modalities of targets that read all modalities at once: `run_jointly` runs them."""
 

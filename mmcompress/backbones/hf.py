@@ -15,7 +15,6 @@ from transformers import (
     AltCLIPModel,
     AutoConfig,
     ChineseCLIPModel,
-    ClapFeatureExtractor,
     ClapModel,
     PreTrainedModel,
     Siglip2Model,
@@ -33,7 +32,6 @@ from mmcompress.backbones.hf_files import (
     about,
     named,
     not_loadable,
-    read_preprocessor,
     refuse_adapters_of,
     stay_local,
     write_native,
@@ -58,6 +56,7 @@ from mmcompress.backbones.processors import (
     read_image_processor,
     unpacked,
 )
+from mmcompress.backbones.sounds import Sounds, read_sounds
 from mmcompress.backbones.text_encoder import split_blocks
 
 
@@ -173,7 +172,7 @@ class HF(Backbone):
         self._pad_id = padding_id(self.tokenizer)
         check_vocabulary(self.tokenizer, text.vocab_size)
         self._pixels: Pixels | None = None
-        self.features: dict[str, Any] | None = None
+        self._sounds: Sounds | None = None
         if "image" in self.modalities:
             self._pixels = pixels_of(
                 _image_size(model.config.vision_config),
@@ -184,11 +183,9 @@ class HF(Backbone):
                 interpolation=interpolation,
             )
         else:
-            fused = model.config.audio_config.enable_fusion
-            own = {"truncation": "fusion" if fused else "rand_trunc"}
-            self._extractor = ClapFeatureExtractor(**own | (features or {}))
-            self.features = _settings(self._extractor)
-            self.sampling_rate = self._extractor.sampling_rate
+            self._sounds = Sounds(features, model.config.audio_config)
+            self._extractor = self._sounds.extractor
+            self.sampling_rate, self.window = self._sounds.sampling_rate, self._sounds.window
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         if pixels.ndim == 3:
@@ -200,7 +197,9 @@ class HF(Backbone):
         return self.model.get_image_features(**inputs).pooler_output
 
     def encode_audio(self, features: Tensor) -> Tensor:
-        longer = torch.zeros(len(features), 1, dtype=torch.bool, device=features.device)
+        # Fusion: transformers takes a sound that is alone in its batch for a longer one, whatever
+        # its length. Each is heard as if alone, so that no other sound changes its embedding.
+        longer = torch.ones(len(features), 1, dtype=torch.bool, device=features.device)
         return self.model.get_audio_features(features, is_longer=longer).pooler_output
 
     def encode_text(self, ids: Tensor) -> Tensor:
@@ -219,11 +218,9 @@ class HF(Backbone):
         return self._pixels(image)
 
     def preprocess_audio(self, waveforms: Sequence[Tensor]) -> Tensor:
-        if "audio" not in self.modalities:
+        if self._sounds is None:
             return super().preprocess_audio(waveforms)
-        arrays = [waveform.numpy() for waveform in waveforms]
-        found = self._extractor(arrays, sampling_rate=self.sampling_rate, return_tensors="pt")
-        return found["input_features"]
+        return self._sounds(waveforms)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         rows = to_ids(self.tokenizer, texts)
@@ -239,7 +236,7 @@ class HF(Backbone):
     @property
     def spec(self) -> dict[str, Any]:
         config = self.model.config.to_diff_dict()
-        audio = {} if self.features is None else {"features": self.features}
+        audio = {} if self._sounds is None else {"features": self._sounds.settings}
         pixels = {} if self._pixels is None else self._pixels.spec
         return {"config": config, **pixels, **audio}
 
@@ -255,8 +252,8 @@ class HF(Backbone):
         write_tokenizer(self.tokenizer, folder)
         if self._pixels is not None:
             self._pixels.save(folder)
-        else:
-            self._extractor.save_pretrained(folder)
+        if self._sounds is not None:
+            self._sounds.save(folder)
 
     def save_assets(self, folder: Path) -> list[str]:
         return store_tokenizer(self.tokenizer, folder)
@@ -297,9 +294,9 @@ def from_pretrained(name_or_path: str) -> Backbone:
         size = _image_size(config.vision_config)
         processor = read_image_processor(name_or_path, config, size=size, local=local)
         settings["image_processor"] = processor
-    else:
-        settings["features"] = read_preprocessor(name_or_path, local)
     with about(named(name_or_path)):
+        if "audio" in kind.modalities:
+            settings["features"] = read_sounds(name_or_path, local)
         return HF(model, tokenizer, **settings).eval()
 
 
@@ -374,9 +371,3 @@ def _patches(pixels: Tensor, size: int) -> dict[str, Tensor]:
     shapes = torch.full((len(pixels), 2), side, device=pixels.device)
     mask = torch.ones(patches.shape[:2], dtype=torch.int64, device=pixels.device)
     return {"pixel_values": patches, "pixel_attention_mask": mask, "spatial_shapes": shapes}
-
-
-def _settings(extractor: ClapFeatureExtractor) -> dict[str, Any]:
-    """Those that differ from the library's own, as JSON."""
-    plain = ClapFeatureExtractor().to_dict()
-    return {k: value for k, value in extractor.to_dict().items() if value != plain.get(k)}

@@ -1,7 +1,6 @@
 """What all adapters for transformers read beside weights and tokenizer: preprocessing, errors."""
 
 import copy
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,17 +49,6 @@ def refuse_adapters_of(name_or_path: str, local: bool) -> None:
             return
         folder = Path(file).parent
     refuse_adapters(named(name_or_path), folder)
-
-
-def read_preprocessor(name_or_path: str, local: bool) -> dict[str, Any]:
-    """Content of `preprocessor_config.json`; empty when the model has no such file."""
-    path = cached_file(
-        name_or_path,
-        PREPROCESSOR_FILE,
-        local_files_only=local,
-        _raise_exceptions_for_missing_entries=False,
-    )
-    return {} if path is None else json.loads(Path(path).read_text("utf-8"))
 
 
 def write_native(backbone: Backbone, folder: Path) -> None:

@@ -51,7 +51,7 @@ class PairData(pl.LightningDataModule, ABC):
         eval_batch_size: items per encoder call in evaluation.
         calibration_size: pairs of `train` that calibration sees.
         num_workers: worker processes per loader.
-        seconds: sounds that last longer are cut to this; whole when None.
+        seconds: sounds that last longer are cut to this; when None, to what the model hears.
         seed: orders the training pairs and draws the calibration sample.
 
     Attributes:
@@ -200,8 +200,7 @@ class PairData(pl.LightningDataModule, ABC):
         if "image" in self.backbone.modalities and "image" in read[0]:
             batch["image"] = self._pixels([item["image"] for item in read])
         if "audio" in self.backbone.modalities and "audio" in read[0]:
-            at = [float(torch.rand(())) if captions == "random" else 0.5 for _ in read]
-            waves = [self._heard(i["audio"], place) for i, place in zip(read, at, strict=True)]
+            waves = [self._heard(item["audio"], captions == "random") for item in read]
             batch["audio"] = self.backbone.preprocess_audio(waves)
         if "label" in read[0]:
             batch["label"] = torch.tensor([self._label(item) for item in read])
@@ -255,9 +254,12 @@ class PairData(pl.LightningDataModule, ABC):
             )
         return label
 
-    def _heard(self, wave: Waveform, at: float) -> Tensor:
-        if self.seconds is not None:
-            wave = cropped(wave, self.seconds, at=at)
+    def _heard(self, wave: Waveform, anywhere: bool) -> Tensor:
+        """What the model hears of a sound: `seconds` of it, or as much as the model can take."""
+        at = float(torch.rand(())) if anywhere else 0.5
+        seconds = self.seconds or (self.backbone.window if anywhere else None)
+        if seconds is not None:
+            wave = cropped(wave, seconds, at=at)
         return resampled(wave, self.backbone.sampling_rate).samples
 
     def _pixels(self, images: list[Any]) -> Tensor:

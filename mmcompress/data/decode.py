@@ -1,11 +1,13 @@
 """From the bytes of a file to an image or a waveform."""
 
 import io
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from PIL import Image, UnidentifiedImageError, features
 from torch import Tensor
 
@@ -103,15 +105,31 @@ def read_audio(source: bytes | Path) -> Waveform:
         raise unreadable("sound", error) from error
     if len(channels) == 0:
         raise Unreadable("no readable sound (it is empty)")
-    return Waveform(torch.from_numpy(channels.mean(axis=1)), rate)
+    wave = Waveform(torch.from_numpy(channels.mean(axis=1)), rate)
+    check_finite(wave)
+    return wave
+
+
+def check_finite(wave: Waveform) -> None:
+    """Refuse a sound whose values are no numbers.
+
+    Raises:
+        Unreadable: says how many.
+    """
+    bad = int((~wave.samples.isfinite()).sum())
+    if bad:
+        raise Unreadable(f"no readable sound ({bad} of its samples are NaN or infinite)")
 
 
 def resampled(wave: Waveform, rate: int) -> Waveform:
-    """At another rate, by soxr's band-limited resampler."""
+    """At another rate, by soxr's band-limited resampler: one sample at least."""
     if wave.rate == rate:
         return wave
     soxr = import_audio("soxr")
-    return Waveform(torch.from_numpy(soxr.resample(wave.samples.numpy(), wave.rate, rate)), rate)
+    # Fewer samples than make up one at the new rate would leave none.
+    missing = math.ceil(wave.rate / rate) - len(wave.samples)
+    samples = F.pad(wave.samples, (0, max(missing, 0)))
+    return Waveform(torch.from_numpy(soxr.resample(samples.numpy(), wave.rate, rate)), rate)
 
 
 def cropped(wave: Waveform, seconds: float, *, at: float = 0.5) -> Waveform:

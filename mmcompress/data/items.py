@@ -10,7 +10,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 from typing_extensions import Self
 
-from mmcompress.data.decode import Unreadable
+from mmcompress.data.decode import Unreadable, check_finite
 from mmcompress.data.losses import Losses
 from mmcompress.errors import MENDABLE
 from mmcompress.rgb import on_white, with_alpha
@@ -108,9 +108,7 @@ def _checked(item: Item) -> Item:
     """
     sound, image, texts = item.get("audio"), item.get("image"), item.get("text")
     if sound is not None:
-        bad = int((~sound.samples.isfinite()).sum())
-        if bad:
-            raise Unreadable(f"no readable sound ({bad} of its samples are NaN or infinite)")
+        check_finite(sound)
     if torch.is_tensor(image) and not image.isfinite().all():
         raise Unreadable("no readable image (some of its values are NaN or infinite)")
     if texts is not None and not any(

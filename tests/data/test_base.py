@@ -8,11 +8,12 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 
+from mmcompress.backbones.hf import HF
 from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.compression.pruning.magnitude import Magnitude
 from mmcompress.compression.recipe import Recipe
 from mmcompress.data.base import PairData
-from mmcompress.data.decode import Unreadable
+from mmcompress.data.decode import Unreadable, Waveform
 from mmcompress.data.items import PairDataset
 from mmcompress.objectives.objective import Objective
 from mmcompress.training import CompressionModule, calibrated_in
@@ -250,3 +251,24 @@ def test_bad_input(tiny_data: PairData):
             type(tiny_data)(**{key: 0})
     with pytest.raises(ValueError, match=r"data\.seconds=0 must be positive"):
         type(tiny_data)(seconds=0)
+
+
+def test_a_long_sound_is_the_same_at_every_evaluation(tiny_data: PairData, tiny_clap: HF) -> None:
+    """Its middle, in whatever batch; in training another second each time, as the seed says."""
+    t = torch.arange(40_000) / 8000
+    long = Waveform(0.5 * torch.sin(2 * torch.pi * (200 + 150 * t) * t), 8000)
+    short = Waveform(long.samples[:3000], 8000)
+    tiny_data.backbone = tiny_clap
+    items = [{"audio": wave, "text": "red cat"} for wave in (long, short)]
+    middle = Waveform(long.samples[16_000:24_000], 8000)
+    expected = tiny_clap.preprocess_audio([middle.samples, short.samples])
+    for captions in ("all", "first"):
+        assert torch.equal(tiny_data.collate(items, captions=captions)["audio"], expected)
+    assert torch.equal(tiny_data.collate(items[:1])["audio"], expected[:1])
+    drawn = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        drawn.append(tiny_data.collate(items, captions="random")["audio"])
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0][0], drawn[2][0])
+    assert torch.equal(drawn[0][1], expected[1])

@@ -60,6 +60,32 @@ def test_resampling_keeps_a_tone() -> None:
     assert resampled(wave, 16000) is wave
 
 
+@pytest.mark.parametrize("samples", [1, 2, 5, 6, 7])
+def test_of_a_few_samples_one_at_least_is_left(samples: int) -> None:
+    wave = Waveform(torch.full((samples,), 0.5), 48000)
+    found = resampled(wave, 8000)
+    assert (len(found.samples), found.rate) == (1, 8000)
+    assert bool(found.samples.isfinite().all())
+
+
+def test_values_that_are_no_numbers_are_damage() -> None:
+    file = io.BytesIO()
+    samples = np.array([0.5, np.nan, np.inf, 0.5], dtype=np.float32)
+    soundfile.write(file, samples, 8000, format="WAV", subtype="FLOAT")
+    with pytest.raises(Unreadable, match="2 of its samples are NaN or infinite"):
+        read_audio(file.getvalue())
+
+
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"])
+def test_every_depth_gives_the_same_samples(subtype: str) -> None:
+    file = io.BytesIO()
+    samples = np.array([0.0, 0.5, -0.25, 0.125])
+    soundfile.write(file, samples, 8000, format="WAV", subtype=subtype)
+    found = read_audio(file.getvalue()).samples
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, torch.tensor(samples).float(), rtol=0, atol=2**-8)
+
+
 def test_crops() -> None:
     wave = Waveform(torch.arange(100.0), rate=10)
     assert cropped(wave, 2.0).samples.tolist() == list(range(40, 60))
