@@ -19,7 +19,11 @@ def furnish(axes: Axes, cost: str, metric: str) -> None:
     """
     axes.set_xlabel(cost, fontsize=7.5)
     better = "lower is better" if lower_is_better(metric) else ""
-    axes.set_ylabel(f"{title(metric, unit=True)}{f' ({better})' if better else ''}", fontsize=7.5)
+    axes.set_ylabel(
+        f"{title(metric, unit=True)}{f' ({better})' if better else ''}",
+        fontsize=7.5,
+        parse_math=False,
+    )
     axes.tick_params(labelsize=7, width=0.6, length=2.5)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_linewidth(0.6)

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from mmcompress.artifact.ledger import LedgerRow, Share, summarise, summarise_treatments
 from mmcompress.backbones.card import Card
+from mmcompress.report.formats import printable
 from mmcompress.report.metrics import format_interval, format_metric, is_percent
 
 MIN_WIDTH = 120
@@ -25,6 +26,15 @@ def report_console() -> Console:
     if not console.is_terminal:
         console.width = max(console.width, MIN_WIDTH)
     return console
+
+
+def _plain(text: str) -> Text:
+    """What nobody takes for markup or for a command to the terminal."""
+    return Text(printable(text))
+
+
+def _add_row(table: Table, *cells: str) -> None:
+    table.add_row(*map(_plain, cells))
 
 
 def format_bytes(count: int) -> str:
@@ -56,24 +66,26 @@ def print_report(
         table.add_column(column, justify="right")
     for rows in (_metric_rows(record), _size_rows(record["size"])):
         for row in rows:
-            table.add_row(*row)
+            _add_row(table, *row)
         table.add_section()
     latency = record.get("latency") or {}
     for row in _latency_rows(latency):
-        table.add_row(*row)
+        _add_row(table, *row)
     console.print(table)
     for line in _interval_lines(record.get("intervals") or {}):
-        console.print(Text(line), soft_wrap=True)
+        console.print(_plain(line), soft_wrap=True)
     if latency:
-        console.print(Text(f"latency: {latency['runtime']}, {latency['threads']} threads, median"))
+        console.print(
+            _plain(f"latency: {latency['runtime']}, {latency['threads']} threads, median")
+        )
     if latency.get("no_speedup"):
-        console.print(Text(f"no speed-up expected: {latency['no_speedup']}"))
+        console.print(_plain(f"no speed-up expected: {latency['no_speedup']}"))
     for step, share in record["size"].get("coverage", {}).items():
-        console.print(Text(f"{step} targeted {share:.1%} of the parameters"))
+        console.print(_plain(f"{step} targeted {share:.1%} of the parameters"))
     if record.get("budget"):
         line = _budget_line(record["budget"]["limit"], record["size"]["artifact_bytes"])
-        console.print(Text(line), soft_wrap=True)
-    console.print(Text(f"artifact: {artifact}"), soft_wrap=True)
+        console.print(_plain(line), soft_wrap=True)
+    console.print(_plain(f"artifact: {artifact}"), soft_wrap=True)
 
 
 def _metric_rows(record: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
@@ -179,9 +191,9 @@ def print_ledger(rows: Sequence[LedgerRow], *, console: Console | None = None) -
         if previous not in (None, modality):
             table.add_section()
         previous = modality
-        table.add_row(modality, role, payload, f"{size:,}", f"{size / total:.1%}")
+        _add_row(table, modality, role, payload, f"{size:,}", f"{size / total:.1%}")
     table.add_section()
-    table.add_row("total", "", "bytes of both files", f"{total:,}", "100.0%")
+    _add_row(table, "total", "", "bytes of both files", f"{total:,}", "100.0%")
     console.print(table)
     _print_treatments(rows, console)
     _print_left_dense([row for row in rows if row.payload == "dense"], console)
@@ -202,14 +214,14 @@ def _print_treatments(rows: Sequence[LedgerRow], console: Console) -> None:
         if previous not in (None, modality):
             table.add_section()
         previous = modality
-        table.add_row(modality, role, how, *_share_cells(share))
+        _add_row(table, modality, role, how, *_share_cells(share))
     table.add_section()
     total = Share(
         sum(share.tensors for share in groups.values()),
         sum(share.parameters for share in groups.values()),
         sum(row.bytes for row in rows),
     )
-    table.add_row("total", "", "with header and manifest", *_share_cells(total))
+    _add_row(table, "total", "", "with header and manifest", *_share_cells(total))
     console.print(table)
 
 
@@ -232,7 +244,7 @@ def _print_left_dense(rows: Sequence[LedgerRow], console: Console) -> None:
         name = re.sub(r"\.\d+\.", ".*.", row.tensor)
         groups.setdefault((name, row.note), []).append(row.bytes)
     for (name, note), sizes in groups.items():
-        table.add_row(name, str(len(sizes)), f"{sum(sizes):,}", note)
+        _add_row(table, name, str(len(sizes)), f"{sum(sizes):,}", note)
     console.print(table)
 
 
@@ -256,19 +268,19 @@ def print_card(card: Card, *, console: Console | None = None) -> None:
                 table.add_section()
             previous = row.modality
             sizes = _parameter_cells(row.parameters, card.parameters)
-            table.add_row(row.modality, row.role, row.granularity, str(row.count), *sizes)
+            _add_row(table, row.modality, row.role, row.granularity, str(row.count), *sizes)
         if title == "weights":
             table.add_section()
             number = sum(row.count for row in rows)
             sizes = _parameter_cells(card.targets, card.parameters)
-            table.add_row("total", "", "", str(number), *sizes)
+            _add_row(table, "total", "", "", str(number), *sizes)
         console.print(table)
     table = Table(title="stays dense", title_justify="left")
     table.add_column("why", overflow="fold")
     for column in ("parameters", "share"):
         table.add_column(column, justify="right", no_wrap=True)
     for reason, parameters in card.left.items():
-        table.add_row(reason, *_parameter_cells(parameters, card.parameters))
+        _add_row(table, reason, *_parameter_cells(parameters, card.parameters))
     console.print(table)
 
 

@@ -6,7 +6,7 @@ from math import log10
 from pathlib import Path
 from typing import Any
 
-from mmcompress.report.formats import ABSENT, markdown_lines
+from mmcompress.report.formats import ABSENT, markdown_code, markdown_lines, markdown_text
 from mmcompress.report.pictures import size_marks
 from mmcompress.report.plot import best_of
 from mmcompress.report.sections import Section
@@ -191,8 +191,8 @@ def _layers(groups: Sequence[Mapping[str, Any]]) -> list[Layer]:
 
 def details_markdown(details: Details) -> str:
     """Ledger by treatment, and what each layer got and lost."""
-    parts = [f"### {details.name}, seed {details.record.get('seed')}\n"]
-    parts.append(f"`{details.record.get('command', ABSENT)}`\n")
+    parts = [f"### {markdown_text(details.name)}, seed {details.record.get('seed')}\n"]
+    parts.append(markdown_code(str(details.record.get("command", ABSENT))) + "\n")
     if details.treatments:
         lines: list[Sequence[str]] = [
             ("tower", "role", "how it is stored", "bytes", "bits/weight"),

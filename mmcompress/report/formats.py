@@ -2,6 +2,8 @@
 
 import csv
 import io
+import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +30,10 @@ LATEX = {
     "–": r"--",
 }
 """What a character is in running text of any LaTeX since 2018, whose input is UTF-8."""
+
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""How a text begins that spreadsheets take for a formula."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +75,33 @@ def markdown(table: Table) -> str:
 
 
 def markdown_lines(lines: Iterable[Sequence[str]]) -> str:
-    """Rows of cells between bars; a bar inside a cell is escaped."""
-    rows = ([cell.replace("|", r"\|") for cell in cells] for cells in lines)
+    """Rows of cells between bars; each cell is text, whatever it holds."""
+    rows = ([markdown_text(cell) for cell in cells] for cells in lines)
     return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
+
+
+def markdown_text(text: str) -> str:
+    r"""Escaped for Markdown, where it may stand in a table: no HTML, no link, no end of the cell.
+
+    Example:
+        >>> markdown_text("a|b <img src=x>"), markdown_text("int4 (bits=4) & low_rank")
+        ('a\\|b &lt;img src=x>', 'int4 (bits=4) & low_rank')
+    """
+    text = re.sub(r"&(?=#?\w+;)", "&amp;", printable(text)).replace("<", "&lt;")
+    return text.replace("\\", r"\\").replace("|", r"\|").replace("](", r"]\(")
+
+
+def markdown_code(text: str) -> str:
+    r"""As code in a line of Markdown; backticks in it do not end it.
+
+    Example:
+        >>> markdown_code("a=1"), markdown_code("a=`b`")
+        ('`a=1`', '`` a=`b` ``')
+    """
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    space = " " * (longest > 0)
+    fence = "`" * (longest + 1)
+    return f"{fence}{space}{printable(text)}{space}{fence}"
 
 
 def latex(table: Table) -> str:
@@ -91,7 +121,9 @@ def latex(table: Table) -> str:
 
 
 def _latex_row(cells: Iterable[str]) -> str:
-    return " & ".join(latex_text(cell) for cell in cells) + r" \\"
+    row = " & ".join(latex_text(cell) for cell in cells) + r" \\"
+    # The line break before it would take these for its own argument.
+    return f"{{{row[0]}}}{row[1:]}" if row.startswith(("[", "*")) else row
 
 
 def latex_text(text: str) -> str:
@@ -101,11 +133,31 @@ def latex_text(text: str) -> str:
         >>> latex_text("50 % of a_b")
         '50 \\% of a\\_b'
     """
-    return "".join(LATEX.get(character, character) for character in text)
+    return "".join(LATEX.get(character, character) for character in printable(text))
+
+
+def printable(text: str) -> str:
+    r"""Control characters, halves of characters and marks that turn the direction of the text
+    around as escapes, for terminals obey them.
+
+    Example:
+        >>> printable("a\x1b[2Jb"), printable("naïve 👩‍🚀")
+        ('a\\x1b[2Jb', 'naïve 👩‍🚀')
+    """
+    return "".join(c.encode("unicode_escape").decode() if _is_obeyed(c) else c for c in text)
+
+
+def _is_obeyed(character: str) -> bool:
+    code = ord(character)
+    turned = 0x202A <= code <= 0x202E or 0x2066 <= code <= 0x2069
+    return turned or unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
 
 
 def comma_separated(rows: Sequence[Mapping[str, Any]]) -> str:
     r"""CSV with every key that some row has, by first appearance; empty where one lacks it.
+
+    A text that a spreadsheet would take for a formula has an apostrophe before it. Numbers are
+    numbers.
 
     Example:
         >>> comma_separated([{"a": 1}, {"a": 2, "b": "x,y"}])
@@ -113,7 +165,13 @@ def comma_separated(rows: Sequence[Mapping[str, Any]]) -> str:
     """
     keys = dict.fromkeys(key for row in rows for key in row)
     text = io.StringIO()
-    writer = csv.DictWriter(text, keys, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(_cell, keys))
+    writer.writerows([_cell(row.get(key)) for key in keys] for row in rows)
     return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    return ("'" if value.startswith(FORMULA) else "") + printable(value)

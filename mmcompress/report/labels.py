@@ -55,7 +55,7 @@ def place_labels(
     markers = np.hstack([centres - half, centres + half])  # N 4: left, bottom, right, top
     taken = np.empty((0, 4))
     for i in sorted(range(len(labels)), key=lambda i: _crowd(centres, i)):
-        text = figure.text(0, 0, labels[i], fontsize=font_size, linespacing=1.15)
+        text = figure.text(0, 0, labels[i], fontsize=font_size, linespacing=1.15, parse_math=False)
         size = text.get_window_extent(renderer)
         text.remove()
         places, radii = _places(centres[i], size.width, size.height, pixels)  # P 4, P
@@ -80,6 +80,7 @@ def place_labels(
             va="center",
             fontsize=font_size,
             linespacing=1.15,
+            parse_math=False,
             zorder=5,
             arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.6, "shrinkB": 3}
             if far

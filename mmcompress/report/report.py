@@ -7,7 +7,14 @@ from typing import Any
 
 from mmcompress.files import write_atomically
 from mmcompress.report.details import Details, chosen_runs, details_markdown
-from mmcompress.report.formats import comma_separated, latex, markdown
+from mmcompress.report.formats import (
+    comma_separated,
+    latex,
+    markdown,
+    markdown_code,
+    markdown_text,
+    printable,
+)
 from mmcompress.report.page import page
 from mmcompress.report.pictures import latency_marks, size_marks
 from mmcompress.report.plot import SIZE, pareto_figure, save
@@ -82,7 +89,7 @@ def write_report(report: Report, out: Path) -> list[Path]:
 def printed(report: Report) -> str:
     """The tables, and what did not finish."""
     parts = [
-        f"{section.name}\n\n"
+        f"{markdown_text(section.name)}\n\n"
         + markdown(recipes_table(section.summaries, section.metric, latency=True))
         for section in report.sections
     ]
@@ -94,14 +101,15 @@ def report_markdown(report: Report) -> str:
     parts = []
     for number, section in enumerate(report.sections, start=1):
         suffix = "" if number == 1 else f"-{number}"
-        parts.append(f"## {section.name}\n")
+        parts.append(f"## {markdown_text(section.name)}\n")
         parts.append(markdown(recipes_table(section.summaries, section.metric, latency=True)))
         parts.append(f"![accuracy against stored size](accuracy_vs_size{suffix}.png)\n")
     parts.append(remarks(report))
     parts += [details_markdown(d) for d in report.details if d.treatments or d.layers]
     parts.append("## Commands\n")
     commands = [
-        f"- {summary.name}, seed {record.get('seed')}: `{record.get('command')}`"
+        f"- {markdown_text(summary.name)}, seed {record.get('seed')}: "
+        + markdown_code(str(record.get("command")))
         for section in report.sections
         for summary in section.summaries
         for record in summary.records
@@ -121,12 +129,12 @@ def _unfinished_lines(report: Report) -> str:
     lines = [f"{len(report.unfinished)} runs did not finish and are in no table:\n"]
     for record in report.unfinished:
         error = f", {record['error']}" if record.get("error") else ""
-        lines.append(f"- {record['folder']}: {record['status']}{error}")
+        lines.append(markdown_text(f"- {record['folder']}: {record['status']}{error}"))
     return "\n".join(lines) + "\n"
 
 
 def _latex(section: Section) -> str:
-    return f"% {section.name}\n" + latex(
+    return f"% {printable(section.name)}\n" + latex(
         recipes_table(section.summaries, section.metric, latency=True)
     )
 
@@ -194,4 +202,4 @@ def _sensitivity(details: Sequence[Details]) -> list[dict[str, Any]]:
 
 
 def _write(path: Path, text: str) -> None:
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_atomically(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))

@@ -1,13 +1,14 @@
 """What a run record must be before tables and pictures are made from it."""
 
 import json
-import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from typing_extensions import Self
+
+from mmcompress.report.formats import printable
 
 DEEPEST = 50
 """How many containers may lie in one another; ours are a dozen."""
@@ -199,23 +200,6 @@ def parse_record(path: Path) -> dict[str, Any]:
         place = ".".join(map(str, first["loc"])) or "the record"
         raise BadRecord(path, f"{printable(place)}: {first['msg']}") from error
     return _printable(record)
-
-
-def printable(text: str) -> str:
-    r"""Control characters, halves of characters and marks that turn the direction of the text
-    around as escapes, for terminals obey them.
-
-    Example:
-        >>> printable("a\x1b[2Jb"), printable("naïve 👩‍🚀")
-        ('a\\x1b[2Jb', 'naïve 👩‍🚀')
-    """
-    return "".join(c.encode("unicode_escape").decode() if _is_obeyed(c) else c for c in text)
-
-
-def _is_obeyed(character: str) -> bool:
-    code = ord(character)
-    turned = 0x202A <= code <= 0x202E or 0x2066 <= code <= 0x2069
-    return turned or unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
 
 
 def _printable(value: Any) -> Any:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from mmcompress.report.console import report_console
+from mmcompress.report.formats import printable
 from mmcompress.report.record import read_record
 from mmcompress.report.schema import SCORED
 from mmcompress.runs.folder import at_work
@@ -83,7 +84,7 @@ def print_outcomes(
     console = console or report_console()
 
     def say(line: str) -> None:
-        console.print(Text(line), soft_wrap=True)
+        console.print(Text(printable(line)), soft_wrap=True)
 
     counts = Counter(outcome.status for outcome in found)
     shown: list[Status] = ["finished", "skipped", "failed"]
