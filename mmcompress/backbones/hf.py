@@ -54,8 +54,8 @@ from mmcompress.backbones.processors import (
     Pixels,
     pixels_of,
     read_image_processor,
-    unpacked,
 )
+from mmcompress.backbones.siglip2 import patches_of, unpacked
 from mmcompress.backbones.sounds import Sounds, read_sounds
 from mmcompress.backbones.text_encoder import split_blocks
 
@@ -191,7 +191,7 @@ class HF(Backbone):
         if pixels.ndim == 3:
             inputs = unpacked(pixels)
         elif self.model.config.model_type == "siglip2":
-            inputs = _patches(pixels, self.model.config.vision_config.patch_size)
+            inputs = patches_of(pixels, self.model.config.vision_config.patch_size)
         else:
             inputs = {"pixel_values": pixels}
         return self.model.get_image_features(**inputs).pooler_output
@@ -356,18 +356,3 @@ def _image_size(vision: Any) -> int:
             "are not square are not supported"
         )
     return size
-
-
-def _patches(pixels: Tensor, size: int) -> dict[str, Tensor]:
-    """Square images as SigLIP 2 reads them, patches row by row, none of them padding.
-
-    Args:
-        pixels: (B, 3, S, S).
-        size: of a patch, in pixels.
-    """
-    side = pixels.shape[-1] // size
-    patches = pixels.unflatten(-1, (side, size)).unflatten(-3, (side, size))  # B C h p w q
-    patches = patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)  # B hw pqC
-    shapes = torch.full((len(pixels), 2), side, device=pixels.device)
-    mask = torch.ones(patches.shape[:2], dtype=torch.int64, device=pixels.device)
-    return {"pixel_values": patches, "pixel_attention_mask": mask, "spatial_shapes": shapes}

@@ -21,6 +21,7 @@ from transformers.utils import cached_file
 
 from mmcompress.backbones.hf_files import PREPROCESSOR_FILE, named
 from mmcompress.backbones.images import CLIP_MEAN, CLIP_STD, RESAMPLING, image_transform
+from mmcompress.backbones.siglip2 import packed
 from mmcompress.files import write_json
 from mmcompress.rgb import on_white, to_rgb
 
@@ -186,32 +187,6 @@ class LibraryPixels:
 
     def save(self, folder: Path) -> None:
         write_json(folder / PREPROCESSOR_FILE, self.settings)
-
-
-def packed(pixel_values: Tensor, pixel_attention_mask: Tensor, spatial_shapes: Tensor) -> Tensor:
-    """SigLIP 2's three inputs as one tensor: behind each patch the grid that it stands in.
-
-    Args:
-        pixel_values: (B, N, D).
-        pixel_attention_mask: (B, N), 0 where there is padding.
-        spatial_shapes: (B, 2), rows and columns of patches.
-    Returns:
-        (B, N, D + 2) float32; the last two values are 0 where there is padding.
-
-    Example:
-        >>> packed(torch.ones(1, 2, 1), torch.tensor([[1, 0]]), torch.tensor([[1, 1]]))
-        tensor([[[1., 1., 1.],
-                 [1., 0., 0.]]])
-    """
-    grids = spatial_shapes[:, None] * pixel_attention_mask[..., None]  # B N 2
-    return torch.cat([pixel_values.float(), grids.float()], dim=-1)
-
-
-def unpacked(pixels: Tensor) -> dict[str, Tensor]:
-    """The counterpart of `packed`: arguments of SigLIP 2's image tower."""
-    values, grids = pixels[..., :-2], pixels[..., -2:].long()
-    mask = (grids[..., 0] > 0).long()
-    return {"pixel_values": values, "pixel_attention_mask": mask, "spatial_shapes": grids[:, 0]}
 
 
 def read_image_processor(

@@ -22,7 +22,7 @@ from transformers.models.siglip2.image_processing_siglip2 import Siglip2ImagePro
 from mmcompress.backbones.hf import HF, KINDS, from_pretrained
 from mmcompress.backbones.hf import untrained as untrained_from
 from mmcompress.backbones.hf_clip import HFClip
-from mmcompress.backbones.processors import unpacked
+from mmcompress.backbones.siglip2 import unpacked
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
 TEXTS = ["red cat", "blue house key", "star"]

@@ -21,13 +21,13 @@ from mmcompress.backbones.hf_generative import from_pretrained as generative
 from mmcompress.backbones.processors import (
     LARGEST,
     LibraryPixels,
-    packed,
     pixels_of,
     read_image_processor,
-    unpacked,
 )
+from mmcompress.backbones.siglip2 import packed, unpacked
 from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.recipe import Recipe
+from mmcompress.compression.statistics import collect_inputs
 from tests.conftest import store
 
 S = 32
@@ -243,6 +243,10 @@ def test_siglip_2_keeps_the_aspect_ratio(tmp_path: Path) -> None:
     valid = backbone.valid_tokens("image", batch)
     assert valid is not None
     assert valid.sum(dim=1).tolist() == [rows * columns for rows, columns in shapes]
+    layers = [t for t in backbone.targets() if t.role in ("patch", "attn.q", "mlp.up")]
+    seen = collect_inputs(backbone, [{"image": batch, "text": backbone.tokenize(["a"])}], layers)
+    patches = seen["vision_model.embeddings.patch_embedding.weight"].tokens
+    assert patches == seen["vision_model.encoder.layers.1.mlp.fc1.weight"].tokens == valid.sum()
     again = backbone.preprocess(noise(50, 30).expand(2, 3, 50, 30))
     assert torch.equal(again[1], batch[0])
 
