@@ -47,7 +47,8 @@ def main(cfg: DictConfig) -> None:
     split = cfg.evaluation.split
     check_split(data, split)
     for part in ("train", "val"):
-        data.check_readable(part)
+        if part in data.splits:
+            data.check_readable(part)
 
     with start_run(cfg) as run:
         record = run.record
