@@ -27,16 +27,12 @@ VALUES = 2**26
 VALUES_PER_BYTE = 1024
 """Of larger ones. A thousandth of the weights kept, and entropy coded, comes to some 500."""
 
-PLACES, BYTES_PER_PLACE, MOST_PLACES = 10_000, 4096, 100_000
+PLACES, BYTES_PER_PLACE, MOST_PLACES = 6_000, 4096, 100_000
 """Modules and parameters that any file may ask for; bytes for each one more; and the end of it."""
 
 UNSAVED = 2**24
 """Values of a tensor that no file holds, such as position ids or the tables of rotary embeddings,
 however small the model is."""
-
-
-class TooLarge(ValueError):
-    """A model asks for more than its bytes can stand for."""
 
 
 def most_values(stored: int) -> int:
@@ -51,11 +47,11 @@ def check_values(state: Mapping[str, Tensor], stored: int) -> None:
         state: of the model, on any device; one entry for each tensor, ties left out.
         stored: bytes of the file.
     Raises:
-        TooLarge: it has more.
+        ValueError: it has more.
     """
     values = sum(tensor.numel() for tensor in state.values())
     if values > most_values(stored):
-        raise TooLarge(f"its {values:,} values are more than {stored:,} bytes can stand for")
+        raise ValueError(f"its {values:,} values are more than {stored:,} bytes can stand for")
 
 
 @contextmanager
@@ -63,7 +59,7 @@ def counted(stored: int) -> Iterator["Counter"]:
     """Within it, what is built is counted, and refused once it is too much for `stored` bytes.
 
     Raises:
-        TooLarge: too many modules and parameters, or a tensor of too many values.
+        ValueError: too many modules and parameters, or a tensor of too many values.
     """
     counter = Counter(most_values(stored), min(PLACES + stored // BYTES_PER_PLACE, MOST_PLACES))
     hooks = [
@@ -97,7 +93,7 @@ class Counter(TorchDispatchMode):
         """Called for every module and parameter that a module takes over."""
         self.found += 1
         if self.found > self.places:
-            raise TooLarge(f"it has more than {self.places:,} modules and parameters")
+            raise ValueError(f"it has more than {self.places:,} modules and parameters")
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -118,7 +114,7 @@ class Counter(TorchDispatchMode):
                 sizes = zip(tensor.shape, tensor.stride(), strict=True)
                 self.largest = max(self.largest, prod(n for n, step in sizes if step))
         if self.largest > self.values:
-            raise TooLarge(f"a tensor of it has {self.largest:,} values, more than are stored")
+            raise ValueError(f"a tensor of it has {self.largest:,} values, more than are stored")
 
 
 def check_unsaved(model: nn.Module, largest: int) -> None:
@@ -128,16 +124,18 @@ def check_unsaved(model: nn.Module, largest: int) -> None:
         model: on the meta device.
         largest: values of the largest tensor that was made while it was built.
     Raises:
-        TooLarge: there are some.
+        ValueError: there are some.
     """
     state = [tensor.numel() for tensor in model.state_dict().values()]
     most = max(UNSAVED, 4 * max(state, default=0))
     if largest > most:
-        raise TooLarge(f"a tensor of {largest:,} values is needed to build it, which none explains")
+        raise ValueError(
+            f"a tensor of {largest:,} values is needed to build it, which none explains"
+        )
     names = model.state_dict().keys()
     unsaved = sum(b.numel() for name, b in model.named_buffers() if name not in names)
     if unsaved > UNSAVED + sum(state):
-        raise TooLarge(f"{unsaved:,} values of its buffers are in no file")
+        raise ValueError(f"{unsaved:,} values of its buffers are in no file")
 
 
 def _takes_memory(args: Any, kwargs: Any) -> bool:

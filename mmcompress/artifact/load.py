@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from mmcompress.artifact.bounds import check_values
@@ -33,9 +33,15 @@ from mmcompress.artifact.chain import (
     view_payload,
 )
 from mmcompress.artifact.codecs import planes
-from mmcompress.artifact.errors import ArtifactError
-from mmcompress.artifact.manifest import MANIFEST_FILE, TENSORS_FILE, Manifest, parse
-from mmcompress.artifact.skeleton import Skeleton, build_skeleton
+from mmcompress.artifact.errors import ArtifactError, refusing
+from mmcompress.artifact.manifest import (
+    MANIFEST_FILE,
+    TENSORS_FILE,
+    Manifest,
+    most_of_manifest,
+    parse,
+)
+from mmcompress.artifact.skeleton import UPGRADE, Skeleton, build_skeleton
 from mmcompress.artifact.table import Weight, payload_bytes, read_table
 from mmcompress.backbones.base import Backbone
 from mmcompress.finite import describe_not_finite
@@ -47,7 +53,10 @@ PAYLOADS = "payloads"
 
 COMPRESS_AGAIN = "compress again, from a model that is finite"
 
-FILE_NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
+LONGEST_HEADER = 2**16
+"""Bytes of the header of `model.safetensors`, which names a dozen tensors."""
+
+FILE_NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}"
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -56,14 +65,21 @@ def read_manifest(folder: Path) -> Manifest:
     Raises:
         ArtifactError: a file is missing, damaged, foreign or outside the folder.
     """
+    with refusing(folder, "cannot be read"):  # a loop of links, say, or no permission
+        return _read_manifest(folder)
+
+
+def _read_manifest(folder: Path) -> Manifest:
     if not folder.is_dir():
         raise ArtifactError(folder, "is no folder", "give the folder that holds manifest.json")
-    path = _inside(folder, MANIFEST_FILE)
+    path, tensors = _inside(folder, MANIFEST_FILE), _inside(folder, TENSORS_FILE)
+    size = path.stat().st_size
+    if size > most_of_manifest(tensors.stat().st_size):
+        raise ArtifactError(path, f"has {size:,} bytes, far more than its tensors explain")
     manifest = parse(path.read_bytes(), path)
     for name in manifest["assets"]:
         if not re.fullmatch(FILE_NAME, name) or name in (MANIFEST_FILE, TENSORS_FILE):
             raise ArtifactError(path, f"names an asset {name!r} that is no plain file name")
-    tensors = _inside(folder, TENSORS_FILE)
     size, expected = tensors.stat().st_size, manifest["tensors"]["bytes"]
     if size != expected:
         raise ArtifactError(tensors, f"has {size} bytes where the manifest says {expected}")
@@ -112,7 +128,8 @@ def read_backbone(
     state |= {alias: state[key] for alias, key in manifest["aliases"].items()}
     backbone.model.load_state_dict(state, assign=True)
     left = [name for name, buffer in backbone.model.named_buffers() if buffer.is_meta]
-    assert not left, f"structural methods must leave no buffer that is not saved: {left}"
+    if left:
+        raise ArtifactError(path, f"describes a model whose {left} are in no file", UPGRADE)
     return backbone.eval()
 
 
@@ -135,10 +152,12 @@ def open_tensors(folder: Path) -> Iterator[Any]:
         ArtifactError: it is no safetensors file.
     """
     path = folder / TENSORS_FILE
-    try:
+    with path.open("rb") as file:
+        header = int.from_bytes(file.read(8), "little")
+    if header > LONGEST_HEADER:
+        raise ArtifactError(path, f"is no valid safetensors file (a header of {header:,} bytes)")
+    with refusing(path, "is no valid safetensors file"):
         opened = safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise ArtifactError(path, f"is no valid safetensors file ({error})") from error
     with opened as tensors:
         yield tensors
 
@@ -186,16 +205,12 @@ def check_tensors(
         problem = "describes a model whose tensors are not those that were stored"
         raise ArtifactError(path, problem, "install the library versions that it names")
     own = {key: tensor for key, tensor in skeleton.items() if key not in aliases}
-    try:
+    with refusing(path, "describes a model that is too large"):
         check_values(own, manifest["tensors"]["bytes"])
-    except ValueError as error:
-        raise ArtifactError(path, f"describes a model that is too large: {error}") from error
     bundles = _find_bundles(folder, manifest, skeleton, set(tensors.keys()))
     for name, (dtype, size) in bundles.items():
-        try:
+        with refusing(folder / TENSORS_FILE, f"{name} does not fit"):
             check_bundle(name, dtype, size, tensors.get_slice(name))
-        except ValueError as error:
-            raise ArtifactError(folder / TENSORS_FILE, f"{name} does not fit: {error}") from error
     if rows:
         _check_payloads(folder, manifest, skeleton, tensors.get_slice(PAYLOADS))
 
@@ -233,10 +248,8 @@ def _check_payloads(
     for key in weights:
         if skeleton[key].dtype != torch.float32:
             raise ArtifactError(path, f"encodes {key}, which is no float32 in the model")
-        try:
+        with refusing(path, f"{key} does not fit its bytes"):
             _check_weight(key, weights, skeleton, stored)
-        except ValueError as error:
-            raise ArtifactError(path, f"{key} does not fit its bytes: {error}") from error
 
 
 def _check_weight(
@@ -291,10 +304,8 @@ def read_values(
     places = dense_places(manifest, skeleton)
     bundles = open_bundles(tensors, places)
     for key, place in places.items():
-        try:
+        with refusing(path, f"{key} does not decode"):
             values = bundles[place.dtype][place.start : place.end]
-        except ValueError as error:
-            raise ArtifactError(path, f"{key} does not decode: {error}") from error
         yield key, values.clone().view(place.shape).to(skeleton[key].dtype)
     del bundles
     weights = read_table(manifest["kinds"], manifest["weights"])
@@ -306,8 +317,6 @@ def read_values(
         for name, part in weight.parts.items():
             data = stored[part.start : part.start + part.length].clone()
             payloads[name] = view_payload(weight.chain, name, expected[name], part.dtype, data)
-        try:
+        with refusing(path, f"{key} does not decode"):
             value = decode(weight.chain, payloads, shape)
-        except ValueError as error:
-            raise ArtifactError(path, f"{key} does not decode: {error}") from error
         yield key, value

@@ -12,6 +12,12 @@ FORMAT_VERSION = 2
 TENSORS_FILE = "model.safetensors"
 MANIFEST_FILE = "manifest.json"
 
+SHORT, LONGEST = 2**22, 2**26
+"""Bytes that any manifest may have, and that none may have."""
+
+DEEPEST = 64
+"""Objects and lists inside each other; a spec needs some eight."""
+
 Manifest = dict[str, Any]
 
 FIELDS: dict[str, type] = {
@@ -73,6 +79,7 @@ def parse(data: bytes, path: Path) -> Manifest:
         old = f"has format version {version}, which is no longer read"
         raise ArtifactError(path, old, "save it again with this version")
     try:
+        _check_plain(manifest)
         signed = sign(manifest)
     except (ValueError, RecursionError) as error:
         raise ArtifactError(path, f"holds what no manifest holds ({error})") from error
@@ -83,6 +90,32 @@ def parse(data: bytes, path: Path) -> Manifest:
     if problem:
         raise ArtifactError(path, problem)
     return manifest
+
+
+def most_of_manifest(stored: int) -> int:
+    """Bytes that a manifest may have beside `stored` bytes of tensors, before it is read at all."""
+    return min(max(SHORT, stored // 8), LONGEST)
+
+
+def _check_plain(manifest: Manifest) -> None:
+    """Refuse what is JSON and stands in no manifest that `sign` was given.
+
+    Raises:
+        ValueError: lists in lists without end, a number beyond 64 bits, or half a character.
+    """
+    waiting: list[tuple[int, Any]] = [(0, manifest)]
+    while waiting:
+        depth, value = waiting.pop()
+        if depth > DEEPEST:
+            raise ValueError(f"it is nested more than {DEEPEST} times")
+        if isinstance(value, dict):
+            waiting += [(depth + 1, part) for item in value.items() for part in item]
+        elif isinstance(value, list):
+            waiting += [(depth + 1, part) for part in value]
+        elif isinstance(value, int) and abs(value) >= 2**63:
+            raise ValueError("a number does not fit 64 bits")
+        elif isinstance(value, str) and not value.isascii():
+            value.encode()  # a surrogate alone is no text: a ValueError of its own
 
 
 def _canonical(value: Any) -> bytes:

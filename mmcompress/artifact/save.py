@@ -33,6 +33,7 @@ from mmcompress.artifact.manifest import (
     sign,
 )
 from mmcompress.artifact.skeleton import OWN
+from mmcompress.artifact.spec import without_references
 from mmcompress.artifact.table import Rows, add_row
 from mmcompress.backbones.base import Backbone
 from mmcompress.files import check_new, folder_atomically
@@ -89,7 +90,7 @@ def write_artifact(
         manifest = {
             "format_version": FORMAT_VERSION,
             "adapter": backbone.adapter,
-            "spec": backbone.spec,
+            "spec": without_references(backbone.spec),
             "structure": list(structure),
             "skeleton": fingerprint(state),
             "kinds": kinds,

@@ -7,14 +7,17 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from mmcompress.artifact.errors import ArtifactError
+from mmcompress.artifact.bounds import check_unsaved, counted
+from mmcompress.artifact.errors import ArtifactError, refusing
 from mmcompress.artifact.manifest import Manifest
+from mmcompress.artifact.spec import check_spec
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.empty import without_weights
 from mmcompress.compression.base import Compressor, put
@@ -48,26 +51,33 @@ def build_skeleton(
     Raises:
         ArtifactError: a class is not ours, or it refuses what the manifest gives it.
     """
+    stored = manifest["tensors"]["bytes"]
+    try:
+        check_spec(manifest["spec"], stored)
+        check_spec({edit["step"]: edit["modules"] for edit in manifest["structure"]}, stored)
+    except ValueError as error:
+        raise ArtifactError(path, f"is refused: {error}", "get it from who made it") from error
     adapter = _find_adapter(manifest["adapter"], path)
     methods = [_find_method(edit["method"], path) for edit in manifest["structure"]]
-    try:
-        with torch.random.fork_rng(devices=[]), torch.device("meta" if on_meta else "cpu"):
-            if manifest["adapter"] == OWN:
-                backbone = _build_own(own, path)
-            else:
-                with without_weights():
-                    backbone = adapter.from_spec(manifest["spec"], assets=folder)
-        _empty(backbone.model)
-        with torch.device("meta"):
-            for method, edit in zip(methods, manifest["structure"], strict=True):
-                _replay(backbone.model, method, edit["modules"])
-    except (ImportError, ArtifactError):
-        raise
-    # What a foreign spec makes a library raise cannot be listed.
-    except Exception as error:
-        problem = f"describes a model that cannot be built ({type(error).__name__}: {error})"
-        raise ArtifactError(path, problem, UPGRADE) from error
+    with refusing(path, "describes a model that cannot be built", UPGRADE):
+        backbone = _build_own(own, path) if manifest["adapter"] == OWN else None
+        # On the meta device all is counted; the same follows for another.
+        with counted(stored) if on_meta else nullcontext() as counter:
+            if backbone is None:
+                backbone = _build(adapter, manifest["spec"], folder, on_meta=on_meta)
+            _empty(backbone.model)
+            with torch.device("meta"):
+                for method, edit in zip(methods, manifest["structure"], strict=True):
+                    _replay(backbone.model, method, edit["modules"])
+        if counter is not None and manifest["adapter"] != OWN:
+            check_unsaved(backbone.model, counter.largest)
     return backbone
+
+
+def _build(adapter: type[Backbone], spec: Any, folder: Path, *, on_meta: bool) -> Backbone:
+    device = torch.device("meta" if on_meta else "cpu")
+    with torch.random.fork_rng(devices=[]), device, without_weights():
+        return adapter.from_spec(spec, assets=folder)
 
 
 def _build_own(own: Skeleton | None, path: Path) -> Backbone:
@@ -78,7 +88,7 @@ def _build_own(own: Skeleton | None, path: Path) -> Backbone:
             "give what builds the dense one: Artifact.load(folder, skeleton=…), or backbone=… on "
             "the command line",
         )
-    with torch.device("cpu"):  # code of others need not know the meta device
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         return own()
 
 

@@ -268,7 +268,9 @@ def from_pretrained(name_or_path: str) -> Backbone:
     local = stay_local(name_or_path)
     refuse_adapters_of(name_or_path, local)
     try:
-        config = AutoConfig.from_pretrained(name_or_path, local_files_only=local)
+        config = AutoConfig.from_pretrained(
+            name_or_path, local_files_only=local, trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         raise ValueError(not_loadable(name_or_path, "two-tower model", local, error)) from error
     if config.model_type == "clip":

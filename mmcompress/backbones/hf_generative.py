@@ -126,6 +126,11 @@ class HFGenerative(Backbone):
                 f"bos_token_id, eos_token_id, pad_token_id of the text_config are {tokens}: set "
                 "each to a token of its own in config.json"
             )
+        if not 0 <= min(tokens) <= max(tokens) < text.vocab_size:
+            raise ValueError(
+                f"bos_token_id, eos_token_id, pad_token_id of the text_config are {tokens} and it "
+                f"has vocab_size={text.vocab_size}: correct config.json"
+            )
         self._first, self._end, self._pad = tokens
         self._image_token: int = model.config.image_token_id
         self.max_tokens = max_tokens
@@ -285,6 +290,7 @@ def from_pretrained(name_or_path: str, max_tokens: int = 64) -> HFGenerative:
             dtype=torch.float32,
             local_files_only=local,
             output_loading_info=True,
+            trust_remote_code=False,
             ignore_mismatched_sizes=True,  # they are refused by name
         )
         tokenizer = load_tokenizer(name_or_path, local)

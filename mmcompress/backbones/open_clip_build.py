@@ -17,6 +17,12 @@ from transformers import AutoConfig
 
 from mmcompress.backbones.hub import hub_reachable
 
+TOKENIZER_OPTIONS = {
+    *("additional_special_tokens", "clean", "context_length", "language"),
+    *("reduction_mask", "strip_sep_token"),
+}
+"""Of `tokenizer_kwargs`, those that read no other file and run no code."""
+
 Model: TypeAlias = open_clip.CLIP | open_clip.CustomTextCLIP | CoCa
 Tokenizer: TypeAlias = open_clip.SimpleTokenizer | HFTokenizer
 
@@ -80,7 +86,9 @@ def find_text_config(name: str, config: dict[str, Any]) -> dict[str, Any] | None
     if source is None:
         return None
     try:
-        found = AutoConfig.from_pretrained(source, local_files_only=_stay_local(source))
+        found = AutoConfig.from_pretrained(
+            source, local_files_only=_stay_local(source), trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         raise ValueError(_unavailable(name, "config of its text tower", source, error)) from error
     return found.to_diff_dict()
@@ -111,6 +119,12 @@ def build_tokenizer(name: str, config: dict[str, Any], source: str | None) -> To
     """
     text = config["text_cfg"]
     length, options = text.get("context_length", 77), text.get("tokenizer_kwargs") or {}
+    unknown = sorted(set(options) - TOKENIZER_OPTIONS)
+    if unknown:
+        raise ValueError(
+            f"backbone.name={name!r} sets tokenizer_kwargs.{unknown[0]}, which is not supported: "
+            f"take it out of the config, or set one of {', '.join(sorted(TOKENIZER_OPTIONS))}"
+        )
     if not source:
         return _own_tokenizer(json.dumps({"context_length": length, **options}))
     local: dict[str, Any] = {"local_files_only": _stay_local(source), "trust_remote_code": False}
@@ -122,7 +136,7 @@ def build_tokenizer(name: str, config: dict[str, Any], source: str | None) -> To
         raise ValueError(_unavailable(name, "tokenizer", source, error)) from error
 
 
-@functools.cache
+@functools.lru_cache(maxsize=4)
 def _own_tokenizer(options: str) -> Tokenizer:
     """One for all models of a process: it takes 20 MB, and nothing in it changes.
 

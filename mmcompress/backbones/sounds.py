@@ -7,7 +7,7 @@ third of all places that the library draws from, behind the whole sound made as 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import ClapFeatureExtractor
+
+LARGEST_FILTERS = 2**22
+"""Mel filters of an audio model, by the frequencies that each weighs; CLAP's are 64 x 513."""
 
 PADDINGS = ("repeatpad", "repeat", "pad")
 
@@ -38,6 +41,7 @@ class Sounds:
 
     def __init__(self, settings: dict[str, Any] | None, tower: Any) -> None:
         truncation = "fusion" if tower.enable_fusion else "rand_trunc"
+        check_features(settings or {})
         self.extractor = _Extractor(**{"truncation": truncation} | (settings or {}))
         _check(self.extractor, tower)
         plain = ClapFeatureExtractor().to_dict()
@@ -68,6 +72,22 @@ class Sounds:
         length = self.extractor.nb_max_samples
         start = max(len(wave) - length, 0) // 2
         return wave[start : start + length]
+
+
+def check_features(features: Mapping[str, Any]) -> None:
+    """Refuse settings of a feature extractor that would build filters without bounds.
+
+    Raises:
+        ValueError: more than `LARGEST_FILTERS` values of filters, or settings that are no numbers.
+    """
+    names = {"feature_size": 64, "fft_window_size": 1024, "nb_frequency_bins": 513}
+    mels, window, bins = (features.get(name, usual) for name, usual in names.items())
+    numbers = isinstance(mels, int) and isinstance(window, int) and isinstance(bins, int)
+    if not numbers or min(mels, window) < 1 or mels * max(window, bins) > LARGEST_FILTERS:
+        raise ValueError(
+            f"feature_size={mels} and fft_window_size={window} of the feature extractor ask for "
+            f"more than {LARGEST_FILTERS:,} values of filters: correct preprocessor_config.json"
+        )
 
 
 class _Extractor(ClapFeatureExtractor):

@@ -173,6 +173,20 @@ def _without_dropout(model: nn.Module) -> None:
             module.p = 0.0
 
 
+def check_kind(config: Any) -> None:
+    """Refuse the config of another encoder than `LAYOUTS` has.
+
+    Raises:
+        ValueError: its architecture is not one of them, or it is a decoder.
+    """
+    kind = config.model_type
+    if kind not in LAYOUTS or getattr(config, "is_decoder", False):
+        raise ValueError(
+            f"{type(config).__name__} (model_type={kind!r}) is not supported: give an encoder "
+            f"of one of the types {', '.join(LAYOUTS)}"
+        )
+
+
 class TextEncoder(nn.Module):
     """Token ids → hidden states, without pooler and without dropout.
 
@@ -187,12 +201,8 @@ class TextEncoder(nn.Module):
     def __init__(self, source: PreTrainedModel) -> None:
         super().__init__()
         self.config = source.config
+        check_kind(self.config)
         kind = self.config.model_type
-        if kind not in LAYOUTS or getattr(self.config, "is_decoder", False):
-            raise ValueError(
-                f"{type(source).__name__} (model_type={kind!r}) is not supported: give an encoder "
-                f"of one of the types {', '.join(LAYOUTS)}"
-            )
         split_blocks(source)
         self.embeddings = source.get_submodule("embeddings")
         self.layers = nn.ModuleList(source.get_submodule(LAYOUTS[kind].blocks).children())

@@ -88,7 +88,9 @@ def test_longest_text(kind: str, expected: int) -> None:
 
 
 def test_other_architectures_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"MPNetModel .* give an encoder of one of the types bert"):
+    with pytest.raises(
+        ValueError, match=r"MPNetConfig .* give an encoder of one of the types bert"
+    ):
         TextEncoder(MPNetModel(MPNetConfig(**BERT)))
 
 
