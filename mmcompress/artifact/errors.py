@@ -20,14 +20,14 @@ class ArtifactError(ValueError):
     """
 
     def __init__(self, path: Path, problem: str, fix: str = COPY_AGAIN) -> None:
-        super().__init__(f"{printable(str(path))}: {printable(problem)}; {fix}")
+        super().__init__(f"{one_line(str(path))}: {one_line(problem)}; {fix}")
 
 
-def printable(text: str) -> str:
+def one_line(text: str) -> str:
     r"""The text on one line, short enough to read; what a terminal would obey is spelt out.
 
     Example:
-        >>> printable("a\x1b[31m\nb")
+        >>> one_line("a\x1b[31m\nb")
         'a\\x1b[31m b'
     """
     text = " ".join(text.split())

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from mmcompress.artifact import bounds
 from mmcompress.artifact.artifact import Artifact
 from mmcompress.artifact.bounds import counted
-from mmcompress.artifact.errors import ArtifactError, printable
+from mmcompress.artifact.errors import ArtifactError, one_line
 from mmcompress.artifact.load import file_checksum
 from mmcompress.artifact.manifest import DEEPEST
 from mmcompress.artifact.spec import check_spec, without_references
@@ -297,8 +297,8 @@ def test_names_in_an_artifact_are_shown_as_they_are(
 
 
 def test_messages_are_one_line() -> None:
-    assert printable("a\nb\t\x1b[0m \ud800") == r"a b \x1b[0m \ud800"
-    assert len(printable("x" * 10**6)) < 700
+    assert one_line("a\nb\t\x1b[0m \ud800") == r"a b \x1b[0m \ud800"
+    assert len(one_line("x" * 10**6)) < 700
     error = ArtifactError(Path("a\nb"), "holds\nlines")
     assert "\n" not in str(error)
 
