@@ -1,7 +1,9 @@
 """The contract that every compression method fulfils."""
 
 import fnmatch
+import functools
 import inspect
+import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +18,8 @@ from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import UNITS, Backbone, Target
 from mmcompress.compression.statistics import Statistic
 
+log = logging.getLogger(__name__)
+
 Decision = dict[str, Any]
 """JSON; what a method does to one weight."""
 
@@ -29,6 +33,17 @@ EXCEPT = "!"
 
 Stage = Literal["structure", "mask", "values"]
 STAGES: tuple[Stage, ...] = ("structure", "mask", "values")
+
+
+@functools.cache
+def tell_smallest(setting: str, least: str) -> None:
+    """Say, once, that a setting asks for less than the least there is.
+
+    Args:
+        setting: with its value, `rank_ratio=0.001`.
+        least: what is kept in its place.
+    """
+    log.warning("%s is less than can be kept of some layers: %s is kept there", setting, least)
 
 
 class NothingCompressed(ValueError):

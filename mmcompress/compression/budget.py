@@ -94,6 +94,24 @@ class Budget:
         """Whether there is anything to keep to."""
         return self.ratio is not None or self.bytes is not None
 
+    def check(self, recipe: "Recipe", backbone: Backbone) -> None:
+        """Refuse a budget that is too small whatever the steps do, before any is measured.
+
+        Raises:
+            ValueError: what the steps do not reach is larger than the budget.
+        """
+        limit = self._limit(backbone)
+        beyond = bytes_outside(backbone, find_groups(recipe, backbone), recipe.dense_dtype)
+        if beyond > limit:
+            raise ValueError(
+                f"compression.budget: {limit} bytes are allowed, and the steps "
+                f"({', '.join(recipe.steps) or 'none'}) do not reach {beyond}: raise the budget, "
+                "or choose a recipe that reaches more"
+            )
+
+    def _limit(self, backbone: Backbone) -> int:
+        return self.bytes or int(dense_file_bytes(backbone.model) / (self.ratio or 1))
+
     def search(
         self, recipe: "Recipe", backbone: Backbone, batches: Sequence[dict[str, Tensor]]
     ) -> "Plan":
@@ -107,7 +125,7 @@ class Budget:
             ValueError: no assignment is small enough.
         """
         choices = self._choices(recipe)
-        self.limit = self.bytes or int(dense_file_bytes(backbone.model) / (self.ratio or 1))
+        self.limit = self._limit(backbone)
         self.groups = find_groups(recipe, backbone)
         self.labels = [_label(choice) for choice in choices]
         yardstick = Yardstick(backbone, batches, self.pairs)

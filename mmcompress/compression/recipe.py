@@ -121,6 +121,8 @@ class Recipe:
                 if target.name in masked and masked[target.name].learns_mask:
                     _check_trained(name, step, target)
                 owners[target.name] = name
+        if self.budget is not None:
+            self.budget.check(self, backbone)
 
     def apply(self, backbone: Backbone, batches: Iterable[dict[str, Tensor]]) -> Plan:
         """Calibrate, decide, and edit the backbone in place.

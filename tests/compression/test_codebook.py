@@ -7,7 +7,7 @@ from mmcompress.compression.base import LEFT_DENSE
 from mmcompress.compression.sharing.codebook import (
     Codebook,
     Lookup,
-    _fitted,
+    _tell_fitted,
     block_in,
     does_not_fit,
     scalar_kmeans,
@@ -135,7 +135,7 @@ def test_block_size_is_fitted_where_it_does_not_divide(
     columns: int, block_size: int | None, fitted: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """27 is a stem of 3 x 3 x 3, 2730 the MLP of EVA-02, 49 the kernel of a depthwise layer."""
-    _fitted.cache_clear()
+    _tell_fitted.cache_clear()
     weight = torch.zeros(2, columns)
     assert block_in(weight, block_size) == fitted
     assert (f"does not divide {columns} columns: {fitted} there" in caplog.text) is (fitted == 3)

@@ -4,7 +4,7 @@ from torch import nn
 
 from mmcompress.backbones.base import Target
 from mmcompress.compression.quantization.fake_quantize import FakeQuantize
-from mmcompress.compression.quantization.grid import Grid, _fitted
+from mmcompress.compression.quantization.grid import Grid, _tell_fitted
 from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.quantization.scales import choose_scale
 
@@ -115,7 +115,7 @@ def test_group_size_is_fitted_where_it_does_not_divide(
     columns: int, fitted: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """27 is a stem of 3 x 3 x 3, 288 a convolution of 32 x 3 x 3, 4304 the MLP of SO400M."""
-    _fitted.cache_clear()
+    _tell_fitted.cache_clear()
     target, weight = Target("a", "weight", "image", "a", "linear"), torch.zeros(4, columns)
     step = Integer(bits=4, group_size=64)
     step.check(target, weight)

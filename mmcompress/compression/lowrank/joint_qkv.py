@@ -20,7 +20,6 @@ from mmcompress.compression.lowrank.lowrank import (
     LowRank,
     Weighting,
     input_moment,
-    paying_rank,
     truncated_svd,
 )
 from mmcompress.compression.lowrank.modules import LowRankLinear
@@ -70,8 +69,7 @@ class JointQKV(LowRank):
             return {LEFT_DENSE: "its q, k and v read inputs of different widths"}
         stacked = torch.cat(list(matrices))
         moment = input_moment(statistic, self.weighting, alpha=self.alpha)
-        wanted = self._wanted_rank(stacked, moment)
-        rank, reason = paying_rank(wanted, *stacked.shape, multiple=self.rank_multiple)
+        rank, reason = self._paying_rank(stacked, moment)
         if reason:
             return {LEFT_DENSE: reason}
         return {"rank": rank, "weighting": self.weighting, "alpha": self.alpha}

@@ -36,7 +36,13 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from mmcompress.backbones.base import Target
-from mmcompress.compression.base import LEFT_DENSE, Compressor, Decision, as_matrix
+from mmcompress.compression.base import (
+    LEFT_DENSE,
+    Compressor,
+    Decision,
+    as_matrix,
+    tell_smallest,
+)
 from mmcompress.compression.hessian import damp
 from mmcompress.compression.lowrank.modules import factorise
 from mmcompress.compression.statistics import GRADIENTS, INPUTS, Statistic
@@ -258,11 +264,20 @@ class LowRank(Compressor):
     def _decide(self, target: Target, weight: Tensor, statistic: Statistic | None) -> Decision:
         matrix = as_matrix(weight)
         weighting: Weighting = "none" if target.granularity == "embedding" else self.weighting
-        wanted = self._wanted_rank(matrix, input_moment(statistic, weighting, alpha=self.alpha))
-        rank, reason = paying_rank(wanted, *matrix.shape, multiple=self.rank_multiple)
+        moment = input_moment(statistic, weighting, alpha=self.alpha)
+        rank, reason = self._paying_rank(matrix, moment)
         if reason:
             return {LEFT_DENSE: reason}
         return {"rank": rank, "weighting": weighting, "alpha": self.alpha}
+
+    def _paying_rank(self, matrix: Tensor, moment: Tensor | None) -> tuple[int, str]:
+        """`paying_rank` of what the settings ask for."""
+        wanted = self._wanted_rank(matrix, moment)
+        rank, reason = paying_rank(wanted, *matrix.shape, multiple=self.rank_multiple)
+        if wanted < rank and not reason:
+            name = "rank_ratio" if self.energy is None else "energy"
+            tell_smallest(f"{name}={getattr(self, name)}", f"rank {rank}")
+        return rank, reason
 
     def _wanted_rank(self, matrix: Tensor, moment: Tensor | None) -> int:
         if self.energy is not None:

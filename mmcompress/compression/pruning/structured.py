@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mmcompress.backbones.anatomy import ATTENTIONS, MLPS, is_stack
 from mmcompress.backbones.base import Backbone, Target
-from mmcompress.compression.base import LEFT_DENSE, Compressor, Decision
+from mmcompress.compression.base import LEFT_DENSE, Compressor, Decision, tell_smallest
 from mmcompress.compression.hessian import damp
 from mmcompress.compression.pruning.cuts import (
     check_attention,
@@ -156,6 +156,8 @@ class Structured(Compressor):
             scores = {name: s / s.mean().clamp(min=TINY) for name, s in scores.items()}
         pools = {t.name: self._pool(t) for t in targets}
         counts = keep_counts(scores, pools, self.pruning_ratio, self.multiple)
+        if round((1 - self.pruning_ratio) * max(map(len, scores.values())) / self.multiple) < 1:
+            tell_smallest(f"pruning_ratio={self.pruning_ratio}", f"{self.multiple} of each")
         decisions: dict[str, Decision] = {}
         for target in targets:
             found, count = scores[target.name], counts[target.name]

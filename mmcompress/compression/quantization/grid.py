@@ -157,7 +157,7 @@ def check_divides(group_size: GroupSize, target: Target, weight: Tensor) -> None
     columns = as_matrix(weight).shape[1]
     if not isinstance(group_size, int):
         return
-    if in_columns(group_size, weight) < min(columns, group_size, SMALLEST_GROUP):
+    if _fitted(group_size, columns) < min(columns, group_size, SMALLEST_GROUP):
         raise ValueError(
             f"group_size={group_size} does not divide the {columns} columns of {target.name}, nor "
             f"does any smaller one of at least {SMALLEST_GROUP}: choose a divisor, or null for one "
@@ -173,21 +173,27 @@ def in_columns(group_size: GroupSize, weight: Tensor) -> int:
     too small, as 7 of the 49 weights of a kernel, all columns if these are fewer than two groups.
     """
     columns = as_matrix(weight).shape[1]
-    return _fitted(group_size, columns) if isinstance(group_size, int) else columns
+    if not isinstance(group_size, int):
+        return columns
+    fitted = _fitted(group_size, columns)
+    if fitted != group_size:
+        _tell_fitted(group_size, columns, fitted)
+    return fitted
 
 
-@functools.cache
 def _fitted(group_size: int, columns: int) -> int:
-    """The divisor of `columns` that `in_columns` takes; says so, once, when it is another size."""
+    """The divisor of `columns` that `in_columns` takes."""
     largest = min(columns, group_size)
     fitted = next(size for size in range(largest, 0, -1) if columns % size == 0)
     if fitted < min(largest, SMALLEST_GROUP) and columns < 2 * group_size:
         fitted = columns
-    if fitted != group_size:
-        log.warning(
-            "group_size=%d does not divide %d columns: %d there", group_size, columns, fitted
-        )
     return fitted
+
+
+@functools.cache
+def _tell_fitted(group_size: int, columns: int, fitted: int) -> None:
+    """Once, and where groups are made: `check_divides` may still refuse them before."""
+    log.warning("group_size=%d does not divide %d columns: %d there", group_size, columns, fitted)
 
 
 def check_midrise(midrise: bool, symmetric: bool) -> None:

@@ -133,18 +133,22 @@ def block_in(weight: Tensor, block_size: int | None) -> int:
     one divides them, as with the 49 weights of a kernel and blocks of 4.
     """
     columns = as_matrix(weight).shape[1]
-    return columns if block_size is None else _fitted(block_size, columns)
+    if block_size is None:
+        return columns
+    fitted = fitted_block(block_size, columns)
+    if 1 < fitted < block_size:
+        _tell_fitted(block_size, columns, fitted)
+    return fitted
+
+
+def fitted_block(block_size: int, columns: int) -> int:
+    """The divisor of `columns` that `block_in` takes."""
+    return next(size for size in range(block_size, 0, -1) if columns % size == 0)
 
 
 @functools.cache
-def _fitted(block_size: int, columns: int) -> int:
-    """The divisor of `columns` that `block_in` takes; says so, once, when it is another size."""
-    fitted = next(size for size in range(block_size, 0, -1) if columns % size == 0)
-    if 1 < fitted < block_size:
-        log.warning(
-            "block_size=%d does not divide %d columns: %d there", block_size, columns, fitted
-        )
-    return fitted
+def _tell_fitted(block_size: int, columns: int, fitted: int) -> None:
+    log.warning("block_size=%d does not divide %d columns: %d there", block_size, columns, fitted)
 
 
 def does_not_fit(weight: Tensor, block_size: int | None) -> str:

@@ -34,6 +34,7 @@ from mmcompress.compression.sharing.codebook import (
     block_in,
     check_codebook_arguments,
     does_not_fit,
+    fitted_block,
     nearest,
     scalar_kmeans,
     vector_kmeans,
@@ -223,7 +224,8 @@ class DKM(Compressor):
         self.keeps_zeros = block_size == 1
 
     def check(self, target: Target, weight: Tensor) -> None:
-        blocks = weight.numel() // block_in(weight, self.block_size)
+        columns = as_matrix(weight).shape[1]
+        blocks = weight.numel() // fitted_block(self.block_size or columns, columns)
         if blocks * self.clusters > LIMIT:
             raise ValueError(
                 f"clusters={self.clusters} times the {blocks} blocks of {target.name} is more than "

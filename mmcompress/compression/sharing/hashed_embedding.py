@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mmcompress.backbones.base import Target
-from mmcompress.compression.base import LEFT_DENSE, Compressor, Decision, unit_of
+from mmcompress.compression.base import LEFT_DENSE, Compressor, Decision, tell_smallest, unit_of
 from mmcompress.compression.sharing.vq import smoothed_frequency
 from mmcompress.compression.statistics import INPUTS, Statistic
 
@@ -209,7 +209,10 @@ class HashEmbedding(Compressor):
         return {target.name: self._decide(*weights[target.name].shape) for target in targets}
 
     def _decide(self, rows: int, columns: int) -> Decision:
-        buckets = max(round(self.bucket_ratio * rows), 1)
+        buckets = round(self.bucket_ratio * rows)
+        if buckets < 1:
+            buckets = 1
+            tell_smallest(f"bucket_ratio={self.bucket_ratio}", "one bucket")
         if buckets * columns + rows * self.hashes >= rows * columns:
             return {
                 LEFT_DENSE: f"{buckets} buckets and {self.hashes} weights per token would not "
