@@ -51,7 +51,8 @@ def dense_baseline(
     path = folder / f"{key}.json"
     cached = _read(path, key)
     if cached is not None:
-        log.info("dense baseline: read from %s", path)
+        log.info("dense baseline: read from the cache")
+        log.debug("it lies in %s", path)
         return cached
     metrics = evaluate(backbone, data, evaluators, split, dense=reference or backbone)
     log.info("dense baseline: measured")

@@ -75,9 +75,8 @@ def print_report(
     for line in _interval_lines(record.get("intervals") or {}):
         console.print(_plain(line), soft_wrap=True)
     if latency:
-        console.print(
-            _plain(f"latency: {latency['runtime']}, {latency['threads']} threads, median")
-        )
+        threads = f"{latency['threads']} thread{'s' if latency['threads'] > 1 else ''}"
+        console.print(_plain(f"latency: {latency['runtime']}, {threads}, median"))
     if latency.get("no_speedup"):
         console.print(_plain(f"no speed-up expected: {latency['no_speedup']}"))
     for step, share in record["size"].get("coverage", {}).items():
@@ -149,7 +148,7 @@ def _latency_rows(latency: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
         for batch, dense in latency.get(f"dense_{key}", {}).items():
             cells = f"{name}, batch {batch}", "", f"{dense:.1f} {unit}"
             if compressed is None:
-                yield *cells, NO_VALUE, "no speed-up expected"
+                yield *cells, NO_VALUE, NO_VALUE
             else:
                 after = compressed[batch]
                 faster = dense / after if key == "ms" else after / dense

@@ -3,7 +3,6 @@
 import json
 import logging
 import traceback
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -129,7 +128,6 @@ def start_run(cfg: DictConfig) -> Iterator[Run]:
         ValueError: the folder cannot be written, or `resume` names no checkpoint of ours.
         Taken: this is a job of a sweep, and another process works on it or it has finished.
     """
-    _quiet_libraries()
     if cfg.resume:
         try:
             calibrated_in(cfg.resume)  # a bad one leaves no folder behind
@@ -276,15 +274,3 @@ def _siblings(folder: Path, record: dict) -> list[dict]:
     except ValueError as error:
         log.warning("the plot shows this run alone: %s", error)
         return [record]
-
-
-def _quiet_libraries() -> None:
-    """Leave out what says nothing about this run."""
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
-    logging.getLogger("lightning_fabric.utilities.distributed").setLevel(logging.WARNING)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    # pytorch-lightning 2.6 with torch 2.14.
-    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated", category=FutureWarning)
-    # Data in memory need no worker processes.
-    warnings.filterwarnings("ignore", message=".*does not have many workers")
-    warnings.filterwarnings("ignore", message=".*smaller than the logging interval")

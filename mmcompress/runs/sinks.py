@@ -12,6 +12,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger
 from typing_extensions import override
 
+from mmcompress.extras import needs_package
 from mmcompress.report.record import error_line
 
 log = logging.getLogger(__name__)
@@ -94,6 +95,7 @@ def csv_logger(*, save_dir: str | Path) -> CSVLogger:
     return CSVLogger(str(save_dir), name="", version=version)
 
 
+@needs_package("tensorboard", extra="tensorboard")
 def tensorboard_logger(*, save_dir: str | Path) -> TensorBoardLogger:
     """Event files in `tensorboard/` of the run folder: `tensorboard --logdir runs`.
 
@@ -114,6 +116,7 @@ class Renaming(MLFlowLogger):
         super().log_metrics({k.replace("@", "_at_"): v for k, v in metrics.items()}, step)
 
 
+@needs_package("mlflow", extra="mlflow")
 def mlflow_logger(
     *,
     tracking_uri: str,

@@ -16,6 +16,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from mmcompress.errors import in_one_sentence, root_cause
 from mmcompress.files import write_atomically
 from mmcompress.interruption import Interrupted, interruptible
+from mmcompress.quiet import quiet_libraries
 from mmcompress.report.record import RunRecord, error_line, read_record
 from mmcompress.report.schema import FINISHED
 from mmcompress.report.settings import config_hash
@@ -56,6 +57,7 @@ def as_job(function: Callable[[DictConfig], None]) -> Callable[[DictConfig], Val
                 f"error: W&B's server runs sweep={choice}: "
                 f"python scripts/wandb_sweep.py conf/sweep/{choice}.yaml"
             )
+        quiet_libraries()
         try:
             with interruptible():
                 return _started(function, cfg)

@@ -90,7 +90,7 @@ def test_a_reason_takes_the_place_of_compressed_latency(make_record, console, tm
         "no_speedup": "decoded to float32",
     }
     print_report(record, tmp_path, console=console)
-    assert cells(console)["latency, batch 1"] == ["", "9.0 ms", "–", "no speed-up expected"]
+    assert cells(console)["latency, batch 1"] == ["", "9.0 ms", "–", "–"]
     assert "no speed-up expected: decoded to float32" in console.file.getvalue()
 
 
