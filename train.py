@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from mmcompress.artifact.artifact import Artifact
 from mmcompress.artifact.dense import dense_checksum, dense_file_bytes
+from mmcompress.commandline import plainly
 from mmcompress.evaluation.base import check_split
 from mmcompress.evaluation.baseline import dense_baseline
 from mmcompress.evaluation.evaluate import evaluate
@@ -23,16 +24,22 @@ from mmcompress.evaluation.score import intervals
 from mmcompress.locations import shipped
 from mmcompress.mapped import mapped_copy
 from mmcompress.memory import large_blocks_apart
+from mmcompress.rehearsal import rehearse
 from mmcompress.runs.run import start_run
 from mmcompress.sharding import unsharded
-from mmcompress.start import start_processes
+from mmcompress.start import check_trainer, start_processes
 from mmcompress.sweeps.job import as_job
-from mmcompress.training import CompressionModule
+from mmcompress.training import CompressionModule, check_optimizer
+from mmcompress.validation import check_settings
 
 
+@plainly
 @hydra.main(config_path=str(shipped("conf")), config_name="train", version_base="1.3")
 @as_job
 def main(cfg: DictConfig) -> None:
+    check_settings(cfg)
+    check_trainer(cfg.trainer)
+    instantiate(cfg.callbacks)  # bad ones leave no folder behind
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     with large_blocks_apart():
         backbone = instantiate(cfg.backbone)
@@ -43,12 +50,14 @@ def main(cfg: DictConfig) -> None:
     data.attach(backbone)
     objective = instantiate(cfg.objective)
     optimizer = instantiate(cfg.optimizer)
+    check_optimizer(optimizer)
     evaluators = instantiate(cfg.evaluation.evaluators)
     split = cfg.evaluation.split
     check_split(data, split)
     for part in ("train", "val"):
         if part in data.splits:
             data.check_readable(part)
+    rehearse(backbone, data, objective if cfg.trainer.max_steps else None, evaluators, split)
 
     with start_run(cfg) as run:
         record = run.record

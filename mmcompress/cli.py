@@ -3,7 +3,6 @@
 What needs torch is imported where it is used: a report does without and is seconds faster.
 """
 
-import argparse
 import json
 import logging
 import runpy
@@ -13,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
+from omegaconf import DictConfig
 
 from mmcompress.artifact.export import LOADED_BY, export
+from mmcompress.commandline import Plain
 from mmcompress.configuration import composed
 from mmcompress.errors import in_one_sentence
 from mmcompress.locations import shipped
@@ -23,7 +24,7 @@ from mmcompress.report.metrics import with_interval
 
 def main() -> None:
     """Entry point of the console script."""
-    parser = argparse.ArgumentParser(
+    parser = Plain(
         prog="mmcompress",
         description="Compress multimodal models, and look at what came out.",
     )
@@ -36,15 +37,15 @@ def main() -> None:
     naming = commands.add_parser("targets", help="what of a model may be compressed, by tower")
     naming.add_argument("overrides", nargs="*", help="such as backbone=open_clip backbone.name=…")
     inspecting = commands.add_parser("inspect", help="where the bytes of an artifact went")
-    inspecting.add_argument("artifact", type=Path)
+    inspecting.add_argument("artifact", type=Path, help="its folder, or that of its run")
     inspecting.add_argument("overrides", nargs="*", help="backbone=… of a model of your own")
     scoring = commands.add_parser("evaluate", help="score an artifact in this process")
-    scoring.add_argument("artifact", type=Path)
+    scoring.add_argument("artifact", type=Path, help="its folder, or that of its run")
     scoring.add_argument("overrides", nargs="*", help="such as data=openmoji evaluation.split=val")
     exporting = commands.add_parser(
         "export", help="write an artifact as a dense checkpoint of the library it comes from"
     )
-    exporting.add_argument("artifact", type=Path)
+    exporting.add_argument("artifact", type=Path, help="its folder, or that of its run")
     exporting.add_argument("--to", required=True, choices=LOADED_BY)
     exporting.add_argument("--out", type=Path, help="folder to create; ARTIFACT_<to> by default")
     reporting = commands.add_parser(
@@ -95,38 +96,40 @@ def name_targets(overrides: list[str]) -> None:
     from mmcompress.backbones.card import card_of
     from mmcompress.report.console import print_card
 
-    print_card(card_of(instantiate(composed(*overrides).backbone)))
+    print_card(card_of(_built(composed(*overrides), "backbone")))
 
 
 @in_one_sentence
 def inspect(folder: Path, overrides: list[str]) -> None:
     """Print the ledger of an artifact."""
-    from mmcompress.artifact.artifact import Artifact
+    from mmcompress.artifact.artifact import Artifact, artifact_folder
     from mmcompress.report.console import print_ledger
 
-    artifact = Artifact.read(folder, skeleton=_own_model(overrides))
+    artifact = Artifact.read(artifact_folder(folder), skeleton=_own_model(overrides))
     print_ledger(artifact.ledger())
 
 
 @in_one_sentence
 def write_back(folder: Path, library: str, out: Path | None) -> None:
     """Write the dense checkpoint and say what loads it."""
-    from mmcompress.artifact.artifact import Artifact
+    from mmcompress.artifact.artifact import Artifact, artifact_folder
 
     out = out or folder.with_name(f"{folder.name}_{library}")
-    export(Artifact.load(folder), library, out)
+    export(Artifact.load(artifact_folder(folder)), library, out)
     print(f"{out}: read it with {LOADED_BY[library].format(out)}")
 
 
 @in_one_sentence
 def score(folder: Path, overrides: list[str], *, as_json: bool = False) -> dict[str, Any]:
     """Print the metrics of an artifact, by the evaluators and data of the configuration."""
-    from mmcompress.artifact.artifact import Artifact
+    from mmcompress.artifact.artifact import Artifact, artifact_folder
     from mmcompress.evaluation.evaluate import evaluate
     from mmcompress.evaluation.score import intervals
+    from mmcompress.validation import check_settings
 
     cfg = composed(*overrides)
-    artifact = Artifact.load(folder, skeleton=_own_model(overrides))
+    check_settings(cfg, "data", "evaluation")
+    artifact = Artifact.load(artifact_folder(folder), skeleton=_own_model(overrides))
     data = instantiate(cfg.data)
     data.attach(artifact.backbone)
     evaluators = instantiate(cfg.evaluation.evaluators)
@@ -151,11 +154,19 @@ def report(runs: Path, out: Path | None, metric: str | None, chosen: list[Path])
     print(f"{files[0]} (and {len(files) - 1} files beside it)")
 
 
+def _built(cfg: DictConfig, group: str) -> Any:
+    """The object that a group of the configuration describes."""
+    from mmcompress.validation import check_settings
+
+    check_settings(cfg, group)
+    return instantiate(cfg[group])
+
+
 def _own_model(overrides: list[str]) -> Callable[[], Any] | None:
     """Builds the backbone that the command line names; None when it names none."""
     if not any(override.startswith("backbone") for override in overrides):
         return None
-    return lambda: instantiate(composed(*overrides).backbone)
+    return lambda: _built(composed(*overrides), "backbone")
 
 
 if __name__ == "__main__":

@@ -2,22 +2,28 @@
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import TypeVar
 
-from hydra.errors import InstantiationException
+from hydra.errors import HydraException, InstantiationException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from typing_extensions import ParamSpec
+
+from mmcompress.overrides import NO_NULL, NULL_GROUP, sentence_of_hydra
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 log = logging.getLogger(__name__)
 
-MENDABLE = (ValueError, ModuleNotFoundError, OSError)
+MENDABLE = (ValueError, ModuleNotFoundError, OSError, HydraException, MissingMandatoryValue)
 LIGHTNING = "MisconfigurationException"
 """Lightning's, by name: who only reads a report need not wait for its import."""
+
+FULL_KEY = re.compile(r"full_key: (\S+)$")
 
 
 def root_cause(error: BaseException) -> BaseException:
@@ -25,6 +31,37 @@ def root_cause(error: BaseException) -> BaseException:
     while isinstance(error, InstantiationException) and error.__cause__ is not None:
         error = error.__cause__
     return error
+
+
+def one_sentence(error: BaseException) -> str:
+    """What a user reads of an error: in one line, with the key of the configuration.
+
+    Example:
+        >>> one_sentence(ValueError("no table\\n  there"))
+        'no table there'
+    """
+    cause = root_cause(error)
+    if isinstance(cause, OmegaConfBaseException):
+        text = f"{cause.full_key}: {str(cause).splitlines()[0]}"
+    elif isinstance(cause, HydraException):
+        text = sentence_of_hydra(cause)
+    else:
+        text = str(cause) or type(cause).__name__
+        text = NO_NULL if text == NULL_GROUP else text
+    key = _key(error)
+    return " ".join((text if key in text else f"{key}: {text}").split())
+
+
+def _key(error: BaseException) -> str:
+    """Where in the configuration the innermost constructor that failed stands; else empty."""
+    key = ""
+    while isinstance(error, InstantiationException):
+        found = FULL_KEY.search(str(error))
+        key = found[1] if found else key
+        if error.__cause__ is None:
+            break
+        error = error.__cause__
+    return key
 
 
 def in_one_sentence(function: Callable[P, R]) -> Callable[P, R]:
@@ -43,7 +80,7 @@ def in_one_sentence(function: Callable[P, R]) -> Callable[P, R]:
             if not _is_mendable(error, cause) or os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
             log.debug("traceback", exc_info=error)
-            sys.exit(f"error: {cause}")
+            sys.exit(f"error: {one_sentence(error)}")
 
     return wrapper
 

@@ -2,15 +2,46 @@
 
 import atexit
 import signal
+from typing import cast
 
 import pytorch_lightning as pl
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from pytorch_lightning.utilities.seed import isolate_rng
 
 from mmcompress.sharding import FullySharded
+
+
+def check_trainer(settings: DictConfig) -> None:
+    """Refuse a trainer that cannot be, before a run has a folder and loggers for it.
+
+    Raises:
+        ValueError: it needs a GPU and there is none, it would never stop, or its way to start
+            processes cannot work here.
+        hydra.errors.InstantiationException: what Lightning refuses.
+    """
+    # `auto` takes what there is. Lightning's message says neither key nor choice.
+    if settings.get("accelerator") in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise ValueError(
+            f"trainer.accelerator={settings.accelerator}: PyTorch finds no GPU here; choose "
+            "trainer=cpu, or trainer=ddp_cpu for several processes"
+        )
+    for name in ("gradient_clip_val", "log_every_n_steps"):
+        if (settings.get(name) or 0) < 0:
+            raise ValueError(f"trainer.{name}={settings[name]} must not be negative")
+    if settings.get("val_check_interval") == 0 and settings.get("max_steps") != 0:
+        raise ValueError("trainer.val_check_interval=0 must be above 0: after how many steps?")
+    trainer = instantiate(settings, logger=False, enable_checkpointing=False)
+    _check_strategy(trainer)
+    if trainer.max_steps == -1 and trainer.max_epochs == -1 and settings.get("max_time") is None:
+        raise ValueError(
+            "trainer.max_steps=-1 and trainer.max_epochs=-1 would train for ever: set one of them"
+        )
 
 
 def start_processes(trainer: pl.Trainer) -> None:
@@ -24,8 +55,22 @@ def start_processes(trainer: pl.Trainer) -> None:
     """
     if trainer.world_size == 1:
         return
+    _check_strategy(trainer)
     strategy = trainer.strategy
-    launcher = strategy.launcher
+    launcher = cast("_SubprocessScriptLauncher | None", strategy.launcher)
+    if launcher is not None and _starts_processes(launcher):
+        atexit.register(launcher.kill, signal.SIGTERM)  # none outlives the first
+    with isolate_rng():
+        if launcher is None:
+            strategy.setup_environment()
+        else:
+            launcher.launch(strategy.setup_environment)
+
+
+def _check_strategy(trainer: pl.Trainer) -> None:
+    if trainer.world_size == 1:
+        return
+    strategy, launcher = trainer.strategy, trainer.strategy.launcher
     # Processes that are spawned or forked run one function, and get the model pickled.
     if type(strategy) not in (DDPStrategy, FullySharded) or not isinstance(
         launcher, _SubprocessScriptLauncher | None
@@ -34,14 +79,13 @@ def start_processes(trainer: pl.Trainer) -> None:
             f"{type(strategy).__name__} cannot work on a model that is being compressed: choose "
             "trainer=ddp or trainer=fsdp"
         )
-    if launcher is not None and not launcher.cluster_environment.creates_processes_externally:
+    if launcher is not None and _starts_processes(launcher):
         _check_no_sweep()
-        atexit.register(launcher.kill, signal.SIGTERM)  # none outlives the first
-    with isolate_rng():
-        if launcher is None:
-            strategy.setup_environment()
-        else:
-            launcher.launch(strategy.setup_environment)
+
+
+def _starts_processes(launcher: _SubprocessScriptLauncher) -> bool:
+    """Whether it has to, for nobody else does."""
+    return not launcher.cluster_environment.creates_processes_externally
 
 
 def _check_no_sweep() -> None:

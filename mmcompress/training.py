@@ -55,6 +55,8 @@ class CompressionModule(pl.LightningModule):
         super().__init__()
         if objective.needs_teacher and teacher is None:
             raise ValueError("this objective needs the dense model: give it as teacher")
+        if not 0 <= warmup_ratio <= 1:
+            raise ValueError(f"warmup_ratio={warmup_ratio} must lie in [0, 1]")
         self.backbone = backbone.train()
         self.recipe = recipe
         self.objective = objective
@@ -155,6 +157,18 @@ class CompressionModule(pl.LightningModule):
 def _gathered(rows: Tensor) -> Tensor:
     """Those of all processes, with their gradients."""
     return torch.cat(gather(rows))
+
+
+def check_optimizer(optimizer: Callable[[list[dict[str, Any]]], Optimizer]) -> None:
+    """Refuse settings that PyTorch refuses once there are parameters, before a run has a folder.
+
+    Raises:
+        ValueError: names `optimizer`, and the setting as PyTorch does.
+    """
+    try:
+        optimizer([{"params": [nn.Parameter(torch.zeros(1))]}])
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"optimizer: {error}") from error
 
 
 def trained(

@@ -127,8 +127,17 @@ class Artifact:
         return summarise_size(self.ledger(), self.manifest)
 
 
+def artifact_folder(folder: Path) -> Path:
+    """`folder`, or the artifact in it where it is the folder of a run."""
+    inside = folder / "artifact"
+    if not (folder / MANIFEST_FILE).exists() and (inside / MANIFEST_FILE).exists():
+        return inside
+    return folder
+
+
 def backbone_in(folder: str) -> Backbone:
-    """The model of an artifact, to start another run from: `backbone=artifact backbone.folder=…`.
+    """The model of an artifact, to start another run from: `backbone=artifact backbone.folder=…`,
+    which may be the folder of that run.
 
     Codes and masks are plain weights again.
 
@@ -136,7 +145,7 @@ def backbone_in(folder: str) -> Backbone:
         ArtifactError: anything about the folder is wrong, or layers have been replaced, of which
             the new run's artifact would know nothing.
     """
-    artifact = Artifact.load(Path(folder))
+    artifact = Artifact.load(artifact_folder(Path(folder)))
     if artifact.manifest["structure"]:
         steps = ", ".join(edit["step"] for edit in artifact.manifest["structure"])
         raise ArtifactError(

@@ -26,6 +26,14 @@ log = logging.getLogger(__name__)
 Captions = Literal["all", "first", "random"]
 
 
+SENSED = ("image", "audio")
+"""What an item may hold beside text and label."""
+TAKEN_BY = {
+    "image": "a backbone of images, such as backbone=mini",
+    "audio": "a backbone of sounds, such as backbone=clap_small, or backbone=hf with a CLAP",
+}
+
+
 @dataclass(frozen=True)
 class Classification:
     """A labelled set for zero-shot classification.
@@ -83,6 +91,8 @@ class PairData(pl.LightningDataModule, ABC):
         }.items():
             if value < 1:
                 raise ValueError(f"data.{key}={value} must be at least 1")
+        if num_workers < 0:
+            raise ValueError(f"data.num_workers={num_workers} must not be negative")
         if seconds is not None and seconds <= 0:
             raise ValueError(f"data.seconds={seconds} must be positive, or null for whole sounds")
         self.batch_size = batch_size
@@ -160,16 +170,28 @@ class PairData(pl.LightningDataModule, ABC):
         """Refuse a split of which no item can be read; it reads until one can be.
 
         Raises:
-            ValueError: says what is wrong with the first item.
+            ValueError: says what is wrong with the first item, or that the backbone takes none of
+                what the first readable one holds.
         """
         items = self.splits[split].plain()
         first = ""
         for index in range(len(items)):
             item = items[index]
             if not isinstance(item, Unreadable):
+                self._check_modalities(item)
                 return
             first = first or item.args[0]
         raise items.none_readable(first)
+
+    def _check_modalities(self, item: Item) -> None:
+        there = [key for key in SENSED if key in item]
+        wanted = [key for key in SENSED if key in self.backbone.modalities]
+        if there and wanted and not set(there) & set(wanted):
+            raise ValueError(
+                f"data {self.name} holds {' and '.join(there)}, and the backbone "
+                f"({type(self.backbone).__name__}) takes {' and '.join(self.backbone.modalities)}: "
+                f"choose {TAKEN_BY[there[0]]}, or data with {wanted[0]}"
+            )
 
     def summary(self) -> dict[str, dict[str, Any]]:
         """Split → `items`, those that were found, and `left_out`, reason → how many.

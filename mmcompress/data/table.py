@@ -34,7 +34,7 @@ class Table(PairData):
     def __init__(
         self,
         *,
-        files: Mapping[str, str],
+        files: Mapping[str, str | None],
         root: str | None = None,
         path_column: str = "path",
         caption_column: str = "caption",

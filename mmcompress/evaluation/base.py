@@ -76,13 +76,14 @@ def embed(encode: Encode, batches: DataLoader, *modalities: str) -> dict[str, Te
         disable=not get_console().is_terminal,
     )
     for batch in bar:
-        for modality in modalities:
+        for modality in modalities:  # all of them before the model runs
             if modality not in batch:
                 there = ", ".join(key for key in batch if key not in ABOUT)
                 raise ValueError(
                     f"this evaluation needs {modality} inputs and the backbone takes "
                     f"{there or 'none of the data'} alone: set evaluation=agreement"
                 )
+        for modality in modalities:
             try:
                 rows = check_rows(modality, encode(modality, batch[modality]))
             except NotFiniteError as error:

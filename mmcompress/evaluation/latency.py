@@ -75,8 +75,12 @@ def measure_latency(
         `dense_ms` and `compressed_ms` (None when not measured): batch size as a string → median
         in milliseconds; `dense_pairs_per_s` and `compressed_pairs_per_s`: the throughput that
         follows; `threads`, `runtime`, `no_speedup`.
+    Raises:
+        ValueError: an unknown split, or no batch of at least one pair.
     """
     check_split(data, split)
+    if not batch_sizes or min(batch_sizes) < 1:
+        raise ValueError(f"batch_sizes={list(batch_sizes)} must hold whole numbers from 1")
     models = {"dense": dense}
     if no_speedup is None:
         models["compressed"] = compressed

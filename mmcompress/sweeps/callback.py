@@ -54,8 +54,8 @@ class SweepCallback(Callback):
                 config.hydra.sweep.dir = str(folder)
                 config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{folder}'")
         # Absolute, for jobs may run elsewhere; of its own, for another sweep may use the folder.
+        self.is_new = not folder.exists()
         self.folder, self.notes = folder, folder.absolute() / NOTES / secrets.token_hex(8)
-        self.notes.mkdir(parents=True)
         # For launchers that give up when a job's process dies, and for Ctrl-C.
         atexit.register(self._last_word)
         listen()  # between jobs, and while other processes work on them
@@ -68,6 +68,7 @@ class SweepCallback(Callback):
         own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
         path = run_path(own)
         note = {"folder": str(path), "had_finished": status_in(path) == FINISHED}
+        self.notes.mkdir(parents=True, exist_ok=True)
         write_json(self.notes / f"{config.hydra.job.num}.json", note)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -81,8 +82,17 @@ class SweepCallback(Callback):
 
     def _last_word(self) -> list[Outcome]:
         found = outcomes(self.notes)
+        if not found:  # no job began, and why has been said
+            self._clean()
+            return []
         print_outcomes(self.folder, found, commit=git_commit())
         return found
+
+    def _clean(self) -> None:
+        """Take back the folder that Hydra has made for the jobs, which were never begun."""
+        if self.is_new and [file.name for file in self.folder.glob("*")] == ["multirun.yaml"]:
+            (self.folder / "multirun.yaml").unlink()
+            self.folder.rmdir()
 
 
 def sweep_name(choice: str | None, overrides: Sequence[str]) -> str:
