@@ -177,13 +177,9 @@ def test_unwritable_run_folder(run_train, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("override", ["compression=nope", "backbone=nope", "data.colour=red"])
-def test_unknown_choice_or_key(
-    override: str, run_train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit):
+def test_unknown_choice_or_key(override: str, run_train, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="^error: .*; choose one of "):
         run_train(override)
-    message = capsys.readouterr().err
-    assert "Available options" in message or "not in struct" in message
     assert not list(tmp_path.iterdir())
 
 
