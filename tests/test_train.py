@@ -178,7 +178,7 @@ def test_unwritable_run_folder(run_train, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("override", ["compression=nope", "backbone=nope", "data.colour=red"])
 def test_unknown_choice_or_key(override: str, run_train, tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="^error: .*; choose one of "):
+    with pytest.raises(SystemExit, match=r"^error: .*; choose one of "):
         run_train(override)
     assert not list(tmp_path.iterdir())
 
