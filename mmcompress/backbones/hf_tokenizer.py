@@ -137,23 +137,28 @@ def to_bare_ids(tokenizer: AnyTokenizer, texts: Sequence[str]) -> list[list[int]
 
 
 def id_tensor(rows: Sequence[Sequence[int]], texts: Sequence[str], embeddings: int) -> Tensor:
-    """(B, L) int64.
+    """Rows of ids of equal length as a tensor (B, L) int64, once `check_ids` has seen them."""
+    ids = torch.tensor(rows, dtype=torch.int64)
+    check_ids(ids, texts, embeddings)
+    return ids
+
+
+def check_ids(ids: Tensor, texts: Sequence[str], embeddings: int) -> None:
+    """Refuse ids that the model has no embedding for.
 
     Args:
-        rows: ids of equal length.
+        ids: (B, L) int64.
         texts: that they are of, for the message.
         embeddings: how many the model has.
     Raises:
-        ValueError: the model has no embedding for one of the ids.
+        ValueError: names the text.
     """
-    ids = torch.tensor(rows, dtype=torch.int64)
     if ids.numel() and int(ids.max()) >= embeddings:
         text = texts[int((ids >= embeddings).any(dim=1).int().argmax())]
         raise ValueError(
             f"the text {text[:60]!r} has the token {int(ids.max())} and the model has embeddings "
             f"for 0 to {embeddings - 1}: leave it out, or give the tokenizer of this model"
         )
-    return ids
 
 
 def check_vocabulary(tokenizer: AnyTokenizer, embeddings: int) -> None:
@@ -180,6 +185,17 @@ def check_vocabulary(tokenizer: AnyTokenizer, embeddings: int) -> None:
             f"the padding token {padding_id(tokenizer)} has no embedding, the model has "
             f"{embeddings}: correct pad_token_id of the text_config"
         )
+
+
+def check_filled(found: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer without words: without its files transformers builds one of a few tokens.
+
+    Raises:
+        ValueError: its vocabulary was not found.
+    """
+    if not set(found.get_vocab()) - set(found.all_special_tokens):
+        kind = type(found).__name__
+        raise ValueError(f"there is no vocabulary for its {kind}: add {TOKENIZER_FILE}")
 
 
 def highest_id(tokenizer: AnyTokenizer) -> int:
@@ -272,9 +288,7 @@ def _build(kind: Any, name_or_path: str, local: bool) -> Any:
 
 def _understood(found: Any) -> AnyTokenizer:
     name = type(found).__name__
-    vocabulary = set(found.get_vocab()) - set(found.all_special_tokens)
-    if not vocabulary:
-        raise ValueError(f"there is no vocabulary for its {name}: add {TOKENIZER_FILE}")
+    check_filled(found)
     if name in PYTHON:
         return _in_python(found)
     plain = getattr(type(found), "_encode_plus", None) is PreTrainedTokenizerFast._encode_plus

@@ -17,6 +17,7 @@ from mmcompress.backbones.attention import split_attention
 from mmcompress.backbones.base import Backbone, Row
 from mmcompress.backbones.empty import without_weights
 from mmcompress.backbones.fused import split_fused
+from mmcompress.backbones.hf_tokenizer import check_ids
 from mmcompress.backbones.images import CLIP_MEAN, CLIP_STD, image_transform
 from mmcompress.backbones.native import fill, native_state, tower_sizes
 from mmcompress.backbones.open_clip_build import (
@@ -214,7 +215,9 @@ class OpenClip(Backbone):
         return self._transform(image)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        return self._tokenizer(list(texts))
+        ids = self._tokenizer(list(texts))
+        check_ids(ids, texts, _text_tower(self.model).vocab_size)
+        return ids
 
     def valid_tokens(self, modality: str, inputs: Tensor) -> Tensor | None:
         if modality != "text":

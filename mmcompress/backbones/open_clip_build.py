@@ -15,6 +15,7 @@ from open_clip.tokenizer import HFTokenizer
 from torch import nn
 from transformers import AutoConfig
 
+from mmcompress.backbones.hf_tokenizer import check_filled, highest_id
 from mmcompress.backbones.hub import hub_reachable
 
 TOKENIZER_OPTIONS = {
@@ -125,15 +126,23 @@ def build_tokenizer(name: str, config: dict[str, Any], source: str | None) -> To
             f"backbone.name={name!r} sets tokenizer_kwargs.{unknown[0]}, which is not supported: "
             f"take it out of the config, or set one of {', '.join(sorted(TOKENIZER_OPTIONS))}"
         )
+    if options.get("reduction_mask"):
+        raise ValueError(
+            f"backbone.name={name!r}: reduction_mask={options['reduction_mask']!r} of the "
+            "tokenizer_kwargs draws the tokens of long texts at random: take it out, and they are "
+            "cut at the end"
+        )
     if not source:
         return _own_tokenizer(json.dumps({"context_length": length, **options}))
     local: dict[str, Any] = {"local_files_only": _stay_local(source), "trust_remote_code": False}
     mode = text.get("tokenizer_mode")
     try:
-        return HFTokenizer(source, length, tokenizer_mode=mode, **options, **local)
+        tokenizer = HFTokenizer(source, length, tokenizer_mode=mode, **options, **local)
+        check_filled(tokenizer.tokenizer)
     # What `transformers` and `tokenizers` raise on a broken file cannot be listed.
     except Exception as error:
         raise ValueError(_unavailable(name, "tokenizer", source, error)) from error
+    return tokenizer
 
 
 @functools.lru_cache(maxsize=4)
@@ -147,9 +156,12 @@ def _own_tokenizer(options: str) -> Tokenizer:
 
 
 def vocabulary(tokenizer: Tokenizer) -> int:
-    """How many token ids there are."""
-    inner = tokenizer.tokenizer if isinstance(tokenizer, HFTokenizer) else None
-    return tokenizer.vocab_size if inner is None else len(inner)
+    """How many token ids a text can get that spells out no added token."""
+    if not isinstance(tokenizer, HFTokenizer):
+        return tokenizer.vocab_size
+    inner = tokenizer.tokenizer
+    padding = -1 if inner.pad_token_id is None else inner.pad_token_id
+    return max(highest_id(inner.backend_tokenizer), padding) + 1 if inner.is_fast else len(inner)
 
 
 def _stay_local(source: str) -> bool:
