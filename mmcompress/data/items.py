@@ -173,7 +173,8 @@ class Sample(Part):
         super().__init__(items)
         self.indices = indices
         self.augment = items.augment
-        self.labels = items.labels and [items.labels[index] for index in indices]
+        if items.labels is not None:
+            self.labels = [items.labels[index] for index in indices]
 
     def __len__(self) -> int:
         return len(self.indices)
