@@ -120,12 +120,22 @@ class Backbone(nn.Module, ABC):
         self.model = model
 
     def encode(self, modality: str, inputs: Tensor) -> Tensor:
-        """Embeddings (B, D), L2-normalised, of a batch of one modality."""
+        """Embeddings (B, D), L2-normalised, of a batch of one modality.
+
+        Raises:
+            ValueError: another modality, or ids that the model has no embedding for.
+        """
         if modality not in self.modalities:
             raise ValueError(
                 f"{type(self).__name__} has no modality {modality!r}; it has {self.modalities}"
             )
-        return F.normalize(getattr(self, f"encode_{modality}")(inputs), dim=-1)
+        try:
+            return F.normalize(getattr(self, f"encode_{modality}")(inputs), dim=-1)
+        except IndexError as error:  # of a table of embeddings
+            raise ValueError(
+                f"the {modality} inputs hold ids up to {inputs.max().item()}, for which "
+                f"{type(self).__name__} has no embedding: use its own tokenize"
+            ) from error
 
     @property
     @abstractmethod

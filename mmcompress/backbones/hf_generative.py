@@ -224,6 +224,12 @@ class HFGenerative(Backbone):
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         found = to_bare_ids(self.tokenizer, texts)
+        for text, ids in zip(texts, found, strict=True):
+            if self._image_token in ids:
+                raise ValueError(
+                    f"the caption {text[:60]!r} spells out the token that stands for an image: "
+                    "take it out"
+                )
         rows = [[self._first, *ids[: self.max_tokens - 2], self._end] for ids in found]
         length = max(map(len, rows), default=0)
         rows = [row + [self._pad] * (length - len(row)) for row in rows]

@@ -95,3 +95,8 @@ def test_modality_goes_by_the_start_of_a_name(tiny_backbone: HFClip):
     assert tiny_backbone.modality_of("vision_model.text_model.weight") == "image"
     assert tiny_backbone.modality_of("text_projection.weight") == "text"
     assert tiny_backbone.modality_of("logit_scale") == "shared"
+
+
+def test_ids_without_an_embedding(tiny_backbone: HFClip) -> None:
+    with pytest.raises(ValueError, match="text inputs hold ids up to 64, for which HFClip has no"):
+        tiny_backbone.encode("text", torch.tensor([[0, 64, 1]]))

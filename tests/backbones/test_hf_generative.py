@@ -8,9 +8,10 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from families.hf import llava_config, untouched_llava
+from families.tokenizers import roberta
 from families.words import build_tokenizer
 from torch import Tensor
-from transformers import LlavaForConditionalGeneration
+from transformers import AutoTokenizer, LlavaForConditionalGeneration, RobertaTokenizer
 
 from mmcompress.artifact.artifact import Artifact
 from mmcompress.artifact.export import export
@@ -184,3 +185,25 @@ def test_what_it_refuses(tmp_path: Path, tiny_backbone, tiny_data) -> None:
         evaluate(tiny_backbone, tiny_data, {"perplexity": Perplexity()}, "test")
     with pytest.raises(ValueError, match="cannot be loaded as a generative image-text model"):
         from_pretrained(str(tmp_path))
+
+
+def test_ids_are_the_librarys(tmp_path: Path) -> None:
+    """Those of a caption without special tokens, between the config's own."""
+    roberta(tmp_path, add_prefix_space=True)
+    RobertaTokenizer.from_pretrained(tmp_path).save_pretrained(tmp_path)
+    config = llava_config(vocab_size=700)
+    config.image_token_id = 699
+    LlavaForConditionalGeneration(config).save_pretrained(tmp_path)
+    backbone = from_pretrained(str(tmp_path), max_tokens=12)
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    texts = ["A Photo, of a CAT!", "café 😀", "", "word " * 30]
+    rows = theirs(texts, add_special_tokens=False)["input_ids"]
+    expected = [[0, *ids[:10], 1] for ids in rows]
+    length = max(map(len, expected))
+    padded = torch.tensor([ids + [2] * (length - len(ids)) for ids in expected])
+    assert torch.equal(backbone.tokenize(texts), padded)
+
+
+def test_a_caption_that_spells_out_an_image(backbone: HFGenerative) -> None:
+    with pytest.raises(ValueError, match="'a word46' spells out the token that stands for"):
+        backbone.tokenize(["red cat", "a word46"])

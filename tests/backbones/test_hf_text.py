@@ -4,6 +4,7 @@ import copy
 import importlib.util
 import json
 import runpy
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -373,3 +374,62 @@ def test_minilm_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mmcompress.backbones.hf_text.MINILM", "no_such_module")
     with pytest.raises(ModuleNotFoundError, match=r'pip install "mmcompress\[minilm\]"'):
         HFText.minilm()
+
+
+@pytest.mark.parametrize("name", ["sentence_bert_config.json", "sentence_roberta_config.json"])
+def test_texts_become_what_sentence_transformers_makes_of_them(
+    name: str, folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """It puts the default prompt before a text, strips it and lowers its case, in this order."""
+    shutil.rmtree(folder)
+    folder.mkdir()
+    build_source().save_pretrained(folder)
+    write(folder / name, {"max_seq_length": 7, "do_lower_case": True})
+    prompts = {"prompts": {"query": "  A cat: ", "none": ""}, "default_prompt_name": "query"}
+    write(folder / "config_sentence_transformers.json", prompts)
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, "word"))
+    # Sees white space and capitals, as BERT's does not.
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "isolated")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 5}
+    write(folder / "tokenizer_config.json", settings | {"pad_token": WORDS[0]})
+
+    theirs = AutoTokenizer.from_pretrained(folder)
+    texts = ["  The CAT  ", "", "DOG " * 20]
+    clean = [f"  A cat: {text}".strip().lower() for text in texts]
+    batch = theirs(clean, padding=True, truncation=True, max_length=7, return_tensors="pt")
+    backbone = HFText.from_folder(str(folder))
+    assert backbone.max_tokens == 7
+    assert torch.equal(backbone.tokenize(texts), batch["input_ids"])
+
+    out, assets = tmp_path_factory.mktemp("out"), tmp_path_factory.mktemp("assets")
+    backbone.write_native(out)
+    backbone.save_assets(assets)
+    again = HFText.from_folder(str(out))
+    stored = HFText.from_spec(json.loads(json.dumps(backbone.spec)), assets)
+    for copied in (again, stored):
+        assert copied.spec == backbone.spec
+        assert torch.equal(copied.tokenize(texts), batch["input_ids"])
+
+
+def test_without_a_length_the_tokenizers_own_holds(folder: Path) -> None:
+    """min of positions and model_max_length, as sentence-transformers has it."""
+    (folder / "sentence_bert_config.json").unlink()
+    assert HFText.from_folder(str(folder)).max_tokens == 16
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 5}
+    write(folder / "tokenizer_config.json", settings)
+    backbone = HFText.from_folder(str(folder))
+    assert backbone.max_tokens == 5
+    assert backbone.tokenize(["the cat " * 9]).shape == (1, 5)
+
+
+def test_prompts_that_are_missing_or_not_pooled(folder: Path) -> None:
+    write(folder / "config_sentence_transformers.json", {"default_prompt_name": "query"})
+    with pytest.raises(ValueError, match="default_prompt_name='query' and no prompt of that name"):
+        HFText.from_folder(str(folder))
+    prompts = {"prompts": {"query": "a "}, "default_prompt_name": "query"}
+    write(folder / "config_sentence_transformers.json", prompts)
+    pooling = {"pooling_mode_mean_tokens": True, "include_prompt": False}
+    write(folder / "1_Pooling" / "config.json", pooling)
+    with pytest.raises(ValueError, match="include_prompt=false, which is not supported"):
+        HFText.from_folder(str(folder))
