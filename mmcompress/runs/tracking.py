@@ -1,8 +1,13 @@
 """Weights & Biases: a run there for each run here, online or kept in the run folder."""
 
+import http.client
 import logging
 import netrc
 import os
+import shutil
+import threading
+import urllib.error
+import urllib.request
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,6 +26,8 @@ log = logging.getLogger(__name__)
 DEFAULT_HOST = "https://api.wandb.ai"
 INIT_SECONDS = 30.0
 """How long to wait for the server before a run goes on offline."""
+CONNECT_SECONDS = 3.0
+"""How long to wait for any answer at all before that."""
 FINISH_SECONDS = 300.0
 """How long to wait at the end for what is still to be sent; the rest stays in the run folder."""
 FLUSH_SECONDS = 1.0
@@ -119,12 +126,19 @@ def wandb_logger(
     )
     mode = wandb_mode()
     reason = "WANDB_MODE=offline" if "WANDB_MODE" in os.environ else "no login"
+    if mode == "online":
+        silence = no_answer(os.environ.get("WANDB_BASE_URL", DEFAULT_HOST))
+        if silence is not None:
+            mode, reason = "offline", silence
     earlier = _online_id(Path(save_dir)) if mode == "online" else None
+    before = _run_folders(Path(save_dir))
     try:
         try:
             run = init(mode=mode, id=earlier, resume="allow" if earlier else None)
         except wandb.Error as error:
             wandb.teardown()
+            for folder in _run_folders(Path(save_dir)) - before:
+                shutil.rmtree(folder, ignore_errors=True)  # nothing was sent, nothing is in it
             mode, reason = "offline", " ".join(str(error).split())
             run = init(mode=mode)
     except (wandb.Error, OSError) as error:
@@ -141,12 +155,40 @@ def wandb_logger(
     return WandbLogger(experiment=run, project=project, save_dir=str(save_dir))
 
 
+def no_answer(url: str, seconds: float = CONNECT_SECONDS) -> str | None:
+    """Why a server cannot be reached; None when it answers, whatever it says.
+
+    Looking up its name has no time limit, so that is done in a thread that may be left behind.
+    """
+    found: list[str | None] = []
+
+    def ask() -> None:
+        request = urllib.request.Request(url, method="HEAD")
+        try:
+            with urllib.request.urlopen(request, timeout=seconds):
+                found.append(None)
+        except urllib.error.HTTPError as answer:
+            answer.close()
+            found.append(None)
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            found.append(f"{url} cannot be reached: {getattr(error, 'reason', error)}")
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return found[0] if found else f"{url} does not answer within {seconds:g} s"
+
+
+def _run_folders(save_dir: Path) -> set[Path]:
+    return set((save_dir / "wandb").glob("run-*-*"))
+
+
 def _online_id(save_dir: Path) -> str | None:
     """Of the W&B run that an earlier start of this run has begun online; None where there is none.
 
     W&B calls the folder of such a run `run-<date>-<id>`.
     """
-    folders = sorted((save_dir / "wandb").glob("run-*-*"))
+    folders = sorted(_run_folders(save_dir))
     return folders[-1].name.rpartition("-")[2] if folders else None
 
 

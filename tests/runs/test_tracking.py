@@ -4,9 +4,12 @@ import errno
 import json
 import logging
 import os
+import socket
 import struct
 import subprocess
 import sys
+import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +17,7 @@ import wandb
 from wandb.proto.wandb_internal_pb2 import Record
 
 from mmcompress.runs.results import log_results
-from mmcompress.runs.tracking import FLUSH_SECONDS, finish, wandb_logger, wandb_mode
+from mmcompress.runs.tracking import FLUSH_SECONDS, finish, no_answer, wandb_logger, wandb_mode
 
 
 @pytest.fixture
@@ -185,14 +188,61 @@ def test_one_job_after_another_makes_two_runs(offline, tmp_path):
 
 
 def test_an_unreachable_server_leaves_the_run_offline(offline, monkeypatch, tmp_path, caplog):
-    """Nobody listens on the port of `WANDB_BASE_URL`."""
+    """Nobody listens on the port of `WANDB_BASE_URL`; W&B itself would wait for half a minute."""
     caplog.set_level(logging.INFO)
     monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
-    monkeypatch.setattr("mmcompress.runs.tracking.INIT_SECONDS", 2.0)
+    asked = []
+    real = wandb.init
+    monkeypatch.setattr(wandb, "init", lambda **kw: asked.append(kw["mode"]) or real(**kw))
     wandb_logger(save_dir=tmp_path).log_metrics({"a": 1.0}, step=0)
     finish()
-    assert "W&B: kept offline (" in caplog.text
-    assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 1
+    assert asked == ["offline"]
+    (message,) = [m for m in caplog.messages if m.startswith("W&B")]
+    assert message.startswith("W&B: kept offline (http://127.0.0.1:9 cannot be reached: ")
+    folders = [path for path in (tmp_path / "wandb").glob("*run-*") if not path.is_symlink()]
+    assert [path.name.startswith("offline-run-") for path in folders] == [True]
+
+
+def test_a_server_that_refuses_leaves_no_empty_folder(offline, monkeypatch, tmp_path):
+    real = wandb.init
+
+    def init(**kwargs):
+        if kwargs["mode"] == "online":
+            (tmp_path / "wandb" / "run-20260101_000000-abc123" / "files").mkdir(parents=True)
+            raise wandb.Error("no such entity")
+        return real(**kwargs)
+
+    monkeypatch.setattr(wandb, "init", init)
+    monkeypatch.setattr("mmcompress.runs.tracking.no_answer", lambda url: None)
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    wandb_logger(save_dir=tmp_path)
+    folders = [path for path in (tmp_path / "wandb").glob("*run-*") if not path.is_symlink()]
+    assert [path.name.startswith("offline-run-") for path in folders] == [True]
+
+
+def test_any_answer_is_an_answer_and_silence_ends_soon():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        begin = time.monotonic()
+        assert no_answer(url, 0.3) in (
+            f"{url} does not answer within 0.3 s",
+            f"{url} cannot be reached: timed out",
+        )
+        assert time.monotonic() - begin < 3
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+
+        def refuse() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        assert no_answer(url, 20.0) is None
+        thread.join()
 
 
 def test_a_full_disk_costs_the_logger_and_not_the_run(offline, monkeypatch, tmp_path, caplog):
@@ -215,6 +265,7 @@ def test_an_online_run_goes_on_where_it_was(offline, monkeypatch, tmp_path):
         return real(**kwargs | {"mode": "offline", "id": None, "resume": None})
 
     monkeypatch.setattr(wandb, "init", init)
+    monkeypatch.setattr("mmcompress.runs.tracking.no_answer", lambda url: None)
     monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
     wandb_logger(save_dir=tmp_path)
     finish()
