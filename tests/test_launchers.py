@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 
 from mmcompress.locations import shipped
+from mmcompress.sweeps.outcome import Outcome, outcomes
 
 pytestmark = pytest.mark.slow
 
@@ -65,6 +67,48 @@ def test_a_run_that_fails_leaves_the_others_alone(tmp_path: Path) -> None:
     records = [json.loads(path.read_text()) for path in tmp_path.rglob("run.json")]
     (failed,) = [record for record in records if record["status"] == "failed"]
     assert "group_size=10 does not divide" in failed["error"]
+
+
+APP = """
+import os, signal
+from pathlib import Path
+import hydra
+
+@hydra.main(config_path="conf", config_name="config", version_base="1.3")
+def main(cfg):
+    if cfg.x == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    Path(f"{cfg.x}.done").touch()
+
+main()
+"""
+
+
+def test_a_worker_that_is_killed_takes_no_other_job_along(tmp_path: Path) -> None:
+    """As a machine without memory does; the second of four jobs in two processes."""
+    pytest.importorskip(PACKAGES["cores"], reason="pip install 'mmcompress[sweep]'")
+    (tmp_path / "app.py").write_text(APP)
+    launchers = tmp_path / "conf" / "hydra" / "launcher"
+    launchers.mkdir(parents=True)
+    shutil.copy(shipped("conf") / "hydra" / "launcher" / "cores.yaml", launchers)
+    (tmp_path / "conf" / "config.yaml").write_text(
+        "defaults: [_self_, {override hydra/launcher: cores}]\nx: 0\n"
+        "hydra: {output_subdir: null, sweep: {dir: ., subdir: .}}\n"
+    )
+    notes = tmp_path / "notes"
+    done = subprocess.run(
+        [sys.executable, "app.py", "-m", "x=1,2,3,4", f"hydra.launcher.notes={notes}"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in tmp_path.glob("*.done")) == ["1.done", "3.done", "4.done"]
+    (outcome,) = outcomes(notes)
+    assert outcome == Outcome(Path("x=2"), "failed", "its process was ended by SIGKILL(-9)")
 
 
 def test_slurm_gets_a_task_per_process() -> None:

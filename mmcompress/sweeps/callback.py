@@ -56,6 +56,9 @@ class SweepCallback(Callback):
         # Absolute, for jobs may run elsewhere; of its own, for another sweep may use the folder.
         self.is_new = not folder.exists()
         self.folder, self.notes = folder, folder.absolute() / NOTES / secrets.token_hex(8)
+        if "notes" in config.hydra.launcher:  # ours
+            with read_write(config):
+                config.hydra.launcher.notes = str(self.notes)
         # For launchers that give up when a job's process dies, and for Ctrl-C.
         atexit.register(self._last_word)
         listen()  # between jobs, and while other processes work on them

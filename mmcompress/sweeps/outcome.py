@@ -10,6 +10,7 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.text import Text
 
+from mmcompress.files import write_json
 from mmcompress.report.console import report_console
 from mmcompress.report.formats import printable
 from mmcompress.report.record import read_record
@@ -43,6 +44,19 @@ def outcomes(notes: Path) -> list[Outcome]:
     return [_outcome(json.loads(path.read_bytes())) for path in files]
 
 
+def note_end(notes: Path, number: int, name: str, how: str) -> None:
+    """Write down how the process of a job was ended.
+
+    Args:
+        name: of the job, where it has not come to leave a note of its own.
+        how: such as `SIGKILL(-9)`.
+    """
+    notes.mkdir(parents=True, exist_ok=True)
+    path = notes / f"{number}.json"
+    note = json.loads(path.read_bytes()) if path.exists() else {"folder": name}
+    write_json(path, {"had_finished": False} | note | {"ended_by": how})
+
+
 def _outcome(note: dict[str, Any]) -> Outcome:
     folder = Path(note["folder"])
     try:
@@ -58,7 +72,9 @@ def _outcome(note: dict[str, Any]) -> Outcome:
     if busy is not None:
         return Outcome(folder, "skipped", busy)
     if record is None:
-        return Outcome(folder, "failed", "its process ended without a word: was it killed?")
+        how = note.get("ended_by")
+        killed = "its process ended without a word: was it killed?"
+        return Outcome(folder, "failed", f"its process was ended by {how}" if how else killed)
     if record["status"] == SCORED:
         reason = record.get("error") or "it was ended"
         return Outcome(folder, "failed", f"its results are complete, its report is not: {reason}")
