@@ -185,7 +185,7 @@ def test_every_recipe(kind: str, dense: Backbone, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["zero_weights", "outlier_3e7", "tiny", "dead_inputs"])
 def test_other_options(kind: str, dense: Backbone, tmp_path: Path) -> None:
     for index, options in enumerate(OPTIONS):
         overrides = [f"compression.steps.{option}" for option in options.split()]
