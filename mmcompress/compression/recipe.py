@@ -152,7 +152,7 @@ class Recipe:
         return plan
 
     def _check_needless(self) -> None:
-        """Refuse to decide on nothing."""
+        """Refuse to decide on nothing; say so where there is nothing to decide."""
         asking = [name for name, step in self.steps.items() if step.needs or step.settles]
         asking += [] if self.budget is None else ["budget"]
         if asking:
@@ -160,6 +160,7 @@ class Recipe:
                 f"compression needs calibration data for {', '.join(asking)} and there are none: "
                 "give a train split that can be read, or a recipe that looks at weights alone"
             )
+        log.warning("there are no calibration data, and no step of the recipe needs any")
 
     def carry_out(
         self,

@@ -202,8 +202,17 @@ NEEDLESS = [
 
 
 @pytest.mark.parametrize("name", ["int8", "w8a8", "deep"])
-def test_what_looks_at_weights_alone_runs_without_data(name: str) -> None:
-    build_recipe(name).apply(build_clip(), [])
+def test_what_looks_at_weights_alone_runs_without_data(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    backbone = build_clip()
+    build_recipe(name).apply(backbone, [])
+    assert (
+        caplog.messages[0] == "there are no calibration data, and no step of the recipe needs any"
+    )
+    caplog.clear()
+    build_recipe(name).apply(build_clip(), [batch_of(backbone)])
+    assert not any("calibration" in message for message in caplog.messages)
 
 
 @pytest.mark.slow
