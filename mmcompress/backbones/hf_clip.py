@@ -138,7 +138,19 @@ class HFClip(Backbone):
         size = model.config.vision_config.image_size
         settings = read_image_processor(name_or_path, model.config, size=size, local=local)
         with about(named(name_or_path)):
-            return cls(model, tokenizer, image_processor=settings)
+            backbone = cls(model, tokenizer, image_processor=settings)
+            backbone._check_end()
+        return backbone
+
+    def _check_end(self) -> None:
+        """Refuse texts without the token that the tower reads out at: it would read the first."""
+        ends = to_ids(self.tokenizer, [""])[0]
+        if self._end_id != 2 and self._end_id not in ends:  # see `valid_tokens` for 2
+            raise ValueError(
+                f"eos_token_id={self._end_id} of the text_config is not among the tokens {ends} "
+                "that the tokenizer puts around a text: correct config.json, or give the tokenizer "
+                "that the model was trained with"
+            )
 
     @classmethod
     def mini(cls) -> Self:

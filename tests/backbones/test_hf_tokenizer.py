@@ -140,6 +140,13 @@ def test_clip_is_cut_at_its_end_token(folder: Path) -> None:
     assert found[4, -1] == 1
 
 
+def test_an_end_token_that_no_text_has(folder: Path) -> None:
+    """transformers would read every text out at its first token."""
+    clip_folder(folder, eos_token_id=7)
+    with pytest.raises(ValueError, match=r"eos_token_id=7 .* not among the tokens \[0, 1\] that"):
+        from_pretrained(str(folder))
+
+
 def test_mini_is_what_it_was_trained_with(folder: Path) -> None:
     """By its own file, by transformers and without the file that names its class."""
     file = Tokenizer.from_file(str(MINI / "tokenizer.json"))
