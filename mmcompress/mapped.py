@@ -9,12 +9,14 @@ import copy
 import mmap
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from mmcompress.files import room_for
 from mmcompress.memory import LARGE, give_back, give_back_freed_memory
 
 M = TypeVar("M", bound=nn.Module)
@@ -29,11 +31,11 @@ def mapped(tensors: Iterable[tuple[str, Tensor]], *, maps: int = 1) -> list[dict
     Returns:
         The tensors in each map, contiguous; small ones are copies.
     Raises:
-        OSError: the temporary folder has no room for them.
+        FullDisk: the temporary folder has no room for them.
     """
     found: list[dict[str, Tensor]] = [{} for _ in range(maps)]
     places: dict[str, tuple[int, torch.Size, torch.dtype]] = {}
-    with tempfile.TemporaryFile() as file:
+    with _room(), tempfile.TemporaryFile() as file:
         for name, tensor in tensors:
             if tensor.nbytes < LARGE:
                 for tensors_of_map in found:
@@ -53,6 +55,11 @@ def mapped(tensors: Iterable[tuple[str, Tensor]], *, maps: int = 1) -> list[dict
                 tensors_of_map[name] = flat.view(shape)
     give_back_freed_memory()
     return found
+
+
+def _room() -> AbstractContextManager[None]:
+    folder = Path(tempfile.gettempdir())
+    return room_for(folder / "weights", "make room there, or name another folder in TMPDIR")
 
 
 def mapped_copy(model: M) -> M:

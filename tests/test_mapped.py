@@ -1,13 +1,18 @@
 """Weights in a file: equal, private, and in memory only while they are used."""
 
 import copy
+import errno
+import os
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from mmcompress.backbones.base import Backbone
+from mmcompress.files import FullDisk
 from mmcompress.mapped import layer_by_layer, mapped, mapped_copy
 from mmcompress.memory import LARGE
 
@@ -109,3 +114,14 @@ def test_a_layer_gives_its_weights_back(resident: Resident) -> None:
         assert [resident(weight) for weight in weights] == [0, 0]
     layers(torch.ones(1, 512))
     assert [resident(weight) for weight in weights] == [weight.nbytes for weight in weights]
+
+
+def test_a_full_temporary_folder_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("mmcompress.mapped.tempfile.TemporaryFile", full)
+    with pytest.raises(FullDisk) as caught:
+        mapped([("a", torch.zeros(3))])
+    assert str(caught.value).startswith(str(Path(tempfile.gettempdir()) / "weights"))
+    assert str(caught.value).endswith("make room there, or name another folder in TMPDIR")

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -217,6 +218,18 @@ class Listening(Callback):
         listen()
 
 
+class RunLog(logging.FileHandler):
+    """`run.log`: a disk that is full costs lines of it, where logging would print a traceback."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
+
+
 def _how_to_go_on(folder: Path) -> str:
     """The same command finds the folder of a job, and of a run whose `run_dir` it names."""
     named = in_sweep() or (
@@ -232,7 +245,7 @@ def _files(cfg: DictConfig, held: RunFolder) -> Iterator[tuple[RunRecord, list[S
     cfg.run_dir = str(folder)
     text = OmegaConf.to_yaml(cfg, resolve=True)
     write_atomically(folder / "config.yaml", lambda file: file.write(text.encode()))
-    handler = logging.FileHandler(folder / "run.log", encoding="utf-8")
+    handler = RunLog(folder / "run.log", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
     failed = True
