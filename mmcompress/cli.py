@@ -53,7 +53,9 @@ def main() -> None:
     )
     reporting.add_argument("runs", type=Path)
     reporting.add_argument("--out", type=Path, help="folder for the files; RUNS/report by default")
-    reporting.add_argument("--metric", help="such as zeroshot/acc@1; the main one by default")
+    reporting.add_argument(
+        "--metric", help="such as retrieval/mean_recall; the main one by default"
+    )
     reporting.add_argument(
         "--run", type=Path, action="append", default=[], help="folder of a run to show from close"
     )

@@ -235,7 +235,7 @@ def test_a_library_that_fails_stands_in_the_table(
             raise AssertionError
 
     data = SimpleNamespace(calibration_dataloader=lambda: [])
-    scores = {"retrieval/mean_r@1": 0.5, "zeroshot/acc@1": 0.5}
+    scores = {"retrieval/mean_r@1": 0.5, "zeroshot/subgroup_acc@1": 0.5}
     bench = script.Bench(None, "val", tiny_backbone, scores, data, {})
     result = script.row(Broken(), 0, bench)
     assert result["error"] == "RuntimeError: no kernel for int1"
@@ -278,7 +278,7 @@ def test_finished_rows_are_kept_and_not_repeated(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    scores = {"retrieval/mean_r@1": 0.5, "zeroshot/acc@1": 0.5}
+    scores = {"retrieval/mean_r@1": 0.5, "zeroshot/subgroup_acc@1": 0.5}
     bench = script.Bench(script.configuration(0, 5), "val", tiny_backbone, scores, None, {})
     measured: list[tuple[str, int]] = []
 

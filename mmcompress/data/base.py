@@ -39,12 +39,20 @@ class Classification:
     """A labelled set for zero-shot classification.
 
     The labels of `dataset` index `class_names`; each template holds one `{}` for a class name.
+    Where classes have `names` of their own, the templates are filled with all names of a class
+    (class-specific prompts, as in CuPL, Pratt et al. 2022, arXiv:2209.03320).
     """
 
     name: str
     dataset: Items
     class_names: Sequence[str]
     templates: Sequence[str]
+    names: Sequence[Sequence[str]] | None = None
+
+    def prompts(self, label: int) -> list[str]:
+        """What the text tower reads for one class."""
+        names = [self.class_names[label]] if self.names is None else self.names[label]
+        return [template.format(name) for name in names for template in self.templates]
 
 
 class PairData(pl.LightningDataModule, ABC):
@@ -112,6 +120,11 @@ class PairData(pl.LightningDataModule, ABC):
         if not self.class_names:
             return None
         return Classification(self.name, self.splits[split], self.class_names, self.templates)
+
+    def classifications(self, split: str) -> dict[str, Classification]:
+        """The labelled sets of `split`, by what metrics call them; "" where there is only one."""
+        labelled = self.classification(split)
+        return {} if labelled is None else {"": labelled}
 
     def warn_once(self, message: str) -> None:
         """Log a line, unless it was logged before: both models are scored on the same data."""

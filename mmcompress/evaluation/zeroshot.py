@@ -105,46 +105,59 @@ class ZeroShot:
     """Yields `zeroshot/acc@1`, `zeroshot/acc@5` (of more than five classes) and
     `zeroshot/balanced_acc@1`, the mean per-class recall.
 
-    The heads are built with the text tower that is being scored, so its losses count too.
+    Data with several tasks have `zeroshot/TASK_acc@1` and so on for each. The heads are built with
+    the text tower that is being scored, so its losses count too.
     """
 
     def __call__(self, encode: Encode, data: PairData, split: str) -> Iterator[tuple[str, float]]:
-        labelled = data.classification(split)
-        if labelled is None or len(labelled.dataset) == 0:
+        tasks = data.classifications(split)
+        if all(len(labelled.dataset) == 0 for labelled in tasks.values()):
             log.warning("data %s has no labels in %s: zeroshot left out", data.name, split)
             return
-        modality = next((m for m in data.backbone.modalities if m != "text"), "image")
-        embedded = embed(encode, data.loader(labelled.dataset), modality)
-        labels, classes = embedded["label"], len(labelled.class_names)
-        if int(labels.max()) >= classes or int(labels.min()) < 0:
-            raise ValueError(
-                f"data {data.name}: labels of {split} run from {int(labels.min())} to "
-                f"{int(labels.max())} and there are {classes} class names: make them match"
-            )
-        prompts, same = _embed_prompts(encode, data, labelled)
-        _tell_equal(data, split, labelled.class_names, same)
-        listed, largest = zeroshot_hits(embedded[modality], class_heads(prompts), labels, same)
-        yield "zeroshot/acc@1", Score.of_hits(listed[:, 0])
-        if classes > 5:
-            yield "zeroshot/acc@5", listed[:, 4].double().mean().item()
-        yield "zeroshot/balanced_acc@1", balanced_accuracy(largest, labels)
+        for task, labelled in tasks.items():
+            if len(labelled.dataset) == 0:
+                log.warning("data %s has no %s in %s: left out", data.name, task, split)
+                continue
+            for name, value in _task(encode, data, split, labelled):
+                yield f"zeroshot/{task}{'_' if task else ''}{name}", value
 
 
-def _embed_prompts(
+def _task(
+    encode: Encode, data: PairData, split: str, labelled: Classification
+) -> Iterator[tuple[str, float]]:
+    modality = next((m for m in data.backbone.modalities if m != "text"), "image")
+    embedded = embed(encode, data.loader(labelled.dataset), modality)
+    labels, classes = embedded["label"], len(labelled.class_names)
+    if int(labels.max()) >= classes or int(labels.min()) < 0:
+        raise ValueError(
+            f"data {data.name}: labels of {split} run from {int(labels.min())} to "
+            f"{int(labels.max())} and there are {classes} class names: make them match"
+        )
+    heads, same = _embed_classes(encode, data, labelled)
+    _tell_equal(data, split, labelled.class_names, same)
+    listed, largest = zeroshot_hits(embedded[modality], heads, labels, same)
+    yield "acc@1", Score.of_hits(listed[:, 0])
+    if classes > 5:
+        yield "acc@5", listed[:, 4].double().mean().item()
+    yield "balanced_acc@1", balanced_accuracy(largest, labels)
+
+
+def _embed_classes(
     encode: Encode, data: PairData, labelled: Classification
 ) -> tuple[Tensor, Tensor]:
-    """(classes, templates, D), encoded class by class, so that memory stays small; and (classes,)
+    """Heads (classes, D), encoded class by class, so that memory stays small; and (classes,)
     int64, equal for classes whose prompts are one to the text tower."""
-    embedded, ids = [], []
-    for class_name in labelled.class_names:
-        tokens = data.backbone.tokenize([t.format(class_name) for t in labelled.templates])
+    heads, ids = [], []
+    for label, class_name in enumerate(labelled.class_names):
+        tokens = data.backbone.tokenize(labelled.prompts(label))
         try:
-            embedded.append(check_rows("text embeddings", encode("text", tokens)))
+            prompts = check_rows("text embeddings", encode("text", tokens))
         except NotFiniteError as error:
             message = f"prompts of class {class_name!r}: {error}"
             raise NotFiniteError(message, error.rows) from error
+        heads.append(class_heads(prompts[None])[0])
         ids.append(content_id(tokens))
-    return torch.stack(embedded), torch.tensor(ids)
+    return torch.stack(heads), torch.tensor(ids)
 
 
 def _tell_equal(data: PairData, split: str, names: Sequence[str], same: Tensor) -> None:

@@ -4,11 +4,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 MAIN_METRIC = "retrieval/mean_r@1"
-SECOND_METRIC = "zeroshot/acc@1"
 PREFERRED = (
     MAIN_METRIC,
     "retrieval/mean_recall",
-    SECOND_METRIC,
+    "zeroshot/acc@1",
+    "zeroshot/subgroup_acc@1",
+    "zeroshot/skin_tone_acc@1",
     "accuracy/acc@1",
     "captioning/perplexity",
 )
@@ -17,7 +18,12 @@ column each."""
 
 PERCENT_METRICS = ("r@", "recall", "acc@")
 LOWER_IS_BETTER = ("perplexity", "loss", "error")
-TITLES = {MAIN_METRIC: "mean R@1", SECOND_METRIC: "zero-shot"}
+TITLES = {
+    MAIN_METRIC: "mean R@1",
+    "zeroshot/acc@1": "zero-shot",
+    "zeroshot/subgroup_acc@1": "zero-shot subgroup",
+    "zeroshot/skin_tone_acc@1": "zero-shot skin tone",
+}
 
 
 def is_percent(name: str) -> bool:

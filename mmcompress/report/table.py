@@ -8,7 +8,6 @@ from mmcompress.report.formats import ABSENT, Cell, Table, markdown
 from mmcompress.report.metrics import (
     MAIN_METRIC,
     PREFERRED,
-    SECOND_METRIC,
     digits,
     format_interval,
     is_percent,
@@ -19,7 +18,7 @@ from mmcompress.report.metrics import (
 )
 from mmcompress.report.summary import Spread, Summary, summarise
 
-__all__ = ["ABSENT", "MAIN_METRIC", "MEGABYTE", "SECOND_METRIC", "recipes_table", "results_table"]
+__all__ = ["ABSENT", "MAIN_METRIC", "MEGABYTE", "recipes_table", "results_table"]
 
 MEGABYTE = 1_000_000
 

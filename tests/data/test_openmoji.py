@@ -11,6 +11,7 @@ import torch
 
 from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.data import openmoji
+from mmcompress.data.emoji_groups import subgroups
 from mmcompress.data.openmoji import SKIN_TONES, OpenMoji, load_pairs, skin_tone, split_pairs
 
 
@@ -174,6 +175,43 @@ def test_classification(data: OpenMoji, split: str, count: int):
         assert item["label"] == labels[i]
     prompts = {template.format(name) for template in found.templates for name in SKIN_TONES}
     assert len(prompts) == 15
+
+
+@pytest.mark.parametrize(("split", "count"), [("test", 493), ("val", 199)])
+def test_subgroups(data: OpenMoji, split: str, count: int):
+    """All pictures of people, in Unicode's subgroups; no prompt is a caption that is held out."""
+    assert list(data.classifications(split)) == ["skin_tone", "subgroup"]
+    found = data.classifications(split)["subgroup"]
+    assert len(found.dataset) == len(found.dataset.labels) == count
+    assert len(found.class_names) == 16
+    named = {
+        caption: found.class_names[label]
+        for caption, label in zip(found.dataset.captions, found.dataset.labels, strict=True)
+    }
+    examples = {
+        "test": {
+            "woman farmer light skin tone": "person-role",
+            "people wrestling light skin tone medium-dark skin tone": "person-sport",
+            "superhero medium skin tone": "person-fantasy",
+        },
+        "val": {},
+    }[split]
+    assert examples.items() <= named.items()
+    flat = [name for names in found.names for name in names]
+    assert len(flat) == len(set(flat)) == 335
+    assert len(found.prompts(0)) == 3 * len(found.names[0])
+    held_out = {c for name in ("val", "test") for c in data.splits[name].captions}
+    assert not held_out & set(flat)
+    assert "judge" in found.names[found.class_names.index("person-role")]
+
+
+def test_subgroups_of_emojis():
+    found = subgroups()
+    # As listed; new in Unicode 17, by the name; with and without the selector.
+    assert found["waving hand medium skin tone"] == "hand-fingers-open"
+    assert found["people wrestling light skin tone medium-dark skin tone"] == "person-sport"
+    assert found["man detective"] == "person-role"
+    assert "red apple" not in found
 
 
 def test_the_cache_is_keyed_by_versions(few_drawings: list[str], tmp_path: Path, monkeypatch):

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from mmcompress.data.base import Classification
+from mmcompress.data.items import PairDataset
 from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.evaluation.zeroshot import (
     ZeroShot,
@@ -126,3 +127,33 @@ def test_missing_labels_are_said_and_left_out(model, data, caplog):
     with caplog.at_level(logging.WARNING):
         assert evaluate(model, data, {"zeroshot": ZeroShot()}, "val") == {}
     assert caplog.messages == ["data colours has no labels in val: zeroshot left out"]
+
+
+def test_several_tasks_are_named(model, data, caplog):
+    """Each has its own metrics and number of items; classes may have names of their own."""
+    colours = data.classification("test")
+    first = PairDataset(
+        images=colours.dataset.images[:2], captions=["all red", "all green"], labels=[0, 1]
+    )
+    names = [["red"], ["green", "blue"]]
+    warm = Classification("warm", first, ["warm", "cold"], ["a {} thing"], names)
+    data.classifications = lambda split: {"colour": colours, "warm": warm}
+    found = evaluate(model, data, {"zeroshot": ZeroShot()}, "test")
+    assert found == {
+        "zeroshot/colour_acc@1": 1.0,
+        "zeroshot/colour_balanced_acc@1": 1.0,
+        "zeroshot/warm_acc@1": 1.0,
+        "zeroshot/warm_balanced_acc@1": 1.0,
+    }
+    assert [found[f"zeroshot/{task}_acc@1"].items for task in ("colour", "warm")] == [3, 2]
+    with torch.no_grad():  # green is then nothing, and red all the warm ones
+        model.model["text"].weight[1] = model.model["text"].weight[0]
+    found = evaluate(model, data, {"zeroshot": ZeroShot()}, "test")
+    assert found["zeroshot/warm_acc@1"] == 0.5
+
+
+def test_prompts_of_a_class(data):
+    warm = Classification("w", data.splits["test"], ["warm", "cold"], ["a {}", "{}"])
+    assert warm.prompts(1) == ["a cold", "cold"]
+    named = dataclasses.replace(warm, names=[["red"], ["green", "blue"]])
+    assert named.prompts(1) == ["a green", "green", "a blue", "blue"]
