@@ -7,6 +7,7 @@ folder of W&B, no baseline.
 import re
 import runpy
 import shlex
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -224,3 +225,19 @@ def test_a_mistake_that_a_model_or_data_reveal(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     check(line, pattern, desk, said(line, monkeypatch, capsys))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "pattern"),
+    [
+        (["train.py", "trainer.max_steps=ten"], "trainer.max_steps=ten must be"),
+        (["-m", "mmcompress.cli", "train", "compression=lowrnk"], "did you mean lowrank"),
+        (["train.py", "-m", "compression.steps.lowrank.rnk=1,2"], "has no key rnk"),
+    ],
+)
+def test_a_mistake_in_a_process_of_its_own(words: list[str], pattern: str, desk: Path) -> None:
+    arguments = [str(shipped(word)) if word == "train.py" else word for word in words]
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    check(" ".join(words), pattern, desk, (done.stdout + done.stderr).splitlines())

@@ -49,13 +49,14 @@ def dense_baseline(
     folder = cache_dir or platformdirs.user_cache_path("mmcompress") / "baselines"
     key = content_key(backbone, data, evaluators, split, checksum=checksum, reference=reference)
     path = folder / f"{key}.json"
+    which = "dense" if reference is None else "float16"
     cached = _read(path, key)
     if cached is not None:
-        log.info("dense baseline: read from the cache")
+        log.info("%s baseline: read from the cache", which)
         log.debug("it lies in %s", path)
         return cached
     metrics = evaluate(backbone, data, evaluators, split, dense=reference or backbone)
-    log.info("dense baseline: measured")
+    log.info("%s baseline: measured", which)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         told = {"metrics": metrics, "scores": _scores_of(metrics)}

@@ -151,7 +151,8 @@ def wandb_logger(
     run.define_metric("train/loss", summary="min,last")
     if mode == "offline":
         folder = Path(run.dir).parent
-        log.info("W&B: kept offline (%s); send it with: wandb sync %s", reason, folder)
+        runs = folder.parent / "offline-run-*"
+        log.info("W&B: kept offline (%s); send it with: wandb sync %s", reason, runs)
     return WandbLogger(experiment=run, project=project, save_dir=str(save_dir))
 
 

@@ -37,6 +37,8 @@ class SweepCallback(Callback):
 
     folder: Path
     notes: Path
+    made: list[Path]
+    """Of the folder and those around it what was not there before, from the inside out."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         task = list(config.hydra.overrides.task)
@@ -54,7 +56,7 @@ class SweepCallback(Callback):
                 config.hydra.sweep.dir = str(folder)
                 config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{folder}'")
         # Absolute, for jobs may run elsewhere; of its own, for another sweep may use the folder.
-        self.is_new = not folder.exists()
+        self.made = [path for path in (folder, *folder.parents) if not path.exists()]
         self.folder, self.notes = folder, folder.absolute() / NOTES / secrets.token_hex(8)
         if "notes" in config.hydra.launcher:  # ours
             with read_write(config):
@@ -92,10 +94,12 @@ class SweepCallback(Callback):
         return found
 
     def _clean(self) -> None:
-        """Take back the folder that Hydra has made for the jobs, which were never begun."""
-        if self.is_new and [file.name for file in self.folder.glob("*")] == ["multirun.yaml"]:
+        """Take back the folders that Hydra has made for the jobs, which were never begun."""
+        if self.folder in self.made and (self.folder / "multirun.yaml").exists():
             (self.folder / "multirun.yaml").unlink()
-            self.folder.rmdir()
+        for folder in self.made:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
 
 
 def sweep_name(choice: str | None, overrides: Sequence[str]) -> str:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mmcompress.backbones.base import Backbone, Target
-from mmcompress.compression.base import LEFT_DENSE
+from mmcompress.compression.base import LEFT_DENSE, tell_smallest
 from mmcompress.compression.lowrank.lowrank import (
     LowRank,
     block_by_block,
@@ -315,3 +315,16 @@ def test_bad_weighting_and_alpha() -> None:
         LowRank(rank_ratio=0.5, weighting="svd")
     with pytest.raises(ValueError, match="alpha=0 must be positive"):
         LowRank(rank_ratio=0.5, alpha=0)
+
+
+@pytest.mark.parametrize(("ratio", "said"), [(1e-9, True), (0.5, False)])
+def test_less_than_the_smallest_rank_is_said(
+    ratio: float, said: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    tell_smallest.cache_clear()
+    step = LowRank(rank_ratio=ratio, weighting="none")
+    layer = Target("a", "weight", "image", "a", "linear")
+    plan = step.plan([layer], {"a.weight": torch.randn(64, 64)}, {})
+    assert plan["a.weight"].get("rank") == (8 if said else None)  # 32 of 64 would not shrink it
+    message = "rank_ratio=1e-09 is less than can be kept of some layers: rank 8 is kept there"
+    assert caplog.messages == ([message] if said else [])

@@ -97,7 +97,9 @@ def test_offline_run_holds_everything(offline, results, tmp_path, caplog, capfd)
 
     (folder,) = (tmp_path / "wandb").glob("offline-run-*")
     ours = [r.getMessage() for r in caplog.records if r.name.startswith("mmcompress")]
-    assert ours == [f"W&B: kept offline (no login); send it with: wandb sync {folder}"]
+    assert ours == [
+        f"W&B: kept offline (no login); send it with: wandb sync {folder.parent}/offline-run-*"
+    ]
     assert capfd.readouterr() == ("", "")
 
     ledger = table(folder, "ledger")
