@@ -59,23 +59,21 @@ def find_not_finite(named: Iterable[tuple[str, Tensor]]) -> str | None:
     return None
 
 
-def check_weights(model: nn.Module) -> None:
+def check_weights(model: nn.Module, source: str = "the model") -> None:
     """Refuse a model whose parameters or saved buffers are not finite.
 
     Args:
         model: one on the meta device has no weights, and passes.
+        source: where the weights come from, for the message.
     Raises:
-        ValueError: names the first such tensor, and where the weights come from if the model knows.
+        ValueError: names the first such tensor.
     """
     if any(parameter.is_meta for parameter in model.parameters()):
         return  # its buffers may be memory as it was
     found = find_not_finite(model.state_dict(keep_vars=True).items())
     if found is not None:
-        config: Any = getattr(model, "config", None)
-        source = getattr(model, "name_or_path", "") or getattr(config, "name_or_path", "")
-        where = source if isinstance(source, str) and source else "the model"
         raise ValueError(
-            f"{where}: {found}; give weights that are finite, of a training that did not diverge"
+            f"{source}: {found}; give weights that are finite, of a training that did not diverge"
         )
 
 

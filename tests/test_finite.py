@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmcompress.artifact.artifact import Artifact, backbone_in
 from mmcompress.artifact.errors import ArtifactError
+from mmcompress.artifact.load import read_manifest
 from mmcompress.backbones import hf, hf_generative
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.custom import Custom
@@ -108,7 +109,7 @@ def test_no_adapter_reads_them(family: str, value: float, tmp_path: Path) -> Non
     save_file(state, file, metadata={"format": "pt"})
     with pytest.raises(ValueError, match=rf"holds 1 \w+ of {state[key].numel():,} values") as error:
         load(folder)
-    assert str(error.value).startswith(str(folder))
+    assert str(error.value).count(str(folder)) == 1  # the place, once
     if family not in ("hf_text/bert", "llava"):  # named as the library has them, and not the file
         assert f": {key} holds" in str(error.value)
 
@@ -150,6 +151,8 @@ def test_no_artifact_is_written_with_them_or_read(
     with pytest.raises(ValueError, match=rf"^{key} holds \d+ NaN of .*: lower optimizer\.lr"):
         store(tmp_path / "refused", tiny_backbone, recipe, dense_parameters=1)
     monkeypatch.setattr("mmcompress.artifact.save._refuse", lambda problem: None)
+    unread = "mmcompress.artifact.save._read_back"
+    monkeypatch.setattr(unread, lambda folder, *rest: read_manifest(folder))
     as_it_is = Recipe(dense_dtype="float32")
     store(tmp_path / "bad", tiny_backbone, as_it_is, dense_parameters=1)
     for load in (Artifact.load, lambda folder: backbone_in(str(folder))):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from mmcompress.backbones.complete import refuse_adapter_keys, refuse_adapters
 from mmcompress.backbones.hub import hub_reachable
 from mmcompress.files import write_json
+from mmcompress.finite import check_weights
 from mmcompress.memory import LARGE
 
 log = logging.getLogger(__name__)
@@ -134,7 +135,7 @@ def load_weights(model: nn.Module, name: str, weights: Path) -> None:
     Args:
         model: parameters may be on the meta device, but for files that `copies_weights` names.
     Raises:
-        ValueError: the file holds something else.
+        ValueError: the file holds something else, or values that are not finite.
     """
     keys: list[str] = []
     try:
@@ -148,7 +149,7 @@ def load_weights(model: nn.Module, name: str, weights: Path) -> None:
         raise ValueError(
             f"{subject} does not hold the weights of {name} ({type(error).__name__}: {reason})"
         ) from error
-    model.name_or_path = str(weights)  # type: ignore[assignment]  # as models of transformers say it
+    check_weights(model, str(weights))
 
 
 def copies_weights(weights: Path) -> bool:
