@@ -151,14 +151,15 @@ def replace_everywhere(manifest: Any, old: Any, new: Any) -> None:
 def mutate(tree: Any, chance: random.Random) -> tuple[Any, str]:
     """A copy with one change, and what it is."""
     tree = copy.deepcopy(tree)
-    place, value = _any_place(tree, chance)
+    extend = chance.random() < 0.3  # what libraries obey stands in few of all places
+    place, value = _any_place(tree, chance, objects_only=extend and isinstance(tree, dict))
     ways: list[Callable[..., tuple[Any, str]]] = [_replace, _graft]
     if isinstance(value, dict | list):
         ways += [_delete, _repeat, _exchange]
     if isinstance(value, dict):
-        ways += [_rename, _add, _add]
+        ways = [_add] if extend else [*ways, _rename, _add]
     if isinstance(value, int | float):
-        ways += [_scale, _scale]
+        ways += [_scale] * 4
     if isinstance(value, str):
         ways += [_edit]
     new, what = chance.choice(ways)(value, tree, chance)
@@ -169,13 +170,17 @@ def mutate(tree: Any, chance: random.Random) -> tuple[Any, str]:
     return tree, what
 
 
-def _any_place(tree: Any, chance: random.Random) -> tuple[Place, Any]:
+def _any_place(
+    tree: Any, chance: random.Random, *, objects_only: bool = False
+) -> tuple[Place, Any]:
     """A value and its place; one of a thousand alike is no likelier than one that stands alone.
 
     Alike are the items of a list, and entries whose keys are paths, with a dot.
     """
     kinds: dict[Place, list[tuple[Place, Any]]] = {}
     for place, value in _values(tree):
+        if objects_only and not isinstance(value, dict):
+            continue
         kind = tuple("*" if isinstance(key, int) or "." in key else key for key in place)
         kinds.setdefault(kind, []).append((place, value))
     return chance.choice(kinds[chance.choice(list(kinds))])
@@ -237,9 +242,8 @@ def _add(value: Any, tree: Any, chance: random.Random) -> tuple[Any, str]:
 
 
 def _scale(value: Any, tree: Any, chance: random.Random) -> tuple[Any, str]:
-    new = chance.choice(
-        [value + 1, value - 1, value * 2, value * 1000, value * 10**6, -value, value // 2]
-    )
+    larger = [value * 10**power for power in (1, 3, 4, 6, 9)]
+    new = chance.choice([value + 1, value - 1, value * 2, value // 2, -value, *larger])
     return new, f"becomes {_short(new)}"
 
 
