@@ -33,6 +33,10 @@ NO_LIMIT = 2**31
 """Tokens; where a tokenizer says nothing, transformers puts 1e30."""
 
 
+MOST_TOKENS = 2**22
+"""Ids that a stored tokenizer may have; those of the largest published end below 2^19."""
+
+
 @dataclass(frozen=True)
 class PythonTokenizer:
     """A tokenizer of `PYTHON`, and how to call it.
@@ -228,7 +232,11 @@ def stored_tokenizer(folder: Path) -> AnyTokenizer:
     """
     file = folder / TOKENIZER_FILE
     if file.exists() or not (folder / CONFIG_FILE).exists():
-        return Tokenizer.from_file(str(file))
+        tokenizer = Tokenizer.from_file(str(file))
+        highest = max(tokenizer.get_vocab().values(), default=0)
+        if highest >= MOST_TOKENS:  # the library takes memory for every id up to there
+            raise ValueError(f"the tokenizer has the id {highest}, and ids end at {MOST_TOKENS}")
+        return tokenizer
     name = json.loads((folder / CONFIG_FILE).read_text("utf-8")).get("tokenizer_class")
     if name not in PYTHON:
         raise ValueError(f"tokenizer_class={name!r} must be one of {', '.join(PYTHON)}")

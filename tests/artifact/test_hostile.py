@@ -211,6 +211,16 @@ def test_filters_of_sounds_are_bounded() -> None:
     check_features({"feature_size": 128, "fft_window_size": 4096, "nb_frequency_bins": 2049})
 
 
+def test_tokens_that_would_take_memory_up_to_their_id(forge: Forge) -> None:
+    forger = forge()
+    file = forger.folder / "tokenizer.json"
+    tokenizer = json.loads(file.read_text())
+    tokenizer["model"]["vocab"]["cat"] = 10**9
+    file.write_text(json.dumps(tokenizer))
+    forger.manifest["assets"]["tokenizer.json"] = file_checksum(file)
+    refuse(forger.sign(), "the tokenizer has the id 1000000000")
+
+
 @pytest.mark.parametrize("pad_id", [48, 2**31, -1, 2**40])
 def test_padding_that_the_model_has_no_embedding_for(pad_id: int, forge: Forge) -> None:
     forger = forge()
