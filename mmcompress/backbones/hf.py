@@ -38,6 +38,7 @@ from mmcompress.backbones.hf_files import (
 )
 from mmcompress.backbones.hf_tokenizer import (
     AnyTokenizer,
+    check_padding,
     check_vocabulary,
     highest_id,
     id_tensor,
@@ -170,7 +171,7 @@ class HF(Backbone):
             to_end=self.kind.sees_padding,
         )
         self._pad_id = padding_id(self.tokenizer)
-        check_vocabulary(self.tokenizer, text.vocab_size)
+        check_padding(self.tokenizer, text.vocab_size)
         self._pixels: Pixels | None = None
         self._sounds: Sounds | None = None
         if "image" in self.modalities:
@@ -299,7 +300,9 @@ def from_pretrained(name_or_path: str) -> Backbone:
     with about(named(name_or_path)):
         if "audio" in kind.modalities:
             settings["features"] = read_sounds(name_or_path, local)
-        return HF(model, tokenizer, **settings).eval()
+        backbone = HF(model, tokenizer, **settings).eval()
+        check_vocabulary(backbone.tokenizer, config.text_config.vocab_size)
+    return backbone
 
 
 def untrained(

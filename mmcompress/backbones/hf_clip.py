@@ -26,6 +26,7 @@ from mmcompress.backbones.hf_files import (
 )
 from mmcompress.backbones.hf_tokenizer import (
     AnyTokenizer,
+    check_padding,
     check_vocabulary,
     id_tensor,
     load_tokenizer,
@@ -97,7 +98,7 @@ class HFClip(Backbone):
         self.tokenizer = prepared(
             tokenizer, max_tokens=text.max_position_embeddings, pad_id=pad_id, to_end=False
         )
-        check_vocabulary(self.tokenizer, text.vocab_size)
+        check_padding(self.tokenizer, text.vocab_size)
         if not isinstance(vision.image_size, int):
             raise ValueError(
                 f"image_size={vision.image_size} of the vision_config must be one number: images "
@@ -139,6 +140,7 @@ class HFClip(Backbone):
         settings = read_image_processor(name_or_path, model.config, size=size, local=local)
         with about(named(name_or_path)):
             backbone = cls(model, tokenizer, image_processor=settings)
+            check_vocabulary(backbone.tokenizer, model.config.text_config.vocab_size)
             backbone._check_end()
         return backbone
 

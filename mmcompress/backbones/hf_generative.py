@@ -30,6 +30,7 @@ from mmcompress.backbones.hf_files import (
 )
 from mmcompress.backbones.hf_tokenizer import (
     AnyTokenizer,
+    check_padding,
     check_vocabulary,
     id_tensor,
     load_tokenizer,
@@ -135,7 +136,7 @@ class HFGenerative(Backbone):
         self._image_token: int = model.config.image_token_id
         self.max_tokens = max_tokens
         self.tokenizer = unlimited(tokenizer)
-        check_vocabulary(self.tokenizer, text.vocab_size)
+        check_padding(self.tokenizer, text.vocab_size)
         self._pixels = pixels_of(
             vision.image_size,
             image_processor,
@@ -310,4 +311,6 @@ def from_pretrained(name_or_path: str, max_tokens: int = 64) -> HFGenerative:
     settings = read_image_processor(name_or_path, model.config, size=size, local=local)
     options: dict[str, Any] = {"max_tokens": max_tokens, "image_processor": settings}
     with about(named(name_or_path)):
-        return HFGenerative(model, tokenizer, **options).eval()
+        backbone = HFGenerative(model, tokenizer, **options).eval()
+        check_vocabulary(backbone.tokenizer, model.config.text_config.vocab_size)
+    return backbone

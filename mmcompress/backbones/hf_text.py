@@ -22,6 +22,7 @@ from mmcompress.backbones.hf_files import about, fit_config
 from mmcompress.backbones.hf_tokenizer import (
     TOKENIZER_FILE,
     AnyTokenizer,
+    check_padding,
     check_vocabulary,
     id_tensor,
     load_tokenizer,
@@ -111,7 +112,7 @@ class HFText(Backbone):
         )
         self.max_tokens = token_limit(self.tokenizer)
         self._pad_id = padding_id(self.tokenizer)
-        check_vocabulary(self.tokenizer, model.config.vocab_size)
+        check_padding(self.tokenizer, model.config.vocab_size)
 
     @classmethod
     def from_folder(cls, folder: str) -> Self:
@@ -141,7 +142,9 @@ class HFText(Backbone):
         # The pooler is not used: models that were trained without one are complete.
         check_loaded(subject, source, found, needless=("pooler.",))
         with about(subject):
-            return cls(TextEncoder(source), tokenizer, **settings).eval()
+            backbone = cls(TextEncoder(source), tokenizer, **settings).eval()
+            check_vocabulary(backbone.tokenizer, source.config.vocab_size)
+        return backbone
 
     @classmethod
     def minilm(cls) -> Self:

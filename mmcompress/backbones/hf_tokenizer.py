@@ -170,7 +170,7 @@ def check_vocabulary(tokenizer: AnyTokenizer, embeddings: int) -> None:
 
     Tokens that were added to the vocabulary and that no text gets of itself do not count: published
     models have such tokens behind their last embedding. A text that spells one out is refused by
-    `id_tensor`.
+    `id_tensor`. Artifacts are not held to this: 0.1 wrote such models, which work on most texts.
 
     Args:
         embeddings: how many the model has.
@@ -183,6 +183,16 @@ def check_vocabulary(tokenizer: AnyTokenizer, embeddings: int) -> None:
             f"the tokenizer has {highest + 1} tokens and the model embeddings for {embeddings}: "
             "give the tokenizer that the model was trained with"
         )
+
+
+def check_padding(tokenizer: AnyTokenizer, embeddings: int) -> None:
+    """Refuse a padding token that the model has no embedding for.
+
+    Args:
+        embeddings: how many the model has.
+    Raises:
+        ValueError: gives both numbers.
+    """
     pads = isinstance(tokenizer, PythonTokenizer) or tokenizer.padding is not None
     if pads and not 0 <= padding_id(tokenizer) < embeddings:
         raise ValueError(

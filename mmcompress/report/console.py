@@ -12,7 +12,7 @@ from rich.text import Text
 from mmcompress.artifact.ledger import LedgerRow, Share, summarise, summarise_treatments
 from mmcompress.backbones.card import Card
 from mmcompress.report.formats import printable
-from mmcompress.report.metrics import format_interval, format_metric, is_percent
+from mmcompress.report.metrics import format_interval, format_metric, is_percent, main_metric
 
 MIN_WIDTH = 120
 """Columns that a pipe or a log gets, where there is no terminal to ask."""
@@ -74,6 +74,8 @@ def print_report(
     console.print(table)
     for line in _interval_lines(record.get("intervals") or {}):
         console.print(_plain(line), soft_wrap=True)
+    if record.get("float16"):
+        console.print(_plain(_float16_line(record["float16"], record)), soft_wrap=True)
     if latency:
         threads = f"{latency['threads']} thread{'s' if latency['threads'] > 1 else ''}"
         console.print(_plain(f"latency: {latency['runtime']}, {threads}, median"))
@@ -85,6 +87,19 @@ def print_report(
         line = _budget_line(record["budget"]["limit"], record["size"]["artifact_bytes"])
         console.print(_plain(line), soft_wrap=True)
     console.print(_plain(f"artifact: {artifact}"), soft_wrap=True)
+
+
+def _float16_line(cast: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+    """What a mere cast of the dense model reaches: a method has to beat it."""
+    plain, coded = (cast[form] for form in ("plain", "coded"))
+    text = (
+        f"dense cast to float16: {format_bytes(plain['bytes'])}, {plain['compression_ratio']:.2f}×; "
+        f"entropy coded: {format_bytes(coded['bytes'])}, {coded['compression_ratio']:.2f}×"
+    )
+    metric = main_metric([record])
+    if metric in cast["metrics"]:
+        text += f"; {metric} {format_metric(metric, cast['metrics'][metric])}"
+    return text
 
 
 def _metric_rows(record: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:

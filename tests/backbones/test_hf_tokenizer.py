@@ -13,6 +13,7 @@ from families.tokenizers import bert, clip, gemma, roberta, siglip, write, xlm
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
+from mmcompress.artifact.artifact import Artifact
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.hf import KINDS, from_pretrained
 from mmcompress.backbones.hf_clip import HFClip
@@ -166,6 +167,27 @@ def test_more_tokens_than_embeddings(folder: Path) -> None:
     clip_folder(folder, vocab_size=300)
     with pytest.raises(ValueError, match=r"dense': the tokenizer has \d{3} tokens and the"):
         from_pretrained(str(folder))
+
+
+def test_an_artifact_of_a_model_with_too_few_embeddings_loads(folder: Path, tmp_path: Path) -> None:
+    """0.1 wrote them; a text with a token that has no embedding is refused when it comes."""
+    clip_folder(folder, vocab_size=300)
+    model = CLIPModel.from_pretrained(folder)
+    backbone = HFClip(model, load_tokenizer(str(folder), local=True)).eval()
+    Artifact.save(
+        tmp_path / "artifact",
+        backbone,
+        structure=[],
+        encodings={},
+        reasons={},
+        dense_bytes=1,
+        dense_parameters=1,
+        run={},
+    )
+    loaded = Artifact.load(tmp_path / "artifact").backbone
+    assert torch.equal(loaded.tokenize(["a"]), backbone.tokenize(["a"]))
+    with pytest.raises(ValueError, match=r"has the token \d{3} and .* for 0 to 299"):
+        loaded.tokenize(TEXTS)
 
 
 def test_added_tokens_that_no_text_gets_may_lie_behind_the_embeddings() -> None:

@@ -82,6 +82,14 @@ def test_intervals_and_items_stand_beside_the_scores(make_record, console, tmp_p
     ) in printed
 
 
+def test_what_a_cast_reaches_stands_below_the_table(make_record, make_cast, console, tmp_path):
+    print_report(make_record("gptq") | {"float16": make_cast()}, tmp_path, console=console)
+    assert (
+        "dense cast to float16: 10.00 MB (10,000,000), 2.00×; entropy coded: 8.00 MB (8,000,000), "
+        "2.50×; retrieval/mean_recall 87.90 %"
+    ) in console.file.getvalue()
+
+
 def test_a_reason_takes_the_place_of_compressed_latency(make_record, console, tmp_path):
     record = make_record("int4")
     record["latency"] |= {
