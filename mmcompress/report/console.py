@@ -91,11 +91,11 @@ def print_report(
 
 def _float16_line(cast: Mapping[str, Any], record: Mapping[str, Any]) -> str:
     """What a mere cast of the dense model reaches: a method has to beat it."""
-    plain, coded = (cast[form] for form in ("plain", "coded"))
-    text = (
-        f"dense cast to float16: {format_bytes(plain['bytes'])}, {plain['compression_ratio']:.2f}×; "
-        f"entropy coded: {format_bytes(coded['bytes'])}, {coded['compression_ratio']:.2f}×"
+    plain, coded = (
+        f"{format_bytes(cast[form]['bytes'])}, {cast[form]['compression_ratio']:.2f}×"
+        for form in ("plain", "coded")
     )
+    text = f"dense cast to float16: {plain}; entropy coded: {coded}"
     metric = main_metric([record])
     if metric in cast["metrics"]:
         text += f"; {metric} {format_metric(metric, cast['metrics'][metric])}"
