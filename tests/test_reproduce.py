@@ -28,7 +28,13 @@ def record_of(job: Job, folder: Path) -> dict:
         "config": plain,
         "config_hash": config_hash(plain),
         "metrics": {"dense": {}, "compressed": {"zeroshot/acc@1": 0.6}},
-        "size": {"artifact_bytes": 1_000_000, "compression_ratio": 2.0},
+        "size": {
+            "artifact_bytes": 1_000_000,
+            "dense_bytes": 2_000_000,
+            "compression_ratio": 2.0,
+            "bits_per_weight": 16.0,
+            "dense_dtype": "float32",
+        },
     }
 
 

@@ -95,5 +95,5 @@ def test_other_architectures_are_refused() -> None:
 
 
 def test_decoders_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"BertModel \(model_type='bert'\) is not supported"):
+    with pytest.raises(ValueError, match=r"BertConfig \(model_type='bert'\) is not supported"):
         TextEncoder(build("bert", is_decoder=True))
