@@ -235,14 +235,22 @@ class Retrieval:
             return
         other = next((m for m in data.backbone.modalities if m != "text"), "image")
         embedded = embed(encode, data.eval_dataloader(split), other, "text")
+        if len(embedded["content"].unique()) < 2:
+            log.warning(
+                "data %s: %s holds one %s alone, which any model finds: retrieval left out",
+                data.name,
+                split,
+                other,
+            )
+            return
         metrics = retrieval_metrics(
             embedded[other],
             embedded["text"],
             embedded["owner"],
             self.ks,
             names=(f"{other[0]}2t", f"t2{other[0]}"),
-            content=embedded.get("content"),
-            wording=embedded.get("wording"),
+            content=embedded["content"],
+            wording=embedded["wording"],
         )
         for name, value in metrics.items():
             yield f"retrieval/{name}", value

@@ -126,6 +126,9 @@ def _task(
     encode: Encode, data: PairData, split: str, labelled: Classification
 ) -> Iterator[tuple[str, float]]:
     modality = next((m for m in data.backbone.modalities if m != "text"), "image")
+    if len(labelled.class_names) < 2:
+        log.warning("data %s has one class, which any model finds: zeroshot left out", data.name)
+        return
     embedded = embed(encode, data.loader(labelled.dataset), modality)
     labels, classes = embedded["label"], len(labelled.class_names)
     if int(labels.max()) >= classes or int(labels.min()) < 0:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mmcompress.data.items import PairDataset
+from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.evaluation.retrieval import (
     Retrieval,
     ceiling_apart,
@@ -286,3 +287,11 @@ def test_bad_ks():
     for ks in ([], [0, 1]):
         with pytest.raises(ValueError, match=r"retrieval\.ks=.* at least 1"):
             Retrieval(ks=ks)
+
+
+def test_one_item_gives_no_recall(model, data, caplog) -> None:
+    """Every model finds it: of a split that lost all items except one, 100 % would say nothing."""
+    split = data.splits["test"]
+    data.splits["test"] = PairDataset(images=split.images[:1] * 2, captions=["all red"] * 2)
+    assert evaluate(model, data, {"retrieval": Retrieval()}, "test") == {}
+    assert "test holds one image alone, which any model finds" in caplog.text

@@ -157,3 +157,10 @@ def test_prompts_of_a_class(data):
     assert warm.prompts(1) == ["a cold", "cold"]
     named = dataclasses.replace(warm, names=[["red"], ["green", "blue"]])
     assert named.prompts(1) == ["a green", "green", "a blue", "blue"]
+
+
+def test_one_class_gives_no_accuracy(model, data, monkeypatch, caplog):
+    one = dataclasses.replace(data.classification("test"), class_names=["red"])
+    monkeypatch.setattr(data, "classification", lambda split: one)
+    assert evaluate(model, data, {"zeroshot": ZeroShot()}, "test") == {}
+    assert "has one class, which any model finds" in caplog.text
