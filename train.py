@@ -24,6 +24,7 @@ from mmcompress.evaluation.score import intervals
 from mmcompress.locations import shipped
 from mmcompress.mapped import mapped_copy
 from mmcompress.memory import large_blocks_apart
+from mmcompress.processes import wait_for_first
 from mmcompress.rehearsal import rehearse
 from mmcompress.runs.run import start_run
 from mmcompress.sharding import unsharded
@@ -79,6 +80,7 @@ def main(cfg: DictConfig) -> None:
             record.float16["intervals"] = intervals(
                 record.metrics["dense"], record.float16["metrics"]
             )
+        wait_for_first()
 
         with run.stage("calibrate_s"):
             if run.calibrated is None:

@@ -33,6 +33,14 @@ def from_first(value: T) -> T:
     return _sent(value, source=0)
 
 
+def wait_for_first() -> None:
+    """Hold the other processes until the first has come here too.
+
+    What then fails in one of them is heard by the first, which otherwise works on and is killed.
+    """
+    from_first(None)
+
+
 def from_all(value: T) -> list[T]:
     """Every process's value, in the order of the processes."""
     values: list[Any] = [value] * size()

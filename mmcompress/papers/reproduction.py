@@ -112,8 +112,9 @@ def _ours(
     values = {}
     for column in table.columns:
         record = results.get((row.name, _data(column, chosen)), "")
-        if not isinstance(record, str) and column.metric in record["metrics"]["compressed"]:
-            value = record["metrics"]["compressed"][column.metric]
+        metric = column.metric_at(chosen)
+        if not isinstance(record, str) and metric in record["metrics"]["compressed"]:
+            value = record["metrics"]["compressed"][metric]
             values[column.name] = scale(column.metric) * value
     return values
 

@@ -24,6 +24,7 @@ class Column:
 
     Attributes:
         metric: of ours.
+        smoke: of ours at scale=smoke, where the packaged data call it otherwise.
         data: the data set at scale=full, a key of `data` in conf/reproduce.yaml.
         published: keys that single out a published number, with those of table and row.
         compare: whether ours minus theirs means anything.
@@ -34,6 +35,11 @@ class Column:
     data: str
     published: Mapping[str, Any] = field(default_factory=dict)
     compare: bool = True
+    smoke: str | None = None
+
+    def metric_at(self, scale: Scale) -> str:
+        """The metric of our records."""
+        return self.smoke or self.metric if scale == "smoke" else self.metric
 
 
 @dataclass(frozen=True)

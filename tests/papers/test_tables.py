@@ -183,6 +183,17 @@ def test_ours_beside_theirs_by_hand():
     assert [row["difference"] for row in values_of(TABLE, found)] == [None, 5.0, None, None]
 
 
+def test_the_packaged_data_may_have_another_name_for_a_metric():
+    """OpenMoji has two zero-shot tasks, each with its own name."""
+    column = Column("top-1", "zeroshot/acc@1", "x", smoke="zeroshot/subgroup_acc@1")
+    assert column.metric_at("full") == "zeroshot/acc@1"
+    table = PaperTable(**vars(TABLE) | {"columns": [column]})
+    ours = record(0.7, 1.0)
+    ours["metrics"]["compressed"]["zeroshot/subgroup_acc@1"] = 0.5
+    found = lines(table, "smoke", {("dense", None): ours}, THEIRS)
+    assert found[0].ours == {"top-1": 50.0}
+
+
 def test_at_full_scale_values_are_compared():
     results = {("dense", "imagenet1k"): record(0.61, 1.0), ("small", "imagenet1k"): record(0.5, 4)}
     found = lines(TABLE, "full", results, THEIRS)
