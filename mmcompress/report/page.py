@@ -29,6 +29,7 @@ from mmcompress.report.plot import (
     rendered,
 )
 from mmcompress.report.sections import Section
+from mmcompress.report.summary import CAST
 from mmcompress.report.table import recipes_table
 
 SVG = "http://www.w3.org/2000/svg"
@@ -110,10 +111,11 @@ def _part(section: Section) -> Part:
         pictures.append(Picture("Accuracy against stored size", svg))
     marks, dense, costs = latency_marks(section.summaries, section.metric)
     if marks:
-        absent = len(section.summaries) - len(marks)
+        recipes = sum(summary.family != CAST for summary in section.summaries)
+        absent = recipes - len(marks)
         note = (
-            f"{absent} recipes are not here: their methods cannot be faster than the dense model, "
-            "and nothing was measured."
+            f"Not here: {absent} of {recipes} recipes, whose methods cannot be faster than the "
+            "dense model, so that nothing was measured."
         )
         svg = _interactive(section, marks, dense, costs)
         pictures.append(Picture("Accuracy against latency", svg, note if absent else ""))

@@ -99,7 +99,7 @@ def test_plots_are_there_and_nothing_comes_from_elsewhere(page, report: Path) ->
             assert inner["width"] > 3
             assert box["x"] < inner["x"] < box["x"] + box["width"]
             assert box["y"] < inner["y"] < box["y"] + box["height"]
-    assert "2 recipes are not here" in page.locator(".plot .note").inner_text()
+    assert "Not here: 2 of 3 recipes" in page.locator(".plot .note").inner_text()
     assert page.asked == [report.as_uri()]
     assert page.complaints == []
 

@@ -1,8 +1,12 @@
 """The dense model in float16 stands beside every recipe."""
 
+from pathlib import Path
+
 from mmcompress.numerics import NUMERICS
+from mmcompress.report.page import page
 from mmcompress.report.pictures import size_marks
 from mmcompress.report.record import stale_line
+from mmcompress.report.sections import sections
 from mmcompress.report.summary import summarise
 from mmcompress.report.table import recipes_table
 
@@ -24,6 +28,14 @@ def test_two_rows_and_two_points_whatever_the_number_of_runs(make_record, make_c
     assert [mark.cost for mark in marks.values()] == [10.0, 8.0, 2.5]
     assert [mark.family for mark in marks.values()][:2] == ["float16", "float16"]
     assert len(dense) == 1
+
+
+def test_the_page_counts_no_cast_among_the_recipes_without_latency(make_record, make_cast):
+    slow = make_record("gptq") | {"float16": make_cast(), "latency": {}, "folder": "a"}
+    fast = make_record("lowrank", ratio=2.0) | {"folder": "b"}
+    (section,) = sections([slow, fast])
+    html = page([section], [], [], root=Path("runs"))
+    assert "Not here: 1 of 2 recipes" in html
 
 
 def test_runs_of_two_dense_models_have_rows_of_their_own(make_record, make_cast):
