@@ -21,15 +21,15 @@ from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.evaluation.float16 import float16_baseline
 from mmcompress.evaluation.latency import measure_latency
 from mmcompress.evaluation.score import intervals
-from mmcompress.locations import shipped
-from mmcompress.mapped import mapped_copy
-from mmcompress.memory import large_blocks_apart
-from mmcompress.processes import wait_for_first
 from mmcompress.rehearsal import rehearse
 from mmcompress.runs.run import start_run
 from mmcompress.sharding import unsharded
 from mmcompress.start import check_trainer, start_processes
 from mmcompress.sweeps.job import as_job
+from mmcompress.system.distributed import wait_for_first
+from mmcompress.system.locations import shipped
+from mmcompress.system.mapped import mapped_copy
+from mmcompress.system.memory import large_blocks_apart
 from mmcompress.training import CompressionModule, check_optimizer
 from mmcompress.validation import check_settings
 

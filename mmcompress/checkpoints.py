@@ -8,7 +8,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from mmcompress.files import write_atomically
+from mmcompress.system.files import write_atomically
 
 PREVIOUS = ".previous"
 """Before the suffix of the checkpoint that was the last one before."""

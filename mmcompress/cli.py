@@ -18,8 +18,8 @@ from mmcompress.artifact.export import LOADED_BY, export
 from mmcompress.commandline import Plain
 from mmcompress.configuration import composed
 from mmcompress.errors import in_one_sentence
-from mmcompress.locations import shipped
 from mmcompress.report.metrics import with_interval
+from mmcompress.system.locations import shipped
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from mmcompress.locations import shipped
+from mmcompress.system.locations import shipped
 
 
 def composed(*overrides: str) -> DictConfig:

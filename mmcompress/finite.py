@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmcompress.memory import give_back
+from mmcompress.system.memory import give_back
 
 SHOWN = 3
 """Names in a message."""

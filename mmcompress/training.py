@@ -18,13 +18,13 @@ from torch.utils.data import DataLoader
 from mmcompress.backbones.base import Backbone
 from mmcompress.compression.recipe import Recipe
 from mmcompress.data.base import PairData
-from mmcompress.files import damage
 from mmcompress.finite import check_rows, check_trained
-from mmcompress.memory import free_as_usual, keep_freed_memory
 from mmcompress.objectives.base import Loss
-from mmcompress.processes import gather
-from mmcompress.seeds import seed_from
 from mmcompress.sharding import shard, whole_weights
+from mmcompress.system.distributed import gather
+from mmcompress.system.files import damage
+from mmcompress.system.memory import free_as_usual, keep_freed_memory
+from mmcompress.system.seeds import seed_from
 
 
 class CompressionModule(pl.LightningModule):

@@ -19,7 +19,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 from pydantic_core import SchemaError
 
-from mmcompress.extras import package_missing
+from mmcompress.system.extras import package_missing
 
 TARGET = "_target_"
 MADE = ("backbone", "compression", "data", "objective", "optimizer", "trainer")

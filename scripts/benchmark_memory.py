@@ -31,10 +31,10 @@ from safetensors.torch import save_file
 
 from mmcompress.data.openmoji import load_pairs, split_pairs
 from mmcompress.errors import in_one_sentence
-from mmcompress.files import write_atomically, write_json
-from mmcompress.locations import shipped
 from mmcompress.report.environment import hardware, versions
 from mmcompress.report.record import FILE, RunRecord
+from mmcompress.system.files import write_atomically, write_json
+from mmcompress.system.locations import shipped
 
 ALLOWED = 1e9
 """Bytes that may be needed beside those of the dense file."""

@@ -21,8 +21,6 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from mmcompress.configuration import composed
-from mmcompress.files import write_atomically
-from mmcompress.locations import shipped
 from mmcompress.numerics import NUMERICS
 from mmcompress.report.metrics import main_metric
 from mmcompress.report.pictures import size_marks
@@ -31,6 +29,8 @@ from mmcompress.report.record import FILE, finished, numerics_of, read_records
 from mmcompress.report.settings import config_hash
 from mmcompress.report.summary import Spread, summarise
 from mmcompress.report.table import MAIN_METRIC, MEGABYTE, results_table
+from mmcompress.system.files import write_atomically
+from mmcompress.system.locations import shipped
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,9 @@ from mmcompress.compression.recipe import Recipe
 from mmcompress.configuration import composed
 from mmcompress.errors import in_one_sentence
 from mmcompress.evaluation.evaluate import evaluate
-from mmcompress.files import write_atomically, write_json
 from mmcompress.report.environment import git_commit, versions
 from mmcompress.report.table import MEGABYTE
+from mmcompress.system.files import write_atomically, write_json
 
 COSINE, NEIGHBOUR = "agreement/text_cosine", "agreement/text_neighbour_r@1"
 BLOCKS = "[attn.*,mlp.*]"

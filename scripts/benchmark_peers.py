@@ -43,12 +43,12 @@ from mmcompress.configuration import composed
 from mmcompress.errors import in_one_sentence
 from mmcompress.evaluation.baseline import dense_baseline
 from mmcompress.evaluation.evaluate import evaluate
-from mmcompress.files import write_atomically, write_json
 from mmcompress.report.environment import git_commit, hardware, versions
 from mmcompress.report.record import finished, read_records
 from mmcompress.report.summary import Summary, summarise
 from mmcompress.report.table import MAIN_METRIC
 from mmcompress.runs.progress import ProgressBar
+from mmcompress.system.files import write_atomically, write_json
 from mmcompress.training import CompressionModule
 
 PEERS: tuple[Peer, ...] = (

@@ -28,10 +28,10 @@ from mmcompress.compression.recipe import Recipe
 from mmcompress.configuration import composed
 from mmcompress.errors import in_one_sentence
 from mmcompress.evaluation.latency import alternate
-from mmcompress.files import write_atomically, write_json
-from mmcompress.memory import keep_freed_memory
 from mmcompress.objectives.contrastive import contrastive_loss
 from mmcompress.report.environment import hardware, peak_memory_bytes, versions
+from mmcompress.system.files import write_atomically, write_json
+from mmcompress.system.memory import keep_freed_memory
 from mmcompress.training import parameter_groups
 
 CALIBRATED = {

@@ -25,7 +25,7 @@ from rich import get_console
 from rich.progress import track
 
 from mmcompress.backbones.card import Card, card_of
-from mmcompress.files import write_atomically
+from mmcompress.system.files import write_atomically
 
 LIBRARIES = ("torch", "open_clip_torch", "timm", "transformers")
 

@@ -29,8 +29,8 @@ from mmcompress.data.openmoji import SIZE, OpenMoji, load_pairs, split_pairs
 from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.evaluation.retrieval import Retrieval
 from mmcompress.evaluation.zeroshot import ZeroShot
-from mmcompress.files import write_atomically, write_json
 from mmcompress.objectives.objective import Objective
+from mmcompress.system.files import write_atomically, write_json
 from mmcompress.training import CompressionModule
 
 BOS, EOS, PAD = "<bos>", "<eos>", "<pad>"

@@ -22,8 +22,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mmcompress.configuration import composed
 from mmcompress.errors import in_one_sentence
-from mmcompress.files import write_atomically
-from mmcompress.locations import shipped
 from mmcompress.papers.needs import missing
 from mmcompress.papers.published import read_papers
 from mmcompress.papers.reproduction import HEADLINES, lines, table_markdown, values_of
@@ -38,6 +36,8 @@ from mmcompress.papers.table import (
 from mmcompress.report.formats import comma_separated
 from mmcompress.report.record import read_records
 from mmcompress.report.settings import config_hash
+from mmcompress.system.files import write_atomically
+from mmcompress.system.locations import shipped
 
 PRELOADED = ("mmcompress.artifact.artifact", "mmcompress.training", "mmcompress.runs.run")
 """What every run imports; it takes longer than a small run itself."""

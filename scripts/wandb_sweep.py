@@ -16,8 +16,8 @@ from typing import Any
 import wandb
 import yaml
 
-from mmcompress.locations import shipped
 from mmcompress.runs.tracking import wandb_mode
+from mmcompress.system.locations import shipped
 
 
 def main() -> None:

@@ -133,7 +133,7 @@ def tiny_data(tiny_backbone: HFClip) -> PairData:
 
 @pytest.fixture
 def conf() -> Path:
-    from mmcompress.locations import shipped
+    from mmcompress.system.locations import shipped
 
     return shipped("conf")
 

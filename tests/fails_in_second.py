@@ -3,7 +3,7 @@
 from torch.utils.data import DataLoader
 
 from mmcompress.data.openmoji import OpenMoji
-from mmcompress.processes import rank
+from mmcompress.system.distributed import rank
 
 
 class FailsInSecond(OpenMoji):

@@ -10,9 +10,9 @@ from omegaconf import OmegaConf
 
 from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.configuration import composed
-from mmcompress.files import write_json
 from mmcompress.numerics import NUMERICS
 from mmcompress.report.settings import config_hash
+from mmcompress.system.files import write_json
 
 SCRIPT = SimpleNamespace(
     **runpy.run_path(str(Path(__file__).parents[1] / "scripts" / "benchmark_methods.py"))

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mmcompress.compression.recipe import Recipe
 from mmcompress.configuration import composed
-from mmcompress.locations import shipped
+from mmcompress.system.locations import shipped
 from mmcompress.validation import check_settings, parameters_of
 
 CONF = shipped("conf").resolve()
@@ -116,7 +116,7 @@ def test_unknown_keys_are_refused(override: str) -> None:
 
 def test_conf_travels_in_the_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a wheel, conf/ lies inside the package."""
-    monkeypatch.setattr("mmcompress.locations._PACKAGE", tmp_path / "mmcompress")
+    monkeypatch.setattr("mmcompress.system.locations._PACKAGE", tmp_path / "mmcompress")
     (tmp_path / "mmcompress" / "conf").mkdir(parents=True)
     assert shipped("conf") == tmp_path / "mmcompress" / "conf"
     assert shipped("train.py") == tmp_path / "train.py"

@@ -18,8 +18,8 @@ from mmcompress.backbones.base import Backbone
 from mmcompress.compression.baking import put_back
 from mmcompress.compression.recipe import Recipe
 from mmcompress.data.base import PairData
-from mmcompress.mapped import mapped_copy
 from mmcompress.objectives.objective import Objective
+from mmcompress.system.mapped import mapped_copy
 from mmcompress.training import CompressionModule, calibrated_in
 
 # Towers that can be selected alone, where that is not both.
@@ -105,7 +105,7 @@ def test_line_from_dense_to_reloaded(
 
     All that happens leaves the dense model alone, with which it shares a file.
     """
-    monkeypatch.setattr("mmcompress.mapped.LARGE", 1)
+    monkeypatch.setattr("mmcompress.system.mapped.LARGE", 1)
     untouched = copy.deepcopy(tiny_backbone)
     dense = mapped_copy(tiny_backbone)
     recipe = build_recipe(name)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmcompress.locations import shipped
+from mmcompress.system.locations import shipped
 
 OWN_MODEL = Path(__file__).parents[1] / "examples" / "own_model"
 

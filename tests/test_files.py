@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmcompress.files import (
+from mmcompress.system.files import (
     FullDisk,
     folder_atomically,
     room_for,

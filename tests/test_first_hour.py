@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from mmcompress.cli import main
-from mmcompress.locations import shipped
+from mmcompress.system.locations import shipped
 
 COMMANDS = ("targets", "inspect", "evaluate", "export", "report")
 

@@ -12,9 +12,9 @@ import torch
 from mmcompress.backbones.base import Backbone
 from mmcompress.compression.recipe import Recipe
 from mmcompress.data.base import PairData
-from mmcompress.interruption import SIGNALS, Interrupted, interruptible
 from mmcompress.objectives.objective import Objective
 from mmcompress.runs.run import Listening
+from mmcompress.system.interruption import SIGNALS, Interrupted, interruptible
 from mmcompress.training import CompressionModule
 
 

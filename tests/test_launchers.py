@@ -12,8 +12,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 
-from mmcompress.locations import shipped
 from mmcompress.sweeps.outcome import Outcome, outcomes
+from mmcompress.system.locations import shipped
 
 pytestmark = pytest.mark.slow
 

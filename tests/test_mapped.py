@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from mmcompress.backbones.base import Backbone
-from mmcompress.files import FullDisk
-from mmcompress.mapped import layer_by_layer, mapped, mapped_copy
-from mmcompress.memory import LARGE
+from mmcompress.system.files import FullDisk
+from mmcompress.system.mapped import layer_by_layer, mapped, mapped_copy
+from mmcompress.system.memory import LARGE
 
 Resident = Callable[[Tensor], int]
 
@@ -93,7 +93,7 @@ def test_ties_and_frozen_weights_stay() -> None:
 def test_a_backbone_computes_the_same(
     tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mmcompress.mapped.LARGE", 1)
+    monkeypatch.setattr("mmcompress.system.mapped.LARGE", 1)
     pixels, ids = torch.rand(2, 3, 32, 32), tiny_backbone.tokenize(["red cat", "dog"])
     inputs = {"image": pixels, "text": ids}
     with torch.no_grad():
@@ -120,7 +120,7 @@ def test_a_full_temporary_folder_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     def full() -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("mmcompress.mapped.tempfile.TemporaryFile", full)
+    monkeypatch.setattr("mmcompress.system.mapped.tempfile.TemporaryFile", full)
     with pytest.raises(FullDisk) as caught:
         mapped([("a", torch.zeros(3))])
     assert str(caught.value).startswith(str(Path(tempfile.gettempdir()) / "weights"))

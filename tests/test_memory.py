@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmcompress.mapped import mapped
-from mmcompress.memory import give_back
+from mmcompress.system.mapped import mapped
+from mmcompress.system.memory import give_back
 
 FAULTS = """
 import resource, sys, torch
-from mmcompress.memory import free_as_usual, keep_freed_memory
+from mmcompress.system.memory import free_as_usual, keep_freed_memory
 if sys.argv[1] != "leave":
     keep_freed_memory()
 if sys.argv[1] == "usual":
@@ -44,7 +44,7 @@ def test_the_kernel_is_not_asked_again() -> None:
 HOLES = """
 import contextlib, sys, torch
 from pathlib import Path
-from mmcompress.memory import give_back_freed_memory, large_blocks_apart
+from mmcompress.system.memory import give_back_freed_memory, large_blocks_apart
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096

@@ -10,9 +10,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from mmcompress.configuration import composed
-from mmcompress.files import write_json
 from mmcompress.papers.table import Job, jobs, load_table
 from mmcompress.report.settings import config_hash
+from mmcompress.system.files import write_json
 
 PATH = Path(__file__).parents[1] / "scripts" / "reproduce.py"
 SCRIPT = SimpleNamespace(**runpy.run_path(str(PATH)))

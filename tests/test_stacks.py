@@ -19,8 +19,8 @@ from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.compression.base import STAGES, Compressor
 from mmcompress.compression.recipe import Recipe
 from mmcompress.data.base import PairData
-from mmcompress.locations import shipped
 from mmcompress.objectives.contrastive import contrastive_loss
+from mmcompress.system.locations import shipped
 
 CONF = shipped("conf").resolve()
 

@@ -15,8 +15,8 @@ from mmcompress.artifact.artifact import Artifact
 from mmcompress.artifact.dense import dense_checksum
 from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.cli import inspect, score, write_back
-from mmcompress.locations import shipped
 from mmcompress.report.details import with_ledger
+from mmcompress.system.locations import shipped
 
 # A fine-tune of two steps on the embedded backbone and data.
 SHORT = ["trainer.max_steps=2", "data.batch_size=16", "data.calibration_size=32", "logger=none"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mmcompress.artifact.artifact import Artifact
-from mmcompress.locations import shipped
+from mmcompress.system.locations import shipped
 from mmcompress.training import calibrated_in
 from tests.test_processes import free_port
 

@@ -12,8 +12,8 @@ import wandb
 import yaml
 
 from mmcompress.configuration import composed
-from mmcompress.locations import shipped
 from mmcompress.sweeps.job import as_job
+from mmcompress.system.locations import shipped
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 SWEEPS = sorted(shipped("conf").glob("sweep/wandb_*.yaml"))

@@ -38,9 +38,9 @@ from mmcompress.objectives.base import Loss
 from mmcompress.objectives.captioning import Captioning
 from mmcompress.objectives.classification import CrossEntropy
 from mmcompress.objectives.objective import Objective
-from mmcompress.processes import gather, rank, size
 from mmcompress.sharding import FullySharded, unsharded
 from mmcompress.start import start_processes
+from mmcompress.system.distributed import gather, rank, size
 from mmcompress.training import CompressionModule
 from tests.conftest import TinyData
 

@@ -95,7 +95,7 @@ class Artifact:
             skeleton: builds the dense model; called only where its code is not part of mmcompress
                 (`mmcompress.backbones.custom`).
             in_file: large weights lie in a temporary file, from which they are read when they are
-                used (`mmcompress.mapped`).
+                used (`mmcompress.system.mapped`).
         Raises:
             ArtifactError: anything about the folder is wrong.
         """

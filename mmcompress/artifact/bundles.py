@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mmcompress.artifact.codecs import planes
-from mmcompress.memory import give_back
+from mmcompress.system.memory import give_back
 
 STORED_DTYPES = {
     torch.float64: "F64",

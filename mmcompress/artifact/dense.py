@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_model
 from torch import nn
 
-from mmcompress.memory import give_back, large_blocks_apart
+from mmcompress.system.memory import give_back, large_blocks_apart
 
 
 @large_blocks_apart()

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmcompress.files import folder_atomically
+from mmcompress.system.files import folder_atomically
 
 if TYPE_CHECKING:
     from mmcompress.artifact.artifact import Artifact

@@ -45,8 +45,8 @@ from mmcompress.artifact.skeleton import UPGRADE, Skeleton, build_skeleton
 from mmcompress.artifact.table import Weight, payload_bytes, read_table
 from mmcompress.backbones.base import Backbone
 from mmcompress.finite import describe_not_finite
-from mmcompress.mapped import mapped
-from mmcompress.memory import large_blocks_apart
+from mmcompress.system.mapped import mapped
+from mmcompress.system.memory import large_blocks_apart
 
 PAYLOADS = "payloads"
 """The tensor that holds all payloads of encoded weights."""
@@ -111,7 +111,7 @@ def read_backbone(
     """The backbone with its weights, dense and in evaluation mode.
 
     Args:
-        in_file: large weights lie in a temporary file, see `mmcompress.mapped`.
+        in_file: large weights lie in a temporary file, see `mmcompress.system.mapped`.
     Raises:
         ArtifactError: as `read_skeleton`; or a payload does not decode.
     """

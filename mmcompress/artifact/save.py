@@ -36,9 +36,9 @@ from mmcompress.artifact.skeleton import OWN
 from mmcompress.artifact.spec import without_references
 from mmcompress.artifact.table import Rows, add_row
 from mmcompress.backbones.base import Backbone
-from mmcompress.files import check_new, folder_atomically
 from mmcompress.finite import describe_not_finite, find_not_finite
-from mmcompress.memory import give_back, large_blocks_apart
+from mmcompress.system.files import check_new, folder_atomically
+from mmcompress.system.memory import give_back, large_blocks_apart
 
 LIBRARIES = (
     *["mmcompress", "torch", "safetensors", "zstandard", "constriction"],

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmcompress.backbones.native import native_state
-from mmcompress.memory import give_back
+from mmcompress.system.memory import give_back
 
 PARTS = {"qkv": ("q", "k", "v"), "kv": ("k", "v")}
 """Name of a fused layer → what its output rows are for, in order."""

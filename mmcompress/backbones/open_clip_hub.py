@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from mmcompress.backbones.complete import refuse_adapter_keys, refuse_adapters
 from mmcompress.backbones.hub import hub_reachable
-from mmcompress.files import write_json
 from mmcompress.finite import check_weights
-from mmcompress.memory import LARGE
+from mmcompress.system.files import write_json
+from mmcompress.system.memory import LARGE
 
 log = logging.getLogger(__name__)
 

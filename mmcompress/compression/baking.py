@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 
 from mmcompress.artifact.encoding import Encoding
 from mmcompress.compression.base import Compressor
-from mmcompress.memory import give_back
+from mmcompress.system.memory import give_back
 
 
 @dataclass

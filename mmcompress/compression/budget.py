@@ -32,7 +32,7 @@ from mmcompress.backbones.base import Backbone, Target
 from mmcompress.compression.base import LEFT_DENSE, Decision, NothingCompressed
 from mmcompress.compression.groups import Group, bytes_outside, find_groups, stored_bytes, swapped
 from mmcompress.compression.yardstick import Yardstick
-from mmcompress.processes import from_first
+from mmcompress.system.distributed import from_first
 
 if TYPE_CHECKING:
     from mmcompress.compression.recipe import Plan, Recipe

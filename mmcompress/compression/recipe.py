@@ -26,8 +26,8 @@ from mmcompress.compression.base import (
 from mmcompress.compression.budget import Budget, left_out
 from mmcompress.compression.statistics import Statistic, collect
 from mmcompress.finite import check_trained
-from mmcompress.memory import give_back
-from mmcompress.processes import from_first
+from mmcompress.system.distributed import from_first
+from mmcompress.system.memory import give_back
 
 log = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ from torch.nn.utils import parametrize
 
 from mmcompress.backbones.base import UNOBSERVED, Backbone, Target
 from mmcompress.finite import describe_not_finite
-from mmcompress.mapped import layer_by_layer
 from mmcompress.objectives.contrastive import contrastive_loss
-from mmcompress.processes import from_all, in_order, rank, size
+from mmcompress.system.distributed import from_all, in_order, rank, size
+from mmcompress.system.mapped import layer_by_layer
 
 INPUTS = "inputs"
 GRADIENTS = "gradients"

@@ -14,7 +14,7 @@ from mmcompress.data.decode import Unreadable, check_finite
 from mmcompress.data.losses import Losses
 from mmcompress.errors import MENDABLE
 from mmcompress.rgb import on_white, with_alpha
-from mmcompress.seeds import seed_from
+from mmcompress.system.seeds import seed_from
 
 Item = dict[str, Any]
 """`image` (PIL, or uint8 (3, H, W)) or `audio` (a `Waveform`), and what there is of `text` (one

@@ -25,8 +25,8 @@ from torchvision.transforms import v2
 from mmcompress.data.base import Classification, PairData
 from mmcompress.data.emoji_groups import caption_of, subgroups
 from mmcompress.data.items import Items, PairDataset
-from mmcompress.files import damage, set_aside, write_atomically
 from mmcompress.rgb import to_rgb
+from mmcompress.system.files import damage, set_aside, write_atomically
 
 log = logging.getLogger(__name__)
 

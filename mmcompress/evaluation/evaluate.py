@@ -12,7 +12,7 @@ from mmcompress.backbones.base import Backbone
 from mmcompress.data.base import PairData
 from mmcompress.evaluation.base import Comparison, Evaluator, check_split, inference
 from mmcompress.finite import check_rows
-from mmcompress.mapped import layer_by_layer
+from mmcompress.system.mapped import layer_by_layer
 
 log = logging.getLogger(__name__)
 

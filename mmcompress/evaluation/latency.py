@@ -15,7 +15,7 @@ from mmcompress.backbones.base import Backbone
 from mmcompress.data.base import PairData
 from mmcompress.data.decode import Unreadable
 from mmcompress.evaluation.base import check_split, inference
-from mmcompress.memory import give_back, give_back_freed_memory
+from mmcompress.system.memory import give_back, give_back_freed_memory
 
 MIN_ROUNDS = 5
 MAX_ROUNDS = 200

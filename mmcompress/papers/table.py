@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import yaml
 
-from mmcompress.locations import shipped
 from mmcompress.papers.published import Published, find
+from mmcompress.system.locations import shipped
 
 Scale = Literal["smoke", "full"]
 SCALES: tuple[Scale, ...] = ("smoke", "full")

@@ -12,10 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from mmcompress.files import write_atomically
 from mmcompress.report.axes import furnish, set_limits
 from mmcompress.report.labels import place_labels
 from mmcompress.report.metrics import lower_is_better, scale
+from mmcompress.system.files import write_atomically
 
 # Okabe and Ito's palette, which the colour-blind can tell apart.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")

@@ -14,12 +14,12 @@ from typing import Any, Literal
 from typing_extensions import Self
 
 from mmcompress.errors import root_cause
-from mmcompress.files import write_json
-from mmcompress.interruption import Interrupted
 from mmcompress.numerics import NUMERICS
 from mmcompress.report.environment import git_commit, hardware, peak_memory_bytes, versions
 from mmcompress.report.schema import COMPLETE, SCORED, parse_record
 from mmcompress.report.settings import config_hash
+from mmcompress.system.files import write_json
+from mmcompress.system.interruption import Interrupted
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmcompress.files import write_atomically
 from mmcompress.report.details import Details, chosen_runs, details_markdown
 from mmcompress.report.formats import (
     comma_separated,
@@ -22,6 +21,7 @@ from mmcompress.report.record import read_records, stale_line
 from mmcompress.report.schema import COMPLETE
 from mmcompress.report.sections import Section, sections
 from mmcompress.report.table import all_values, recipes_table
+from mmcompress.system.files import write_atomically
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,6 @@ from mmcompress.artifact.ledger import compact
 from mmcompress.artifact.load import file_checksum
 from mmcompress.artifact.manifest import TENSORS_FILE
 from mmcompress.compression.recipe import Plan
-from mmcompress.files import set_aside, write_atomically, write_json
-from mmcompress.interruption import Interrupted, listen
-from mmcompress.processes import from_first
 from mmcompress.report.console import print_report
 from mmcompress.report.pictures import accuracy_vs_size
 from mmcompress.report.record import RunRecord, read_record, read_records
@@ -47,7 +44,10 @@ from mmcompress.runs.folder import (
 from mmcompress.runs.results import Results, log_results
 from mmcompress.runs.sinks import Sink
 from mmcompress.runs.tracking import finish
-from mmcompress.seeds import seed_from
+from mmcompress.system.distributed import from_first
+from mmcompress.system.files import set_aside, write_atomically, write_json
+from mmcompress.system.interruption import Interrupted, listen
+from mmcompress.system.seeds import seed_from
 from mmcompress.training import calibrated_in
 
 log = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger
 from typing_extensions import override
 
-from mmcompress.extras import needs_package
 from mmcompress.report.record import error_line
+from mmcompress.system.extras import needs_package
 
 log = logging.getLogger(__name__)
 

@@ -14,9 +14,6 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
 from mmcompress.errors import in_one_sentence, root_cause
-from mmcompress.files import write_atomically
-from mmcompress.interruption import Interrupted, interruptible
-from mmcompress.quiet import quiet_libraries
 from mmcompress.report.record import RunRecord, error_line, read_record
 from mmcompress.report.schema import FINISHED
 from mmcompress.report.settings import config_hash
@@ -30,6 +27,9 @@ from mmcompress.runs.folder import (
 )
 from mmcompress.runs.results import summary_values
 from mmcompress.runs.run import run_path
+from mmcompress.system.files import write_atomically
+from mmcompress.system.interruption import Interrupted, interruptible
+from mmcompress.system.quiet import quiet_libraries
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.hf_generative import HFGenerative
 from mmcompress.compression.recipe import Plan, Recipe
 from mmcompress.configuration import composed
-from mmcompress.locations import shipped
+from mmcompress.system.locations import shipped
 
 Batch = dict[str, Tensor]
 

@@ -14,7 +14,6 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from mmcompress import memory
 from mmcompress.artifact import bundles
 from mmcompress.artifact.artifact import Artifact, backbone_in
 from mmcompress.artifact.codecs.codebook import lookup
@@ -25,6 +24,7 @@ from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.compression.base import Compressor
 from mmcompress.compression.lowrank.lowrank import LowRank
 from mmcompress.compression.lowrank.modules import LowRankLinear
+from mmcompress.system import memory
 
 Save = Callable[..., Artifact]
 EncodeAs = Callable[[str, Tensor], Encoding]
@@ -72,7 +72,7 @@ def test_its_weights_can_lie_in_a_file(
     save_artifact: Save,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("mmcompress.mapped.LARGE", 1)
+    monkeypatch.setattr("mmcompress.system.mapped.LARGE", 1)
     backbone.model.text_projection.weight = backbone.model.visual_projection.weight
     saved = save_artifact(backbone, encodings=encode_all(backbone, "pruned+int4", encode_as))
     loaded = Artifact.load(saved.folder, in_file=True)

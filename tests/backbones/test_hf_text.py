@@ -34,8 +34,8 @@ from mmcompress.evaluation.agreement import Agreement
 from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.evaluation.retrieval import Retrieval
 from mmcompress.evaluation.zeroshot import ZeroShot
-from mmcompress.locations import shipped
 from mmcompress.objectives.objective import Objective
+from mmcompress.system.locations import shipped
 from mmcompress.training import CompressionModule
 
 TEXTS = ["red cat", "a blue dog and a key", ""]

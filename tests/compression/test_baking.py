@@ -16,7 +16,7 @@ from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.recipe import Recipe
 from mmcompress.compression.sharing.vq import VectorQuantizer
 from mmcompress.data.base import PairData
-from mmcompress.mapped import mapped_copy
+from mmcompress.system.mapped import mapped_copy
 
 RECIPES = {
     "int8": lambda: {"int8": Integer(bits=8)},

@@ -9,7 +9,6 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from mmcompress.locations import shipped
 from mmcompress.objectives.contrastive import contrastive_loss
 from mmcompress.objectives.distillation import (
     affinity_loss,
@@ -17,6 +16,7 @@ from mmcompress.objectives.distillation import (
     interactive_loss,
 )
 from mmcompress.objectives.objective import Objective
+from mmcompress.system.locations import shipped
 
 
 def test_terms_are_weighted():

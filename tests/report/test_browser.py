@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mmcompress.files import write_json
 from mmcompress.report.report import read_report, write_report
+from mmcompress.system.files import write_json
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 playwright = pytest.importorskip(

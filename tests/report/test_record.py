@@ -5,10 +5,10 @@ import time
 
 import pytest
 
-from mmcompress.interruption import Interrupted
 from mmcompress.report.environment import git_commit, hardware, peak_memory_bytes, versions
 from mmcompress.report.record import RunRecord, finished, read_record, read_records
 from mmcompress.report.settings import config_hash
+from mmcompress.system.interruption import Interrupted
 
 KEYS = [
     "status",

@@ -12,9 +12,9 @@ import pytest
 
 from mmcompress import cli
 from mmcompress.artifact.ledger import compact
-from mmcompress.files import write_json
 from mmcompress.report.report import Report, read_report, write_report
 from mmcompress.report.sections import sections
+from mmcompress.system.files import write_json
 
 FILES = {
     "report.html",

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from mmcompress.cli import report
-from mmcompress.files import write_json
 from mmcompress.report.record import read_record, read_records
+from mmcompress.system.files import write_json
 
 
 def put(*path: str, value: Any) -> Callable[[dict], bytes]:

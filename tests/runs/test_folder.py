@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from mmcompress.files import write_json
 from mmcompress.runs.folder import (
     Taken,
     at_work,
@@ -19,6 +18,7 @@ from mmcompress.runs.folder import (
     job_folder,
     open_folder,
 )
+from mmcompress.system.files import write_json
 from tests.report.conftest import make_record
 
 OURS, OTHER = "0" * 16, "1" * 16

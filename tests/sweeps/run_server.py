@@ -17,8 +17,8 @@ import threading
 import time
 from contextlib import contextmanager, suppress
 
-from mmcompress.locations import shipped
 from mmcompress.runs.run import Run
+from mmcompress.system.locations import shipped
 
 
 def main() -> None:

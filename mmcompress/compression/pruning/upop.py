@@ -51,7 +51,7 @@ from mmcompress.compression.pruning.cuts import (
 from mmcompress.compression.pruning.encodings import keep_in_encoding
 from mmcompress.compression.pruning.structured import Structured
 from mmcompress.compression.statistics import GRADIENTS, Statistic
-from mmcompress.processes import mean
+from mmcompress.system.distributed import mean
 
 log = logging.getLogger(__name__)
 

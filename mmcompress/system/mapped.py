@@ -1,6 +1,6 @@
 """Large weights in a temporary file that is mapped into memory.
 
-They take memory while they are used, page by page, and none otherwise (`mmcompress.memory`): a
+They take memory while they are used, page by page, and none otherwise (`mmcompress.system.memory`): a
 model fits where one of its layers does. A map is private: what is written to a weight is seen by
 nobody else, neither the file nor another map of it.
 """
@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from mmcompress.files import room_for
-from mmcompress.memory import LARGE, give_back, give_back_freed_memory
+from mmcompress.system.files import room_for
+from mmcompress.system.memory import LARGE, give_back, give_back_freed_memory
 
 M = TypeVar("M", bound=nn.Module)
 
