@@ -14,7 +14,8 @@ from omegaconf import DictConfig
 
 from mmcompress.artifact.artifact import Artifact
 from mmcompress.artifact.dense import dense_checksum, dense_file_bytes
-from mmcompress.commandline import plainly
+from mmcompress.config.commandline import plainly
+from mmcompress.config.validation import check_settings
 from mmcompress.evaluation.base import check_split
 from mmcompress.evaluation.baseline import dense_baseline
 from mmcompress.evaluation.evaluate import evaluate
@@ -31,7 +32,6 @@ from mmcompress.system.locations import shipped
 from mmcompress.system.mapped import mapped_copy
 from mmcompress.system.memory import large_blocks_apart
 from mmcompress.training import CompressionModule, check_optimizer
-from mmcompress.validation import check_settings
 
 
 @plainly

@@ -15,9 +15,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from mmcompress.artifact.export import LOADED_BY, export
-from mmcompress.commandline import Plain
-from mmcompress.configuration import composed
-from mmcompress.errors import in_one_sentence
+from mmcompress.config.commandline import Plain
+from mmcompress.config.compose import composed
+from mmcompress.config.errors import in_one_sentence
 from mmcompress.report.metrics import with_interval
 from mmcompress.system.locations import shipped
 
@@ -125,9 +125,9 @@ def write_back(folder: Path, library: str, out: Path | None) -> None:
 def score(folder: Path, overrides: list[str], *, as_json: bool = False) -> dict[str, Any]:
     """Print the metrics of an artifact, by the evaluators and data of the configuration."""
     from mmcompress.artifact.artifact import Artifact, artifact_folder
+    from mmcompress.config.validation import check_settings
     from mmcompress.evaluation.evaluate import evaluate
     from mmcompress.evaluation.score import intervals
-    from mmcompress.validation import check_settings
 
     cfg = composed(*overrides)
     check_settings(cfg, "data", "evaluation")
@@ -158,7 +158,7 @@ def report(runs: Path, out: Path | None, metric: str | None, chosen: list[Path])
 
 def _built(cfg: DictConfig, group: str) -> Any:
     """The object that a group of the configuration describes."""
-    from mmcompress.validation import check_settings
+    from mmcompress.config.validation import check_settings
 
     check_settings(cfg, group)
     return instantiate(cfg[group])

@@ -29,8 +29,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from mmcompress.config.errors import in_one_sentence
 from mmcompress.data.openmoji import load_pairs, split_pairs
-from mmcompress.errors import in_one_sentence
 from mmcompress.report.environment import hardware, versions
 from mmcompress.report.record import FILE, RunRecord
 from mmcompress.system.files import write_atomically, write_json

@@ -20,7 +20,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from mmcompress.configuration import composed
+from mmcompress.config.compose import composed
 from mmcompress.numerics import NUMERICS
 from mmcompress.report.metrics import main_metric
 from mmcompress.report.pictures import size_marks

@@ -25,8 +25,8 @@ from mmcompress.artifact.dense import dense_file_bytes
 from mmcompress.backbones.base import Backbone
 from mmcompress.compression.base import Compressor
 from mmcompress.compression.recipe import Recipe
-from mmcompress.configuration import composed
-from mmcompress.errors import in_one_sentence
+from mmcompress.config.compose import composed
+from mmcompress.config.errors import in_one_sentence
 from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.report.environment import git_commit, versions
 from mmcompress.report.table import MEGABYTE

@@ -39,8 +39,8 @@ from peers.verdict import points_in, points_of, results_table, verdict_table, ve
 from mmcompress.artifact.dense import dense_file_bytes
 from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.compression.recipe import Recipe
-from mmcompress.configuration import composed
-from mmcompress.errors import in_one_sentence
+from mmcompress.config.compose import composed
+from mmcompress.config.errors import in_one_sentence
 from mmcompress.evaluation.baseline import dense_baseline
 from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.report.environment import git_commit, hardware, versions

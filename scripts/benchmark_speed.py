@@ -25,8 +25,8 @@ from torch.nn.utils import parametrize
 
 from mmcompress.backbones.base import Backbone
 from mmcompress.compression.recipe import Recipe
-from mmcompress.configuration import composed
-from mmcompress.errors import in_one_sentence
+from mmcompress.config.compose import composed
+from mmcompress.config.errors import in_one_sentence
 from mmcompress.evaluation.latency import alternate
 from mmcompress.objectives.contrastive import contrastive_loss
 from mmcompress.report.environment import hardware, peak_memory_bytes, versions

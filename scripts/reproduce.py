@@ -20,8 +20,8 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mmcompress.configuration import composed
-from mmcompress.errors import in_one_sentence
+from mmcompress.config.compose import composed
+from mmcompress.config.errors import in_one_sentence
 from mmcompress.papers.needs import missing
 from mmcompress.papers.published import read_papers
 from mmcompress.papers.reproduction import HEADLINES, lines, table_markdown, values_of

@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from mmcompress.backbones.hf_clip import HFClip
-from mmcompress.configuration import composed
+from mmcompress.config.compose import composed
 from mmcompress.numerics import NUMERICS
 from mmcompress.report.settings import config_hash
 from mmcompress.system.files import write_json

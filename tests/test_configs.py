@@ -9,9 +9,9 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from mmcompress.compression.recipe import Recipe
-from mmcompress.configuration import composed
+from mmcompress.config.compose import composed
+from mmcompress.config.validation import check_settings, parameters_of
 from mmcompress.system.locations import shipped
-from mmcompress.validation import check_settings, parameters_of
 
 CONF = shipped("conf").resolve()
 GROUPS = {
@@ -59,7 +59,7 @@ def test_composes(choice: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if "wandb_sweep" in cfg:  # which W&B reads, and not train.py
         return
     fill_in(cfg)
-    monkeypatch.setattr("mmcompress.validation.package_missing", lambda _: "")
+    monkeypatch.setattr("mmcompress.config.validation.package_missing", lambda _: "")
     check_settings(cfg)
     assert untyped(cfg) == []
 

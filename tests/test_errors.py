@@ -3,7 +3,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from mmcompress.errors import in_one_sentence, root_cause
+from mmcompress.config.errors import in_one_sentence, root_cause
 
 BAD = {"_target_": "mmcompress.compression.quantization.integer.Integer", "bits": 99}
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from omegaconf import OmegaConf
 
-from mmcompress.configuration import composed
+from mmcompress.config.compose import composed
 from mmcompress.papers.table import Job, jobs, load_table
 from mmcompress.report.settings import config_hash
 from mmcompress.system.files import write_json

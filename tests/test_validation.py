@@ -8,8 +8,8 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from mmcompress.configuration import composed
-from mmcompress.validation import check_settings, parameters_of, takes, words
+from mmcompress.config.compose import composed
+from mmcompress.config.validation import check_settings, parameters_of, takes, words
 
 GROUPS = ("seed", "backbone", "data", "trainer")
 """All but what refers to the running program."""

@@ -11,7 +11,7 @@ import pytest
 import wandb
 import yaml
 
-from mmcompress.configuration import composed
+from mmcompress.config.compose import composed
 from mmcompress.sweeps.job import as_job
 from mmcompress.system.locations import shipped
 

@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mmcompress.backbones.base import Backbone
+from mmcompress.config.errors import MENDABLE
 from mmcompress.data.content import content_id
 from mmcompress.data.decode import Unreadable, Waveform, cropped, resampled
 from mmcompress.data.items import Item, Items, Repeatable, Sample
 from mmcompress.data.loading import FAILED, LOST, EpochOrder, Loader, ResumableLoader
 from mmcompress.data.losses import NAMED, Losses, by_reason
-from mmcompress.errors import MENDABLE
 from mmcompress.rgb import drop_alpha
 
 log = logging.getLogger(__name__)

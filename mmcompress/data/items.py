@@ -10,9 +10,9 @@ from PIL import Image
 from torch.utils.data import Dataset
 from typing_extensions import Self
 
+from mmcompress.config.errors import MENDABLE
 from mmcompress.data.decode import Unreadable, check_finite
 from mmcompress.data.losses import Losses
-from mmcompress.errors import MENDABLE
 from mmcompress.rgb import on_white, with_alpha
 from mmcompress.system.seeds import seed_from
 

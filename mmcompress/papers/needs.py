@@ -8,7 +8,7 @@ import open_clip
 from huggingface_hub import constants
 
 from mmcompress.backbones.hub import hub_reachable
-from mmcompress.configuration import composed
+from mmcompress.config.compose import composed
 from mmcompress.papers.table import PaperTable, jobs
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from typing_extensions import Self
 
-from mmcompress.errors import root_cause
+from mmcompress.config.errors import root_cause
 from mmcompress.numerics import NUMERICS
 from mmcompress.report.environment import git_commit, hardware, peak_memory_bytes, versions
 from mmcompress.report.schema import COMPLETE, SCORED, parse_record

@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
-from mmcompress.errors import in_one_sentence, root_cause
+from mmcompress.config.errors import in_one_sentence, root_cause
 from mmcompress.report.record import RunRecord, error_line, read_record
 from mmcompress.report.schema import FINISHED
 from mmcompress.report.settings import config_hash

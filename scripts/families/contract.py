@@ -16,7 +16,7 @@ from mmcompress.artifact.dense import dense_file_bytes
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.hf_generative import HFGenerative
 from mmcompress.compression.recipe import Plan, Recipe
-from mmcompress.configuration import composed
+from mmcompress.config.compose import composed
 from mmcompress.system.locations import shipped
 
 Batch = dict[str, Tensor]

@@ -6,7 +6,7 @@ import pytest
 from hydra.utils import instantiate
 
 from mmcompress.backbones.hf_clip import HFClip
-from mmcompress.configuration import composed
+from mmcompress.config.compose import composed
 from mmcompress.papers.needs import missing, repository
 from mmcompress.papers.published import Published, find, read_papers
 from mmcompress.papers.reproduction import lines, table_markdown, values_of

@@ -63,7 +63,7 @@ def _no_such_choice(path: str, options: Collection[str]) -> str:
 
 def _no_such_key(error: OmegaConfBaseException) -> str:
     """With `+` where what the key belongs to takes it, and what there is to choose from else."""
-    from mmcompress.validation import takes
+    from mmcompress.config.validation import takes
 
     where, _, key = str(error.full_key).rpartition(".")
     parent = error.parent_node

@@ -12,7 +12,7 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from typing_extensions import ParamSpec
 
-from mmcompress.overrides import NO_NULL, NULL_GROUP, sentence_of_hydra
+from mmcompress.config.overrides import NO_NULL, NULL_GROUP, sentence_of_hydra
 
 P = ParamSpec("P")
 R = TypeVar("R")

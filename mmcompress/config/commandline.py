@@ -8,7 +8,7 @@ from typing import Any
 
 from hydra._internal import utils as hydra_utils
 
-from mmcompress.errors import in_one_sentence
+from mmcompress.config.errors import in_one_sentence
 
 
 def plainly(main: Callable[..., Any]) -> Callable[..., Any]:
