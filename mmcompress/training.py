@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from mmcompress.backbones.base import Backbone
 from mmcompress.compression.recipe import Recipe
 from mmcompress.data.base import PairData
-from mmcompress.finite import check_rows, check_trained
+from mmcompress.functional.finite import check_rows, check_trained
 from mmcompress.objectives.base import Loss
 from mmcompress.sharding import shard, whole_weights
 from mmcompress.system.distributed import gather

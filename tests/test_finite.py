@@ -20,7 +20,12 @@ from mmcompress.backbones.hf_text import HFText
 from mmcompress.backbones.open_clip import OpenClip
 from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.recipe import Recipe
-from mmcompress.finite import NotFiniteError, check_rows, check_weights, describe_not_finite
+from mmcompress.functional.finite import (
+    NotFiniteError,
+    check_rows,
+    check_weights,
+    describe_not_finite,
+)
 from tests.conftest import store
 
 NAN, INF = torch.nan, torch.inf

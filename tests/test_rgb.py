@@ -22,7 +22,7 @@ from mmcompress.data.base import PairData
 from mmcompress.data.decode import Unreadable, read_image
 from mmcompress.data.image_folder import ImageFolder
 from mmcompress.data.items import PairDataset
-from mmcompress.rgb import drop_alpha, on_white, to_rgb, with_alpha
+from mmcompress.functional.rgb import drop_alpha, on_white, to_rgb, with_alpha
 
 RAMP = np.linspace(0, 65535, 64).reshape(8, 8).round().astype(np.uint16)
 EXPECTED = np.rint(RAMP / 257).astype(np.uint8)  # 65535 = 257 * 255

@@ -44,7 +44,7 @@ from mmcompress.artifact.manifest import (
 from mmcompress.artifact.skeleton import UPGRADE, Skeleton, build_skeleton
 from mmcompress.artifact.table import Weight, payload_bytes, read_table
 from mmcompress.backbones.base import Backbone
-from mmcompress.finite import describe_not_finite
+from mmcompress.functional.finite import describe_not_finite
 from mmcompress.system.mapped import mapped
 from mmcompress.system.memory import large_blocks_apart
 

@@ -36,7 +36,7 @@ from mmcompress.artifact.skeleton import OWN
 from mmcompress.artifact.spec import without_references
 from mmcompress.artifact.table import Rows, add_row
 from mmcompress.backbones.base import Backbone
-from mmcompress.finite import describe_not_finite, find_not_finite
+from mmcompress.functional.finite import describe_not_finite, find_not_finite
 from mmcompress.system.files import check_new, folder_atomically
 from mmcompress.system.memory import give_back, large_blocks_apart
 

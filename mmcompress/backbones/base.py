@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from mmcompress.backbones.anatomy import attention_of, find_stacks, heads_of, mlp_of
-from mmcompress.finite import check_weights
+from mmcompress.functional.finite import check_weights
 from mmcompress.objectives.contrastive import contrastive_loss
 
 WEIGHTS = ("linear", "embedding", "conv", "grouped_conv", "matrix")

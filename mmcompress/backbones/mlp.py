@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 from typing_extensions import Self
 
 from mmcompress.backbones.base import Backbone
-from mmcompress.rgb import to_rgb
+from mmcompress.functional.rgb import to_rgb
 
 
 class MLP(Backbone):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mmcompress.backbones.complete import refuse_adapter_keys, refuse_adapters
 from mmcompress.backbones.hub import hub_reachable
-from mmcompress.finite import check_weights
+from mmcompress.functional.finite import check_weights
 from mmcompress.system.files import write_json
 from mmcompress.system.memory import LARGE
 

@@ -22,7 +22,7 @@ from transformers.utils import cached_file
 from mmcompress.backbones.hf_files import PREPROCESSOR_FILE, named
 from mmcompress.backbones.images import CLIP_MEAN, CLIP_STD, RESAMPLING, image_transform
 from mmcompress.backbones.siglip2 import packed
-from mmcompress.rgb import on_white, to_rgb
+from mmcompress.functional.rgb import on_white, to_rgb
 from mmcompress.system.files import write_json
 
 log = logging.getLogger(__name__)

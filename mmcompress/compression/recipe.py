@@ -25,7 +25,7 @@ from mmcompress.compression.base import (
 )
 from mmcompress.compression.budget import Budget, left_out
 from mmcompress.compression.statistics import Statistic, collect
-from mmcompress.finite import check_trained
+from mmcompress.functional.finite import check_trained
 from mmcompress.system.distributed import from_first
 from mmcompress.system.memory import give_back
 

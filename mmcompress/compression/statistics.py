@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from mmcompress.backbones.base import UNOBSERVED, Backbone, Target
-from mmcompress.finite import describe_not_finite
+from mmcompress.functional.finite import describe_not_finite
 from mmcompress.objectives.contrastive import contrastive_loss
 from mmcompress.system.distributed import from_all, in_order, rank, size
 from mmcompress.system.mapped import layer_by_layer

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mmcompress.backbones.base import Backbone
-from mmcompress.finite import check_rows
+from mmcompress.functional.finite import check_rows
 from mmcompress.objectives.distillation import affinity_loss, feature_loss
 
 

@@ -19,7 +19,7 @@ from mmcompress.data.decode import Unreadable, Waveform, cropped, resampled
 from mmcompress.data.items import Item, Items, Repeatable, Sample
 from mmcompress.data.loading import FAILED, LOST, EpochOrder, Loader, ResumableLoader
 from mmcompress.data.losses import NAMED, Losses, by_reason
-from mmcompress.rgb import drop_alpha
+from mmcompress.functional.rgb import drop_alpha
 
 log = logging.getLogger(__name__)
 

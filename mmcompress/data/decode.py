@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image, UnidentifiedImageError, features
 from torch import Tensor
 
-from mmcompress.rgb import with_alpha
+from mmcompress.functional.rgb import with_alpha
 
 _PICTURES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".avif", ".heic", ".heif"),

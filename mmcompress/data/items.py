@@ -13,7 +13,7 @@ from typing_extensions import Self
 from mmcompress.config.errors import MENDABLE
 from mmcompress.data.decode import Unreadable, check_finite
 from mmcompress.data.losses import Losses
-from mmcompress.rgb import on_white, with_alpha
+from mmcompress.functional.rgb import on_white, with_alpha
 from mmcompress.system.seeds import seed_from
 
 Item = dict[str, Any]

@@ -25,7 +25,7 @@ from torchvision.transforms import v2
 from mmcompress.data.base import Classification, PairData
 from mmcompress.data.emoji_groups import caption_of, subgroups
 from mmcompress.data.items import Items, PairDataset
-from mmcompress.rgb import to_rgb
+from mmcompress.functional.rgb import to_rgb
 from mmcompress.system.files import damage, set_aside, write_atomically
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from mmcompress.data.decode import DAMAGE, Unreadable, unreadable
 from mmcompress.data.items import Item, Items
 from mmcompress.data.prompts import names_of, templates_of
 from mmcompress.data.splits import ALSO, SHARE, complete
-from mmcompress.rgb import with_alpha
+from mmcompress.functional.rgb import with_alpha
 
 
 class NoSuchSplit(ValueError):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from mmcompress.data.base import PairData
-from mmcompress.finite import NotFiniteError, check_rows, not_scored
+from mmcompress.functional.finite import NotFiniteError, check_rows, not_scored
 
 ABOUT = ("label", "owner", "content", "wording")
 """What batches say of items beside the inputs of the encoders."""

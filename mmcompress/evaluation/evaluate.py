@@ -11,7 +11,7 @@ from torch import Tensor
 from mmcompress.backbones.base import Backbone
 from mmcompress.data.base import PairData
 from mmcompress.evaluation.base import Comparison, Evaluator, check_split, inference
-from mmcompress.finite import check_rows
+from mmcompress.functional.finite import check_rows
 from mmcompress.system.mapped import layer_by_layer
 
 log = logging.getLogger(__name__)

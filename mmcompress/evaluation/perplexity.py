@@ -12,7 +12,7 @@ from torch import Tensor
 from mmcompress.backbones.hf_generative import IGNORED
 from mmcompress.data.base import PairData
 from mmcompress.evaluation.base import Encode
-from mmcompress.finite import check_rows
+from mmcompress.functional.finite import check_rows
 
 log = logging.getLogger(__name__)
 

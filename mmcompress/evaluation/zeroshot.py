@@ -12,7 +12,7 @@ from mmcompress.data.content import content_id
 from mmcompress.evaluation.base import Encode, embed
 from mmcompress.evaluation.retrieval import CHUNK, ranks, recall_at_k
 from mmcompress.evaluation.score import Score
-from mmcompress.finite import NotFiniteError, check_rows
+from mmcompress.functional.finite import NotFiniteError, check_rows
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from mmcompress.artifact.codecs.quantise import dequantise, quantise
 from mmcompress.compression.base import Applied
-from mmcompress.compression.hessian import inverse_cholesky
 from mmcompress.compression.quantization.entropy import (
     Entropy,
     EntropyQuantize,
@@ -17,6 +16,7 @@ from mmcompress.compression.quantization.entropy import (
     round_with_feedback,
 )
 from mmcompress.compression.statistics import Statistic, input_statistic
+from mmcompress.functional.hessian import inverse_cholesky
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

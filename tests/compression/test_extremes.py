@@ -10,7 +10,6 @@ from families.hf import build_clip
 from torch import nn
 
 from mmcompress.compression.base import unit_of
-from mmcompress.compression.hessian import damp
 from mmcompress.compression.lowrank.lowrank import LowRank, truncated_svd
 from mmcompress.compression.pruning.structured import Structured
 from mmcompress.compression.quantization.binary import Binarize, Binary
@@ -24,6 +23,7 @@ from mmcompress.compression.sharing.dkm import SoftClusters
 from mmcompress.compression.sharing.hashed_embedding import alternating_least_squares
 from mmcompress.compression.sharing.vq import Layer, fit
 from mmcompress.compression.statistics import collect
+from mmcompress.functional.hessian import damp
 
 FC1 = "vision_model.encoder.layers.0.mlp.fc1.weight"
 

@@ -7,13 +7,13 @@ from torch import Tensor, nn
 from mmcompress.backbones.base import Target
 from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.compression.base import as_matrix
-from mmcompress.compression.hessian import DAMPING
 from mmcompress.compression.pruning.magnitude import Magnitude
 from mmcompress.compression.quantization.gptq import GPTQ, _blocks, gptq, output_error
 from mmcompress.compression.quantization.grid import Grid
 from mmcompress.compression.quantization.scales import choose_scale
 from mmcompress.compression.recipe import Recipe
 from mmcompress.compression.statistics import InputStatistic, Statistic, collect
+from mmcompress.functional.hessian import DAMPING
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

@@ -1,7 +1,7 @@
 import torch
 from torch import Tensor
 
-from mmcompress.compression.hessian import DAMPING, inverse_cholesky, shared_inverse_cholesky
+from mmcompress.functional.hessian import DAMPING, inverse_cholesky, shared_inverse_cholesky
 
 
 def moment_of(inputs: int, tokens: int) -> Tensor:

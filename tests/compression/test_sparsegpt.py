@@ -4,10 +4,10 @@ from torch import Tensor
 
 from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.compression.base import as_matrix
-from mmcompress.compression.hessian import DAMPING, inverse_cholesky
 from mmcompress.compression.pruning.magnitude import Magnitude
 from mmcompress.compression.pruning.sparsegpt import SparseGPT, sparsegpt
 from mmcompress.compression.statistics import Statistic, collect
+from mmcompress.functional.hessian import DAMPING, inverse_cholesky
 
 
 def slow_sparsegpt(

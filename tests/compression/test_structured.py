@@ -15,7 +15,6 @@ from mmcompress.backbones.base import Backbone, Target
 from mmcompress.backbones.fused import split_fused
 from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.backbones.open_clip import OpenClip
-from mmcompress.compression.hessian import damp
 from mmcompress.compression.lowrank.joint_qkv import JointQKV
 from mmcompress.compression.lowrank.lowrank import LowRank
 from mmcompress.compression.pruning.cuts import (
@@ -36,6 +35,7 @@ from mmcompress.compression.pruning.structured import Structured, keep_counts, r
 from mmcompress.compression.recipe import Recipe
 from mmcompress.compression.statistics import Statistic, collect, collect_gradients
 from mmcompress.data.base import PairData
+from mmcompress.functional.hessian import damp
 
 LAYER = "vision_model.encoder.layers.0"
 

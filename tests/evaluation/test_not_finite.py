@@ -24,7 +24,7 @@ from mmcompress.evaluation.linear_probe import LinearProbe
 from mmcompress.evaluation.perplexity import Perplexity
 from mmcompress.evaluation.retrieval import Retrieval, ranks
 from mmcompress.evaluation.zeroshot import ZeroShot
-from mmcompress.finite import NotFiniteError
+from mmcompress.functional.finite import NotFiniteError
 from mmcompress.objectives.classification import CrossEntropy
 from mmcompress.objectives.objective import Objective
 from tests.test_training import fit

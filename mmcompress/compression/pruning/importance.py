@@ -24,8 +24,8 @@ from torch import Tensor
 
 from mmcompress.backbones.anatomy import ATTENTIONS, MLPS
 from mmcompress.backbones.base import Target
-from mmcompress.compression.hessian import damp
 from mmcompress.compression.statistics import GRADIENTS, INPUTS, Statistic
+from mmcompress.functional.hessian import damp
 
 Importance = Literal["magnitude", "taylor", "activation", "obs"]
 

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from mmcompress.backbones.base import Target
 from mmcompress.compression.base import Decision, as_matrix
-from mmcompress.compression.hessian import shared_inverse_cholesky
 from mmcompress.compression.pruning.allocation import Allocation
 from mmcompress.compression.pruning.masks import Mask, lowest_mask
 from mmcompress.compression.pruning.scored import ScoredPruning
 from mmcompress.compression.statistics import Statistic
+from mmcompress.functional.hessian import shared_inverse_cholesky
 
 
 def sparsegpt(

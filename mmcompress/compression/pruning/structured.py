@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from mmcompress.backbones.anatomy import ATTENTIONS, MLPS, is_stack
 from mmcompress.backbones.base import Backbone, Target
 from mmcompress.compression.base import LEFT_DENSE, Compressor, Decision, tell_smallest
-from mmcompress.compression.hessian import damp
 from mmcompress.compression.pruning.cuts import (
     check_attention,
     check_mlp,
@@ -35,6 +34,7 @@ from mmcompress.compression.pruning.cuts import (
 )
 from mmcompress.compression.pruning.importance import NEEDS, Importance, chosen, importances
 from mmcompress.compression.statistics import INPUTS, Statistic
+from mmcompress.functional.hessian import damp
 
 TINY = torch.finfo(torch.float32).tiny
 

@@ -31,8 +31,8 @@ from mmcompress.compression.base import (
     as_matrix,
     kept_mask,
 )
-from mmcompress.compression.hessian import shared_inverse_cholesky
 from mmcompress.compression.statistics import INPUTS, Statistic
+from mmcompress.functional.hessian import shared_inverse_cholesky
 
 LARGEST = 127
 """Largest magnitude of a code: 8 bits."""

@@ -24,12 +24,12 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from mmcompress.backbones.base import WITHOUT_MOMENT, Target
 from mmcompress.compression.base import Decision, as_matrix, kept_mask
-from mmcompress.compression.hessian import DAMPING, shared_inverse_cholesky
 from mmcompress.compression.quantization.fake_quantize import FakeQuantize
 from mmcompress.compression.quantization.grid import Grid
 from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.quantization.scales import choose_scale
 from mmcompress.compression.statistics import INPUTS, Statistic
+from mmcompress.functional.hessian import DAMPING, shared_inverse_cholesky
 
 BLOCK = 128
 """Columns after which all later ones are updated at once (section 3.3, step 2)."""

@@ -23,7 +23,6 @@ from mmcompress.artifact.encoding import Encoding
 from mmcompress.artifact.float16 import round_to_float16
 from mmcompress.backbones.base import WEIGHTS, Target
 from mmcompress.compression.base import LEFT_DENSE, Compressor, Decision, as_matrix, unit_of
-from mmcompress.compression.hessian import DAMPING, shared_inverse_cholesky
 from mmcompress.compression.sharing.codebook import (
     CHUNK,
     ITERATIONS,
@@ -35,6 +34,7 @@ from mmcompress.compression.sharing.codebook import (
     would_not_shrink,
 )
 from mmcompress.compression.statistics import Statistic
+from mmcompress.functional.hessian import DAMPING, shared_inverse_cholesky
 
 SAMPLE = 65536
 """Vectors that k-means looks at, at least 64 per entry."""
