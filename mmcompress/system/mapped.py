@@ -1,6 +1,6 @@
 """Large weights in a temporary file that is mapped into memory.
 
-They take memory while they are used, page by page, and none otherwise (`mmcompress.system.memory`): a
+They take memory while they are used, page by page, and none otherwise (`system.memory`): a
 model fits where one of its layers does. A map is private: what is written to a weight is seen by
 nobody else, neither the file nor another map of it.
 """

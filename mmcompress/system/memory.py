@@ -50,7 +50,7 @@ def large_blocks_apart() -> Iterator[None]:
     """Let each large block that is allocated meanwhile have pages that go when it is freed.
 
     For weights that are worked on one after the other, and a model that is read and then moved
-    into a file (`mmcompress.system.mapped`). By default glibc takes blocks of up to 32 MiB out of its
+    into a file (`system.mapped`). By default glibc takes blocks of up to 32 MiB out of its
     heap, once it has seen a larger one freed: what is left there are holes among small blocks,
     which keep the pages of all that is ever put into them. Also a decorator.
     """
