@@ -23,7 +23,7 @@ from mmcompress.artifact.errors import ArtifactError
 from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.compression.base import Compressor
 from mmcompress.compression.lowrank.lowrank import LowRank
-from mmcompress.compression.lowrank.modules import LowRankLinear
+from mmcompress.modules.lowrank import LowRankLinear
 from mmcompress.system import memory
 
 Save = Callable[..., Artifact]

@@ -14,9 +14,9 @@ from mmcompress.artifact.artifact import Artifact
 from mmcompress.backbones.open_clip import OpenClip
 from mmcompress.backbones.open_clip_build import build_tokenizer
 from mmcompress.compression.lowrank.lowrank import LowRank
-from mmcompress.compression.lowrank.modules import LowRankConv2d, LowRankLinear
 from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.recipe import Recipe
+from mmcompress.modules.lowrank import LowRankConv2d, LowRankLinear
 
 # float32 over two layers; the fused kernels add in another order than the explicit ones.
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}

@@ -13,8 +13,8 @@ from mmcompress.compression.lowrank.lowrank import LowRank
 from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.recipe import Recipe
 from mmcompress.compression.sharing.cross_layer import CrossLayer, block_shapes, consecutive_groups
-from mmcompress.compression.sharing.modules import SharedLinear, fitted_scale, share_linear
 from mmcompress.data.base import PairData
+from mmcompress.modules.shared import SharedLinear, fitted_scale, share_linear
 
 TRANSFORMS = ["none", "norms", "scale", "heads"]
 

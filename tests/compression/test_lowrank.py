@@ -14,7 +14,6 @@ from mmcompress.compression.lowrank.lowrank import (
     truncated_svd,
     whitening_root,
 )
-from mmcompress.compression.lowrank.modules import factorise
 from mmcompress.compression.recipe import Recipe
 from mmcompress.compression.statistics import (
     GradientStatistic,
@@ -23,6 +22,7 @@ from mmcompress.compression.statistics import (
     input_statistic,
 )
 from mmcompress.data.base import PairData
+from mmcompress.modules.lowrank import factorise
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -22,8 +22,8 @@ from mmcompress.compression.lowrank.lowrank import (
     input_moment,
     truncated_svd,
 )
-from mmcompress.compression.lowrank.modules import LowRankLinear
 from mmcompress.compression.statistics import GradientStatistic, Statistic
+from mmcompress.modules.lowrank import LowRankLinear
 
 
 def projections(attention: str, names: Mapping[str, Any]) -> list[str]:

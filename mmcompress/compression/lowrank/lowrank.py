@@ -43,9 +43,9 @@ from mmcompress.compression.base import (
     as_matrix,
     tell_smallest,
 )
-from mmcompress.compression.lowrank.modules import factorise
 from mmcompress.compression.statistics import GRADIENTS, INPUTS, Statistic
 from mmcompress.functional.hessian import damp
+from mmcompress.modules.lowrank import factorise
 
 Weighting = Literal["none", "whiten", "asvd", "fisher"]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mmcompress.backbones.anatomy import Stack, attention_parts, mlp_parts
-from mmcompress.compression.lowrank.modules import LowRankLinear
+from mmcompress.modules.lowrank import LowRankLinear
 
 Index = Sequence[int]
 

@@ -38,7 +38,6 @@ from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.anatomy import ATTENTIONS, MLPS, attention_parts, is_rotary, mlp_parts
 from mmcompress.backbones.base import Backbone, Target
 from mmcompress.compression.base import Compressor, Decision, Parametrization
-from mmcompress.compression.lowrank.modules import LowRankLinear
 from mmcompress.compression.pruning.cuts import (
     check_attention,
     check_layers,
@@ -51,6 +50,7 @@ from mmcompress.compression.pruning.cuts import (
 from mmcompress.compression.pruning.encodings import keep_in_encoding
 from mmcompress.compression.pruning.structured import Structured
 from mmcompress.compression.statistics import GRADIENTS, Statistic
+from mmcompress.modules.lowrank import LowRankLinear
 from mmcompress.system.distributed import mean
 
 log = logging.getLogger(__name__)

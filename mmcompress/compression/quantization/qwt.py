@@ -27,8 +27,8 @@ from mmcompress.backbones.anatomy import attention_of, attention_parts
 from mmcompress.backbones.base import Backbone, Target
 from mmcompress.compression.base import Compressor, Decision
 from mmcompress.compression.calls import Call, block_calls, paired_stacks
-from mmcompress.compression.lowrank.modules import LowRankLinear
 from mmcompress.compression.statistics import Statistic, matching
+from mmcompress.modules.lowrank import LowRankLinear
 
 NAME = "compensation"
 

@@ -23,14 +23,14 @@ from typing_extensions import Self
 from mmcompress.backbones.anatomy import attention_of, attention_parts
 from mmcompress.backbones.base import Target
 from mmcompress.compression.base import LEFT_DENSE, Compressor, Decision
-from mmcompress.compression.sharing.modules import (
+from mmcompress.compression.statistics import Statistic
+from mmcompress.modules.shared import (
     INITIALS,
     Initial,
     Transform,
     merged,
     share_linear,
 )
-from mmcompress.compression.statistics import Statistic
 
 TRANSFORMS = ("none", "norms", "scale", "heads")
 

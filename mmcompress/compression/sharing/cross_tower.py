@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from mmcompress.backbones.base import Target
 from mmcompress.compression.base import LEFT_DENSE, Compressor, Decision, put
-from mmcompress.compression.sharing.modules import INITIALS, Initial, share_linear
 from mmcompress.compression.statistics import Statistic
+from mmcompress.modules.shared import INITIALS, Initial, share_linear
 
 TRANSFORMS = ("norms", "scale")
 ALIGNMENTS = ("first", "last")
