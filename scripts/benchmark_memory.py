@@ -31,8 +31,8 @@ from safetensors.torch import save_file
 
 from mmcompress.config.errors import in_one_sentence
 from mmcompress.data.openmoji import load_pairs, split_pairs
-from mmcompress.report.environment import hardware, versions
-from mmcompress.report.record import FILE, RunRecord
+from mmcompress.records.environment import hardware, versions
+from mmcompress.records.record import FILE, RunRecord
 from mmcompress.system.files import write_atomically, write_json
 from mmcompress.system.locations import shipped
 

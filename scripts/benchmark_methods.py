@@ -21,12 +21,12 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from mmcompress.config.compose import composed
-from mmcompress.numerics import NUMERICS
+from mmcompress.records.numerics import NUMERICS
+from mmcompress.records.record import FILE, finished, numerics_of, read_records
+from mmcompress.records.settings import config_hash
 from mmcompress.report.metrics import main_metric
 from mmcompress.report.pictures import size_marks
 from mmcompress.report.plot import SIZE, Mark, pareto_figure, save
-from mmcompress.report.record import FILE, finished, numerics_of, read_records
-from mmcompress.report.settings import config_hash
 from mmcompress.report.summary import Spread, summarise
 from mmcompress.report.table import MAIN_METRIC, MEGABYTE, results_table
 from mmcompress.system.files import write_atomically

@@ -28,7 +28,7 @@ from mmcompress.compression.recipe import Recipe
 from mmcompress.config.compose import composed
 from mmcompress.config.errors import in_one_sentence
 from mmcompress.evaluation.evaluate import evaluate
-from mmcompress.report.environment import git_commit, versions
+from mmcompress.records.environment import git_commit, versions
 from mmcompress.report.table import MEGABYTE
 from mmcompress.system.files import write_atomically, write_json
 

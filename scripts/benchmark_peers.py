@@ -43,8 +43,8 @@ from mmcompress.config.compose import composed
 from mmcompress.config.errors import in_one_sentence
 from mmcompress.evaluation.baseline import dense_baseline
 from mmcompress.evaluation.evaluate import evaluate
-from mmcompress.report.environment import git_commit, hardware, versions
-from mmcompress.report.record import finished, read_records
+from mmcompress.records.environment import git_commit, hardware, versions
+from mmcompress.records.record import finished, read_records
 from mmcompress.report.summary import Summary, summarise
 from mmcompress.report.table import MAIN_METRIC
 from mmcompress.runs.progress import ProgressBar

@@ -29,7 +29,7 @@ from mmcompress.config.compose import composed
 from mmcompress.config.errors import in_one_sentence
 from mmcompress.evaluation.latency import alternate
 from mmcompress.objectives.contrastive import contrastive_loss
-from mmcompress.report.environment import hardware, peak_memory_bytes, versions
+from mmcompress.records.environment import hardware, peak_memory_bytes, versions
 from mmcompress.system.files import write_atomically, write_json
 from mmcompress.system.memory import keep_freed_memory
 from mmcompress.training import parameter_groups

@@ -33,9 +33,9 @@ from mmcompress.papers.table import (
     load_table,
     table_names,
 )
+from mmcompress.records.record import read_records
+from mmcompress.records.settings import config_hash
 from mmcompress.report.formats import comma_separated
-from mmcompress.report.record import read_records
-from mmcompress.report.settings import config_hash
 from mmcompress.system.files import write_atomically
 from mmcompress.system.locations import shipped
 

@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 
 from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.config.compose import composed
-from mmcompress.numerics import NUMERICS
-from mmcompress.report.settings import config_hash
+from mmcompress.records.numerics import NUMERICS
+from mmcompress.records.settings import config_hash
 from mmcompress.system.files import write_json
 
 SCRIPT = SimpleNamespace(

@@ -15,7 +15,7 @@ from mmcompress.checkpoints import Checkpoint, WholeFiles, previous
 from mmcompress.compression.recipe import Recipe
 from mmcompress.data.base import PairData
 from mmcompress.objectives.objective import Objective
-from mmcompress.runs.folder import CHECKPOINT
+from mmcompress.records.folder import CHECKPOINT
 from mmcompress.runs.run import _last_checkpoint
 from mmcompress.system.files import FullDisk, damage
 from mmcompress.training import CompressionModule

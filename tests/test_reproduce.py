@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from mmcompress.config.compose import composed
 from mmcompress.papers.table import Job, jobs, load_table
-from mmcompress.report.settings import config_hash
+from mmcompress.records.settings import config_hash
 from mmcompress.system.files import write_json
 
 PATH = Path(__file__).parents[1] / "scripts" / "reproduce.py"

@@ -18,7 +18,7 @@ from mmcompress.data.base import PairData
 from mmcompress.evaluation.base import Comparison, Evaluator, check_split
 from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.evaluation.score import Score
-from mmcompress.numerics import NUMERICS
+from mmcompress.records.numerics import NUMERICS
 from mmcompress.system.files import set_aside, write_json
 
 log = logging.getLogger(__name__)

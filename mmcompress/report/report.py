@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmcompress.records.record import read_records, stale_line
+from mmcompress.records.schema import COMPLETE
 from mmcompress.report.details import Details, chosen_runs, details_markdown
 from mmcompress.report.formats import (
     comma_separated,
@@ -17,8 +19,6 @@ from mmcompress.report.formats import (
 from mmcompress.report.page import page
 from mmcompress.report.pictures import latency_marks, size_marks
 from mmcompress.report.plot import SIZE, pareto_figure, save
-from mmcompress.report.record import read_records, stale_line
-from mmcompress.report.schema import COMPLETE
 from mmcompress.report.sections import Section, sections
 from mmcompress.report.table import all_values, recipes_table
 from mmcompress.system.files import write_atomically

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mmcompress.records.settings import config_hash
 from mmcompress.report.metrics import main_metric, metrics_in
-from mmcompress.report.settings import config_hash
 from mmcompress.report.summary import Summary, summarise
 
 NOT_SCORED = ("batch_size", "eval_batch_size", "calibration_size", "num_workers", "augment")

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmcompress.report.record import numerics_of
-from mmcompress.report.schema import COMPLETE
-from mmcompress.report.settings import config_hash, distinct_names, family
+from mmcompress.records.record import numerics_of
+from mmcompress.records.schema import COMPLETE
+from mmcompress.records.settings import config_hash, distinct_names, family
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,7 @@ from mmcompress.artifact.ledger import compact
 from mmcompress.artifact.load import file_checksum
 from mmcompress.artifact.manifest import TENSORS_FILE
 from mmcompress.compression.recipe import Plan
-from mmcompress.report.console import print_report
-from mmcompress.report.pictures import accuracy_vs_size
-from mmcompress.report.record import RunRecord, read_record, read_records
-from mmcompress.report.settings import config_hash
-from mmcompress.report.summary import comparable
-from mmcompress.runs.folder import (
+from mmcompress.records.folder import (
     ARTIFACT,
     PLAN,
     RunFolder,
@@ -41,6 +36,11 @@ from mmcompress.runs.folder import (
     job_folder,
     open_folder,
 )
+from mmcompress.records.record import RunRecord, read_record, read_records
+from mmcompress.records.settings import config_hash
+from mmcompress.report.console import print_report
+from mmcompress.report.pictures import accuracy_vs_size
+from mmcompress.report.summary import comparable
 from mmcompress.runs.results import Results, log_results
 from mmcompress.runs.sinks import Sink
 from mmcompress.runs.tracking import finish

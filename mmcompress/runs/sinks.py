@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger
 from typing_extensions import override
 
-from mmcompress.report.record import error_line
+from mmcompress.records.record import error_line
 from mmcompress.system.extras import needs_package
 
 log = logging.getLogger(__name__)

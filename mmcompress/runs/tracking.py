@@ -19,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.loggers.logger import DummyLogger
 
-from mmcompress.runs.folder import in_sweep
+from mmcompress.records.folder import in_sweep
 
 log = logging.getLogger(__name__)
 

@@ -18,9 +18,9 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from mmcompress.report.environment import git_commit
-from mmcompress.report.schema import FINISHED
-from mmcompress.runs.folder import status_in
+from mmcompress.records.environment import git_commit
+from mmcompress.records.folder import status_in
+from mmcompress.records.schema import FINISHED
 from mmcompress.runs.run import run_path
 from mmcompress.sweeps.outcome import Outcome, outcomes, print_outcomes
 from mmcompress.system.files import write_json

@@ -14,10 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
 from mmcompress.config.errors import in_one_sentence, root_cause
-from mmcompress.report.record import RunRecord, error_line, read_record
-from mmcompress.report.schema import FINISHED
-from mmcompress.report.settings import config_hash
-from mmcompress.runs.folder import (
+from mmcompress.records.folder import (
     Taken,
     at_work,
     claim_folder,
@@ -25,6 +22,9 @@ from mmcompress.runs.folder import (
     in_sweep,
     status_in,
 )
+from mmcompress.records.record import RunRecord, error_line, read_record
+from mmcompress.records.schema import FINISHED
+from mmcompress.records.settings import config_hash
 from mmcompress.runs.results import summary_values
 from mmcompress.runs.run import run_path
 from mmcompress.system.files import write_atomically

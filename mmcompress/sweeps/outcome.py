@@ -10,11 +10,11 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.text import Text
 
+from mmcompress.records.folder import at_work
+from mmcompress.records.record import read_record
+from mmcompress.records.schema import SCORED
 from mmcompress.report.console import report_console
 from mmcompress.report.formats import printable
-from mmcompress.report.record import read_record
-from mmcompress.report.schema import SCORED
-from mmcompress.runs.folder import at_work
 from mmcompress.system.files import write_json
 
 Status = Literal["finished", "skipped", "failed", "interrupted"]

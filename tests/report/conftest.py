@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mmcompress.artifact.ledger import LedgerRow
-from mmcompress.numerics import NUMERICS
+from mmcompress.records.numerics import NUMERICS
 
 DENSE_BYTES = 20_000_000
 

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from mmcompress.numerics import NUMERICS
+from mmcompress.records.numerics import NUMERICS
+from mmcompress.records.record import stale_line
 from mmcompress.report.page import page
 from mmcompress.report.pictures import size_marks
-from mmcompress.report.record import stale_line
 from mmcompress.report.sections import sections
 from mmcompress.report.summary import summarise
 from mmcompress.report.table import recipes_table

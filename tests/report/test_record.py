@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from mmcompress.report.environment import git_commit, hardware, peak_memory_bytes, versions
-from mmcompress.report.record import RunRecord, finished, read_record, read_records
-from mmcompress.report.settings import config_hash
+from mmcompress.records.environment import git_commit, hardware, peak_memory_bytes, versions
+from mmcompress.records.record import RunRecord, finished, read_record, read_records
+from mmcompress.records.settings import config_hash
 from mmcompress.system.interruption import Interrupted
 
 KEYS = [

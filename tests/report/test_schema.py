@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mmcompress.cli import report
-from mmcompress.report.record import read_record, read_records
+from mmcompress.records.record import read_record, read_records
 from mmcompress.system.files import write_json
 
 

@@ -2,7 +2,7 @@ import hashlib
 
 import pytest
 
-from mmcompress.report.settings import config_hash, distinct_names, recipe_name
+from mmcompress.records.settings import config_hash, distinct_names, recipe_name
 
 CONFIG = {
     "seed": 0,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mmcompress.runs.folder import (
+from mmcompress.records.folder import (
     Taken,
     at_work,
     checkpoints_in,
@@ -39,7 +39,7 @@ def cut_short(path: Path) -> Path:
 def elsewhere(path: Path) -> Iterator[subprocess.Popen]:
     """Another process that holds the folder."""
     code = (
-        "import sys; from pathlib import Path; from mmcompress.runs.folder import claim_folder\n"
+        "import sys; from pathlib import Path; from mmcompress.records.folder import claim_folder\n"
         "held = claim_folder(Path(sys.argv[1]), sys.argv[2])\n"
         "print('held', flush=True); sys.stdin.read()"
     )

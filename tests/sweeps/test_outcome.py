@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from mmcompress.runs.folder import claim_folder
+from mmcompress.records.folder import claim_folder
 from mmcompress.sweeps.outcome import BEFORE, Outcome, outcomes, print_outcomes
 from mmcompress.system.files import write_json
 from tests.report.conftest import make_record

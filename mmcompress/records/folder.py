@@ -21,8 +21,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from mmcompress.checkpoints import previous
-from mmcompress.report.record import FILE, read_record
-from mmcompress.report.schema import FINISHED, SCORED, BadRecord
+from mmcompress.records.record import FILE, read_record
+from mmcompress.records.schema import FINISHED, SCORED, BadRecord
 from mmcompress.system.files import set_aside, write_json
 
 log = logging.getLogger(__name__)

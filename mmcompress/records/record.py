@@ -14,10 +14,10 @@ from typing import Any, Literal
 from typing_extensions import Self
 
 from mmcompress.config.errors import root_cause
-from mmcompress.numerics import NUMERICS
-from mmcompress.report.environment import git_commit, hardware, peak_memory_bytes, versions
-from mmcompress.report.schema import COMPLETE, SCORED, parse_record
-from mmcompress.report.settings import config_hash
+from mmcompress.records.environment import git_commit, hardware, peak_memory_bytes, versions
+from mmcompress.records.numerics import NUMERICS
+from mmcompress.records.schema import COMPLETE, SCORED, parse_record
+from mmcompress.records.settings import config_hash
 from mmcompress.system.files import write_json
 from mmcompress.system.interruption import Interrupted
 
@@ -48,7 +48,7 @@ class RunRecord:
         metrics: `{"dense": {name: value}, "compressed": {name: value}}`.
         data: split → number of items, and of those left out by reason, `PairData.summary()`.
         float16: scores and sizes of the dense model cast to float16, `float16_baseline`.
-        numerics: version of what the numbers mean, `mmcompress.numerics`.
+        numerics: version of what the numbers mean, `mmcompress.records.numerics`.
         intervals: metric name → test items, 95 % bootstrap intervals of both models and of their
             paired difference: `evaluation.score.intervals`.
         dense_sha256: of the dense model, `artifact.dense.dense_checksum`.
@@ -212,7 +212,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def numerics_of(record: Mapping[str, Any]) -> int:
-    """What its numbers mean, `mmcompress.numerics`; records of 0.1 do not say."""
+    """What its numbers mean, `mmcompress.records.numerics`; records of 0.1 do not say."""
     return record.get("numerics", 1)
 
 
