@@ -112,7 +112,7 @@ def _serve(connection: Connection) -> None:
 
 
 def _judge(folder: Path, asked: list[str]) -> dict[str, Any]:
-    from mmcompress.artifact.errors import ArtifactError
+    from mmcompress.format.errors import ArtifactError
 
     faults: list[str] = []
     said, model = "", 0.0
@@ -156,9 +156,9 @@ def _fit(folder: Path, source: Path) -> None:
 
     So that not all that changes a shape ends at the one check of names and shapes.
     """
-    from mmcompress.artifact.bundles import fingerprint
     from mmcompress.artifact.load import MANIFEST_FILE, read_manifest, read_skeleton
     from mmcompress.artifact.skeleton import build_skeleton
+    from mmcompress.format.bundles import fingerprint
 
     path = folder / MANIFEST_FILE
     before = fingerprint(read_skeleton(source, read_manifest(source)).model.state_dict())

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mmcompress.artifact.manifest import MANIFEST_FILE, TENSORS_FILE, sign
+from mmcompress.format.manifest import MANIFEST_FILE, TENSORS_FILE, sign
 
 MARKER = "was_executed"
 """File that the foreign code makes, beside itself, when it runs."""

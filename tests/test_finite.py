@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mmcompress.artifact.artifact import Artifact, backbone_in
-from mmcompress.artifact.errors import ArtifactError
 from mmcompress.artifact.load import read_manifest
 from mmcompress.backbones import hf, hf_generative
 from mmcompress.backbones.base import Backbone
@@ -20,6 +19,7 @@ from mmcompress.backbones.hf_text import HFText
 from mmcompress.backbones.open_clip import OpenClip
 from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.recipe import Recipe
+from mmcompress.format.errors import ArtifactError
 from mmcompress.functional.finite import (
     NotFiniteError,
     check_rows,

@@ -7,12 +7,12 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from mmcompress.artifact.bundles import Place, bundle_names, bundle_sizes
-from mmcompress.artifact.chain import INTEGERS, Chain
 from mmcompress.artifact.load import dense_places, open_tensors
-from mmcompress.artifact.manifest import MANIFEST_FILE, TENSORS_FILE, Manifest
-from mmcompress.artifact.table import Weight, read_table
 from mmcompress.backbones.base import Backbone
+from mmcompress.format.bundles import Place, bundle_names, bundle_sizes
+from mmcompress.format.chain import INTEGERS, Chain
+from mmcompress.format.manifest import MANIFEST_FILE, TENSORS_FILE, Manifest
+from mmcompress.format.table import Weight, read_table
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,9 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from mmcompress.artifact.bounds import check_values
-from mmcompress.artifact.bundles import (
+from mmcompress.artifact.skeleton import UPGRADE, Skeleton, build_skeleton
+from mmcompress.backbones.base import Backbone
+from mmcompress.format.bundles import (
     Place,
     bundle_names,
     bundle_sizes,
@@ -25,25 +27,23 @@ from mmcompress.artifact.bundles import (
     open_bundles,
     place_dense,
 )
-from mmcompress.artifact.chain import (
+from mmcompress.format.chain import (
     check_payload,
     decode,
     frames_of,
     layout,
     view_payload,
 )
-from mmcompress.artifact.codecs import planes
-from mmcompress.artifact.errors import ArtifactError, refusing
-from mmcompress.artifact.manifest import (
+from mmcompress.format.codecs import planes
+from mmcompress.format.errors import ArtifactError, refusing
+from mmcompress.format.manifest import (
     MANIFEST_FILE,
     TENSORS_FILE,
     Manifest,
     most_of_manifest,
     parse,
 )
-from mmcompress.artifact.skeleton import UPGRADE, Skeleton, build_skeleton
-from mmcompress.artifact.table import Weight, payload_bytes, read_table
-from mmcompress.backbones.base import Backbone
+from mmcompress.format.table import Weight, payload_bytes, read_table
 from mmcompress.functional.finite import describe_not_finite
 from mmcompress.system.mapped import mapped
 from mmcompress.system.memory import large_blocks_apart

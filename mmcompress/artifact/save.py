@@ -11,11 +11,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.utils import parametrize
 
-from mmcompress.artifact.bundles import fingerprint, make_bundles, place_dense
-from mmcompress.artifact.encode import encode
-from mmcompress.artifact.encoding import Encoding
-from mmcompress.artifact.errors import ArtifactError
-from mmcompress.artifact.float16 import fits_float16
 from mmcompress.artifact.load import (
     PAYLOADS,
     check_tensors,
@@ -25,17 +20,22 @@ from mmcompress.artifact.load import (
     read_skeleton,
     read_values,
 )
-from mmcompress.artifact.manifest import (
+from mmcompress.artifact.skeleton import OWN
+from mmcompress.artifact.spec import without_references
+from mmcompress.backbones.base import Backbone
+from mmcompress.format.bundles import fingerprint, make_bundles, place_dense
+from mmcompress.format.encode import encode
+from mmcompress.format.encoding import Encoding
+from mmcompress.format.errors import ArtifactError
+from mmcompress.format.float16 import fits_float16
+from mmcompress.format.manifest import (
     FORMAT_VERSION,
     MANIFEST_FILE,
     TENSORS_FILE,
     Manifest,
     sign,
 )
-from mmcompress.artifact.skeleton import OWN
-from mmcompress.artifact.spec import without_references
-from mmcompress.artifact.table import Rows, add_row
-from mmcompress.backbones.base import Backbone
+from mmcompress.format.table import Rows, add_row
 from mmcompress.functional.finite import describe_not_finite, find_not_finite
 from mmcompress.system.files import check_new, folder_atomically
 from mmcompress.system.memory import give_back, large_blocks_apart

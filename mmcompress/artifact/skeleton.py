@@ -15,12 +15,12 @@ import torch
 from torch import nn
 
 from mmcompress.artifact.bounds import check_unsaved, counted
-from mmcompress.artifact.errors import ArtifactError, refusing
-from mmcompress.artifact.manifest import Manifest
 from mmcompress.artifact.spec import check_spec
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.empty import without_weights
 from mmcompress.compression.base import Compressor, put
+from mmcompress.format.errors import ArtifactError, refusing
+from mmcompress.format.manifest import Manifest
 
 Skeleton = Callable[[], Backbone]
 """Builds the dense model where only the user's code can."""

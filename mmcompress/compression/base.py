@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import UNITS, Backbone, Target
 from mmcompress.compression.statistics import Statistic
+from mmcompress.format.encoding import Encoding
 
 log = logging.getLogger(__name__)
 

@@ -10,11 +10,11 @@ import torch
 
 from mmcompress.artifact.artifact import Artifact
 from mmcompress.artifact.dense import dense_checksum, dense_file_bytes
-from mmcompress.artifact.float16 import round_to_float16
 from mmcompress.backbones.base import Backbone
 from mmcompress.data.base import PairData
 from mmcompress.evaluation.base import Comparison, Evaluator
 from mmcompress.evaluation.baseline import dense_baseline
+from mmcompress.format.float16 import round_to_float16
 
 
 def float16_baseline(

@@ -13,8 +13,8 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 
 from mmcompress.artifact.artifact import Artifact
 from mmcompress.artifact.ledger import LedgerRow
-from mmcompress.artifact.manifest import MANIFEST_FILE, TENSORS_FILE
 from mmcompress.compression.recipe import Plan
+from mmcompress.format.manifest import MANIFEST_FILE, TENSORS_FILE
 from mmcompress.report.metrics import lower_is_better, main_metric, title
 from mmcompress.report.plot import front
 from mmcompress.report.table import MEGABYTE

@@ -22,8 +22,8 @@ from rich import get_console
 from mmcompress.artifact.artifact import Artifact
 from mmcompress.artifact.ledger import compact
 from mmcompress.artifact.load import file_checksum
-from mmcompress.artifact.manifest import TENSORS_FILE
 from mmcompress.compression.recipe import Plan
+from mmcompress.format.manifest import TENSORS_FILE
 from mmcompress.records.folder import (
     ARTIFACT,
     PLAN,

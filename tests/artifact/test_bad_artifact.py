@@ -13,10 +13,10 @@ from torch import Tensor
 
 from mmcompress.artifact import load as load_module
 from mmcompress.artifact.artifact import Artifact
-from mmcompress.artifact.bundles import fingerprint
-from mmcompress.artifact.codecs import planes
-from mmcompress.artifact.errors import ArtifactError
 from mmcompress.artifact.skeleton import build_skeleton
+from mmcompress.format.bundles import fingerprint
+from mmcompress.format.codecs import planes
+from mmcompress.format.errors import ArtifactError
 
 Forge = Callable[..., Any]
 

@@ -16,13 +16,13 @@ from safetensors.torch import save_file
 from mmcompress.artifact import bounds
 from mmcompress.artifact.artifact import Artifact
 from mmcompress.artifact.bounds import counted
-from mmcompress.artifact.errors import ArtifactError, one_line
 from mmcompress.artifact.load import file_checksum
-from mmcompress.artifact.manifest import DEEPEST
 from mmcompress.artifact.spec import check_spec, without_references
 from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.backbones.sounds import check_features
 from mmcompress.cli import inspect
+from mmcompress.format.errors import ArtifactError, one_line
+from mmcompress.format.manifest import DEEPEST
 
 Forge = Callable[..., Any]
 

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from mmcompress.artifact import save as save_module
 from mmcompress.artifact.artifact import Artifact
-from mmcompress.artifact.bundles import FRAME
-from mmcompress.artifact.codecs import ans, planes
-from mmcompress.artifact.encoding import Encoding
-from mmcompress.artifact.errors import ArtifactError
 from mmcompress.backbones.mlp import MLP
+from mmcompress.format.bundles import FRAME
+from mmcompress.format.codecs import ans, planes
+from mmcompress.format.encoding import Encoding
+from mmcompress.format.errors import ArtifactError
 
 Save = Callable[..., Artifact]
 

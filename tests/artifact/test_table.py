@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmcompress.artifact import bundles as bundles_module
-from mmcompress.artifact.bundles import (
+from mmcompress.format import bundles as bundles_module
+from mmcompress.format.bundles import (
     Frames,
     Place,
     bundle_sizes,
@@ -13,8 +13,8 @@ from mmcompress.artifact.bundles import (
     make_bundles,
     place_dense,
 )
-from mmcompress.artifact.codecs import planes
-from mmcompress.artifact.table import Part, Weight, add_row, payload_bytes, read_table
+from mmcompress.format.codecs import planes
+from mmcompress.format.table import Part, Weight, add_row, payload_bytes, read_table
 
 
 def test_rows_by_hand() -> None:

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from mmcompress.artifact.artifact import Artifact
-from mmcompress.artifact.errors import ArtifactError
 from mmcompress.backbones.custom import Custom
 from mmcompress.compression.lowrank.lowrank import LowRank
 from mmcompress.compression.quantization.gptq import GPTQ
 from mmcompress.compression.recipe import Recipe
+from mmcompress.format.errors import ArtifactError
 from tests.conftest import store
 
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmcompress.artifact.codecs.quantise import dequantise, quantise
 from mmcompress.compression.base import Applied
 from mmcompress.compression.quantization.entropy import (
     Entropy,
@@ -16,6 +15,7 @@ from mmcompress.compression.quantization.entropy import (
     round_with_feedback,
 )
 from mmcompress.compression.statistics import Statistic, input_statistic
+from mmcompress.format.codecs.integers import dequantise, quantise
 from mmcompress.functional.hessian import inverse_cholesky
 
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from mmcompress.artifact.artifact import Artifact
-from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.backbones.open_clip import OpenClip
@@ -21,6 +20,7 @@ from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.recipe import Recipe
 from mmcompress.compression.sharing.codebook import Codebook
 from mmcompress.data.base import PairData
+from mmcompress.format.encoding import Encoding
 from mmcompress.objectives.contrastive import contrastive_loss
 
 BLOCK = "vision_model.encoder.layers.0"

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmcompress.artifact.codecs.ans import decode_symbols, encode_symbols
-from mmcompress.artifact.codecs.tables import unpack_tables
+from mmcompress.format.codecs.ans import decode_symbols, encode_symbols
+from mmcompress.format.codecs.tables import unpack_tables
 
 
 def draw(shares: list[float], count: int) -> Tensor:

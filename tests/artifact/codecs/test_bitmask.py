@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmcompress.artifact.codecs.bitmask import (
+from mmcompress.format.codecs.bitmask import (
     densify,
     from_symbols,
     pack_mask,

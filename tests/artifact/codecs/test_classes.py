@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from mmcompress.artifact.codecs.classes import (
+from mmcompress.format.codecs.classes import (
     ITERATIONS,
     choose_classes,
     cluster,
     count_by_class,
     pair_classes,
 )
-from mmcompress.artifact.codecs.tables import coded_size
+from mmcompress.format.codecs.tables import coded_size
 
 
 def planted(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -39,7 +39,7 @@ def test_counting_in_chunks_is_counting(monkeypatch: pytest.MonkeyPatch) -> None
     for place, symbol in enumerate(symbols):
         reference[rows[place // 25] * 2 + columns[place % 25], symbol] += 1
     assert (whole == reference).all()
-    monkeypatch.setattr("mmcompress.artifact.codecs.classes.CHUNK", 60)
+    monkeypatch.setattr("mmcompress.format.codecs.classes.CHUNK", 60)
     assert (count_by_class(symbols, rows, columns, 15) == whole).all()
 
 
@@ -114,7 +114,7 @@ def test_classes_learnt_from_some_are_as_good(monkeypatch: pytest.MonkeyPatch) -
         return coded_size(count_by_class(symbols.ravel(), found, np.zeros(64, np.uint8), 15))
 
     every, one = size(), coded_size(counts.sum(axis=0, dtype=np.int64)[None])
-    monkeypatch.setattr("mmcompress.artifact.codecs.classes.LEARNT_FROM", 1000)
+    monkeypatch.setattr("mmcompress.format.codecs.classes.LEARNT_FROM", 1000)
     some = size()
     assert some != every  # another third of them might be learnt from
     assert some - every < 0.01 * (one - every)

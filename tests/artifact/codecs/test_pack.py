@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmcompress.artifact.codecs import pack as module
-from mmcompress.artifact.codecs.pack import pack, packed_length, unpack
+from mmcompress.format.codecs import pack as module
+from mmcompress.format.codecs.pack import pack, packed_length, unpack
 
 
 def slow_pack(codes: Tensor, bits: int, signed: bool) -> list[int]:

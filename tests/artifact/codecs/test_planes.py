@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmcompress.artifact.codecs import ans
-from mmcompress.artifact.codecs.planes import (
+from mmcompress.format.codecs import ans
+from mmcompress.format.codecs.planes import (
     ANS,
     HEADER_BYTES,
     RAW,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmcompress.artifact.codecs.quantise import dequantise, quantise
+from mmcompress.format.codecs.integers import dequantise, quantise
 
 
 def test_symmetric_by_hand() -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mmcompress.artifact.codecs.tables import (
+from mmcompress.format.codecs.tables import (
     LARGEST_WEIGHT,
     coded_size,
     pack_tables,

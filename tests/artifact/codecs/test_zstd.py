@@ -4,7 +4,7 @@ import pytest
 import torch
 import zstandard
 
-from mmcompress.artifact.codecs import zstd
+from mmcompress.format.codecs import zstd
 
 
 def frame_of(data: bytes) -> torch.Tensor:

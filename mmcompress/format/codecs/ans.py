@@ -25,8 +25,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmcompress.artifact.codecs.classes import choose_classes, count_by_class, pair_classes
-from mmcompress.artifact.codecs.tables import pack_tables, unpack_tables
+from mmcompress.format.codecs.classes import choose_classes, count_by_class, pair_classes
+from mmcompress.format.codecs.tables import pack_tables, unpack_tables
 
 LARGEST_ALPHABET = 4096
 """Symbols; larger tables would cost more than they save."""

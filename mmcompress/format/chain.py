@@ -25,12 +25,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmcompress.artifact.codecs import ans, planes
-from mmcompress.artifact.codecs.bitmask import densify, from_symbols, unpack_mask
-from mmcompress.artifact.codecs.codebook import lookup
-from mmcompress.artifact.codecs.float8 import from_float8
-from mmcompress.artifact.codecs.pack import packed_length, unpack
-from mmcompress.artifact.codecs.quantise import dequantise
+from mmcompress.format.codecs import ans, planes
+from mmcompress.format.codecs.bitmask import densify, from_symbols, unpack_mask
+from mmcompress.format.codecs.codebook import lookup
+from mmcompress.format.codecs.float8 import from_float8
+from mmcompress.format.codecs.integers import dequantise
+from mmcompress.format.codecs.pack import packed_length, unpack
 
 Chain = list[dict[str, Any]]
 

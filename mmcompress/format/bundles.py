@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmcompress.artifact.codecs import planes
+from mmcompress.format.codecs import planes
 from mmcompress.system.memory import give_back
 
 STORED_DTYPES = {

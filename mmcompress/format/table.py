@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mmcompress.artifact.chain import DTYPES, Chain
+from mmcompress.format.chain import DTYPES, Chain
 
 KIND_FIELDS: dict[str, type] = {"steps": list, "chain": list, "payloads": dict}
 

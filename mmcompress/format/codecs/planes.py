@@ -22,7 +22,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from mmcompress.artifact.codecs import ans, zstd
+from mmcompress.format.codecs import ans, zstd
 
 RAW, SAME, ZSTD, ANS = range(4)
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mmcompress.artifact.codecs.tables import coded_size
+from mmcompress.format.codecs.tables import coded_size
 
 NUMBERS = (2, 3, 5, 8)
 """Classes that are tried for rows alone and for columns alone."""

@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mmcompress.artifact.errors import ArtifactError
-from mmcompress.artifact.table import read_table
+from mmcompress.format.errors import ArtifactError
+from mmcompress.format.table import read_table
 
 FORMAT_VERSION = 2
 TENSORS_FILE = "model.safetensors"
