@@ -12,8 +12,8 @@ import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from mmcompress.artifact.artifact import Artifact
 from mmcompress.artifact.dense import dense_checksum, dense_file_bytes
+from mmcompress.artifact.folder import Artifact
 from mmcompress.config.commandline import plainly
 from mmcompress.config.validation import check_settings
 from mmcompress.evaluation.base import check_split

@@ -104,7 +104,7 @@ def name_targets(overrides: list[str]) -> None:
 @in_one_sentence
 def inspect(folder: Path, overrides: list[str]) -> None:
     """Print the ledger of an artifact."""
-    from mmcompress.artifact.artifact import Artifact, artifact_folder
+    from mmcompress.artifact.folder import Artifact, artifact_folder
     from mmcompress.report.console import print_ledger
 
     artifact = Artifact.read(artifact_folder(folder), skeleton=_own_model(overrides))
@@ -114,7 +114,7 @@ def inspect(folder: Path, overrides: list[str]) -> None:
 @in_one_sentence
 def write_back(folder: Path, library: str, out: Path | None) -> None:
     """Write the dense checkpoint and say what loads it."""
-    from mmcompress.artifact.artifact import Artifact, artifact_folder
+    from mmcompress.artifact.folder import Artifact, artifact_folder
 
     out = out or folder.with_name(f"{folder.name}_{library}")
     export(Artifact.load(artifact_folder(folder)), library, out)
@@ -124,7 +124,7 @@ def write_back(folder: Path, library: str, out: Path | None) -> None:
 @in_one_sentence
 def score(folder: Path, overrides: list[str], *, as_json: bool = False) -> dict[str, Any]:
     """Print the metrics of an artifact, by the evaluators and data of the configuration."""
-    from mmcompress.artifact.artifact import Artifact, artifact_folder
+    from mmcompress.artifact.folder import Artifact, artifact_folder
     from mmcompress.config.validation import check_settings
     from mmcompress.evaluation.evaluate import evaluate
     from mmcompress.evaluation.score import intervals

@@ -20,8 +20,8 @@ from typing import Any
 from hydra.utils import instantiate
 from torch import Tensor
 
-from mmcompress.artifact.artifact import Artifact
 from mmcompress.artifact.dense import dense_file_bytes
+from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.base import Backbone
 from mmcompress.compression.base import Compressor
 from mmcompress.compression.recipe import Recipe

@@ -140,7 +140,7 @@ def _load(folder: Path) -> float:
     """Load and inspect an artifact; megabytes of its model."""
     from rich.console import Console
 
-    from mmcompress.artifact.artifact import Artifact
+    from mmcompress.artifact.folder import Artifact
     from mmcompress.report.console import print_ledger
 
     artifact = Artifact.load(folder)

@@ -18,7 +18,7 @@ from families.hf import build_clap, build_clip
 from families.words import COLOURS, THINGS
 from torch import Tensor
 
-from mmcompress.artifact.artifact import Artifact
+from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.hf import HF
 from mmcompress.backbones.hf_clip import HFClip

@@ -12,8 +12,8 @@ import torch
 from families.contract import RECIPES, Contract, build_recipe
 from families.zoo import FAMILIES
 
-from mmcompress.artifact.artifact import Artifact
 from mmcompress.artifact.dense import dense_file_bytes
+from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.base import Backbone
 from mmcompress.compression.baking import put_back
 from mmcompress.compression.recipe import Recipe

@@ -9,7 +9,7 @@ from families.zoo import FAMILIES
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mmcompress.artifact.artifact import Artifact, backbone_in
+from mmcompress.artifact.folder import Artifact, backbone_in
 from mmcompress.artifact.load import read_manifest
 from mmcompress.backbones import hf, hf_generative
 from mmcompress.backbones.base import Backbone

@@ -10,7 +10,7 @@ import pytest
     ("module", "spared"),
     [
         ("mmcompress.report.report", ("torch", "pytorch_lightning", "transformers")),
-        ("mmcompress.artifact.artifact", ("pytorch_lightning", "wandb", "matplotlib")),
+        ("mmcompress.artifact.folder", ("pytorch_lightning", "wandb", "matplotlib")),
     ],
 )
 def test_what_is_not_needed_is_not_imported(module: str, spared: tuple[str, ...]) -> None:

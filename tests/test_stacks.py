@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from torch.nn.utils import parametrize
 
-from mmcompress.artifact.artifact import Artifact
 from mmcompress.artifact.dense import dense_file_bytes
+from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.compression.base import STAGES, Compressor
 from mmcompress.compression.recipe import Recipe

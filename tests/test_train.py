@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from transformers import CLIPModel
 
-from mmcompress.artifact.artifact import Artifact
 from mmcompress.artifact.dense import dense_checksum
+from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.cli import inspect, score, write_back
 from mmcompress.report.details import with_ledger

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mmcompress.artifact.artifact import Artifact
+from mmcompress.artifact.folder import Artifact
 from mmcompress.system.locations import shipped
 from mmcompress.training import calibrated_in
 from tests.test_processes import free_port

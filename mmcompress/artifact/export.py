@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from mmcompress.system.files import folder_atomically
 
 if TYPE_CHECKING:
-    from mmcompress.artifact.artifact import Artifact
+    from mmcompress.artifact.folder import Artifact
 
 LOADED_BY = {
     "open_clip": 'open_clip.create_model_and_transforms("local-dir:{}")',

@@ -26,8 +26,8 @@ from rich.progress import track
 from scipy.optimize import LinearConstraint, milp
 from torch import Tensor
 
-from mmcompress.artifact.artifact import Artifact
 from mmcompress.artifact.dense import dense_file_bytes
+from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.base import Backbone, Target
 from mmcompress.compression.base import LEFT_DENSE, Decision, NothingCompressed
 from mmcompress.compression.groups import Group, bytes_outside, find_groups, stored_bytes, swapped

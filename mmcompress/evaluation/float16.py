@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from mmcompress.artifact.artifact import Artifact
 from mmcompress.artifact.dense import dense_checksum, dense_file_bytes
+from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.base import Backbone
 from mmcompress.data.base import PairData
 from mmcompress.evaluation.base import Comparison, Evaluator

@@ -108,7 +108,7 @@ def with_ledger(record: Mapping[str, Any]) -> Mapping[str, Any]:
     folder = Path(record["folder"]) / "artifact"
     if record.get("ledger") or not folder.is_dir():
         return record
-    from mmcompress.artifact.artifact import Artifact
+    from mmcompress.artifact.folder import Artifact
     from mmcompress.artifact.ledger import compact
 
     return {**record, "ledger": compact(Artifact.read(folder).ledger())}

@@ -11,7 +11,7 @@ from typing import Any
 import wandb
 from pytorch_lightning.loggers import Logger, WandbLogger
 
-from mmcompress.artifact.artifact import Artifact
+from mmcompress.artifact.folder import Artifact
 from mmcompress.artifact.ledger import LedgerRow
 from mmcompress.compression.recipe import Plan
 from mmcompress.format.manifest import MANIFEST_FILE, TENSORS_FILE

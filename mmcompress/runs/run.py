@@ -19,7 +19,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_only
 from rich import get_console
 
-from mmcompress.artifact.artifact import Artifact
+from mmcompress.artifact.folder import Artifact
 from mmcompress.artifact.ledger import compact
 from mmcompress.artifact.load import file_checksum
 from mmcompress.compression.recipe import Plan

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 from families.family import batch_of, randomised, seeded
-from mmcompress.artifact.artifact import Artifact
 from mmcompress.artifact.dense import dense_file_bytes
+from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.hf_generative import HFGenerative
 from mmcompress.compression.recipe import Plan, Recipe

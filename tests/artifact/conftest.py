@@ -16,7 +16,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 
-from mmcompress.artifact.artifact import Artifact
+from mmcompress.artifact.folder import Artifact
 from mmcompress.artifact.load import file_checksum
 from mmcompress.artifact.skeleton import build_skeleton
 from mmcompress.backbones.hf_clip import HFClip

@@ -14,8 +14,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from mmcompress.artifact.artifact import Artifact, backbone_in
 from mmcompress.artifact.dense import dense_file_bytes
+from mmcompress.artifact.folder import Artifact, backbone_in
 from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.compression.base import Compressor
 from mmcompress.compression.lowrank.lowrank import LowRank

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from mmcompress.artifact.artifact import artifact_folder
+from mmcompress.artifact.folder import artifact_folder
 
 
 def test_the_folder_of_a_run_stands_for_its_artifact(tmp_path: Path) -> None:

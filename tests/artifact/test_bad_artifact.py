@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mmcompress.artifact import load as load_module
-from mmcompress.artifact.artifact import Artifact
+from mmcompress.artifact.folder import Artifact
 from mmcompress.artifact.skeleton import build_skeleton
 from mmcompress.format.bundles import fingerprint
 from mmcompress.format.codecs import planes

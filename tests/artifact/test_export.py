@@ -20,8 +20,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from mmcompress.artifact.artifact import Artifact
 from mmcompress.artifact.export import export
+from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.hf import KINDS, from_pretrained
 from mmcompress.backbones.hf_text import HFText

@@ -9,7 +9,7 @@ import pytest
 import torch
 from families.zoo import FAMILIES
 
-from mmcompress.artifact.artifact import Artifact
+from mmcompress.artifact.folder import Artifact
 
 
 def _load_reference() -> ModuleType:

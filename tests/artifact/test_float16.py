@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmcompress.artifact.artifact import Artifact
 from mmcompress.artifact.dense import dense_file_bytes
+from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.compression.groups import bytes_outside
 from mmcompress.compression.quantization.integer import Integer

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import save_file
 
 from mmcompress.artifact import bounds
-from mmcompress.artifact.artifact import Artifact
 from mmcompress.artifact.bounds import counted
+from mmcompress.artifact.folder import Artifact
 from mmcompress.artifact.load import file_checksum
 from mmcompress.artifact.spec import check_spec, without_references
 from mmcompress.backbones.hf_clip import HFClip
@@ -125,7 +125,7 @@ socket.getaddrinfo = socket.create_connection = refuse
 socket.socket.connect = socket.socket.connect_ex = refuse
 builtins.input = lambda *_: print("ASKED the user", flush=True) or "y"
 from mmcompress.artifact import bounds
-from mmcompress.artifact.artifact import Artifact
+from mmcompress.artifact.folder import Artifact
 for folder in sys.argv[1:]:
     try:
         Artifact.load(Path(folder))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmcompress.artifact.artifact import Artifact
+from mmcompress.artifact.folder import Artifact
 from mmcompress.artifact.ledger import (
     LedgerRow,
     Share,

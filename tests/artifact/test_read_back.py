@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mmcompress.artifact import save as save_module
-from mmcompress.artifact.artifact import Artifact
+from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.mlp import MLP
 from mmcompress.format.bundles import FRAME
 from mmcompress.format.codecs import ans, planes

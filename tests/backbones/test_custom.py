@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmcompress.artifact.artifact import Artifact
+from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.custom import Custom
 from mmcompress.compression.lowrank.lowrank import LowRank
 from mmcompress.compression.quantization.gptq import GPTQ

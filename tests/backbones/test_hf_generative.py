@@ -13,8 +13,8 @@ from families.words import build_tokenizer
 from torch import Tensor
 from transformers import AutoTokenizer, LlavaForConditionalGeneration, RobertaTokenizer
 
-from mmcompress.artifact.artifact import Artifact
 from mmcompress.artifact.export import export
+from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.hf_generative import HFGenerative, from_pretrained
 from mmcompress.compression.quantization.gptq import GPTQ
 from mmcompress.compression.recipe import Recipe

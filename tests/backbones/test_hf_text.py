@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
 
-from mmcompress.artifact.artifact import Artifact
 from mmcompress.artifact.dense import dense_file_bytes
+from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.hf_text import MINILM, HFText
 from mmcompress.backbones.text_encoder import TextEncoder

@@ -13,7 +13,7 @@ from families.tokenizers import bert, clip, gemma, roberta, siglip, write, xlm
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
-from mmcompress.artifact.artifact import Artifact
+from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.hf import KINDS, from_pretrained
 from mmcompress.backbones.hf_clip import HFClip

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from mmcompress.artifact.artifact import Artifact
+from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.mlp import MLP
 from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.recipe import Recipe

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmcompress.artifact.artifact import Artifact
+from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.open_clip import OpenClip
 from mmcompress.backbones.open_clip_build import build_tokenizer
 from mmcompress.compression.lowrank.lowrank import LowRank

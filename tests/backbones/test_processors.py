@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoModel, PretrainedConfig
 
-from mmcompress.artifact.artifact import Artifact
 from mmcompress.artifact.export import export
+from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.hf import from_pretrained
 from mmcompress.backbones.hf_generative import from_pretrained as generative

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmcompress.artifact.artifact import Artifact
+from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.mlp import MLP
 from mmcompress.compression.baking import put_back

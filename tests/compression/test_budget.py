@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from mmcompress.artifact.artifact import Artifact
 from mmcompress.artifact.dense import dense_file_bytes
+from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.compression.base import LEFT_DENSE
 from mmcompress.compression.budget import Budget, solve

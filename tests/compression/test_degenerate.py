@@ -16,7 +16,7 @@ from families.hf import build_clip
 from families.zoo import FAMILIES
 from torch import Tensor, nn
 
-from mmcompress.artifact.artifact import Artifact
+from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.base import Backbone
 from tests.conftest import store
 

@@ -9,7 +9,7 @@ from timm.layers import SwiGLU
 from timm.models.eva import EvaAttention
 from torch import Tensor, nn
 
-from mmcompress.artifact.artifact import Artifact
+from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.attention import ExplicitSelfAttention
 from mmcompress.backbones.base import Backbone, Target
 from mmcompress.backbones.fused import split_fused

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmcompress.artifact.artifact import Artifact
+from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.base import Backbone, Target
 from mmcompress.compression.base import LEFT_DENSE
 from mmcompress.compression.recipe import Recipe

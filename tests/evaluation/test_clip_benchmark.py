@@ -22,8 +22,8 @@ from families.zoo import FAMILIES
 from PIL import Image
 from torch import Tensor
 
-from mmcompress.artifact.artifact import Artifact
 from mmcompress.artifact.export import export
+from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.base import Backbone
 from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.recipe import Recipe

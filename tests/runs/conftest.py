@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from mmcompress.artifact.artifact import Artifact
+from mmcompress.artifact.folder import Artifact
 from mmcompress.artifact.ledger import LedgerRow
 from mmcompress.runs.results import Results
 from tests.report.conftest import MakeRecord, _make_record, ledger
