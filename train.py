@@ -24,14 +24,14 @@ from mmcompress.evaluation.latency import measure_latency
 from mmcompress.evaluation.score import intervals
 from mmcompress.rehearsal import rehearse
 from mmcompress.runs.run import start_run
-from mmcompress.sharding import unsharded
-from mmcompress.start import check_trainer, start_processes
 from mmcompress.sweeps.job import as_job
 from mmcompress.system.distributed import wait_for_first
 from mmcompress.system.locations import shipped
 from mmcompress.system.mapped import mapped_copy
 from mmcompress.system.memory import large_blocks_apart
-from mmcompress.training import CompressionModule, check_optimizer
+from mmcompress.training.launch import check_trainer, start_processes
+from mmcompress.training.module import CompressionModule, check_optimizer
+from mmcompress.training.sharding import unsharded
 
 
 @plainly

@@ -47,9 +47,9 @@ from mmcompress.records.environment import git_commit, hardware, versions
 from mmcompress.records.record import finished, read_records
 from mmcompress.report.summary import Summary, summarise
 from mmcompress.report.table import MAIN_METRIC
-from mmcompress.runs.progress import ProgressBar
 from mmcompress.system.files import write_atomically, write_json
-from mmcompress.training import CompressionModule
+from mmcompress.training.module import CompressionModule
+from mmcompress.training.module.progress import ProgressBar
 
 PEERS: tuple[Peer, ...] = (
     Quanto(8),

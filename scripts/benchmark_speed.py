@@ -32,7 +32,7 @@ from mmcompress.objectives.contrastive import contrastive_loss
 from mmcompress.records.environment import hardware, peak_memory_bytes, versions
 from mmcompress.system.files import write_atomically, write_json
 from mmcompress.system.memory import keep_freed_memory
-from mmcompress.training import parameter_groups
+from mmcompress.training.module import parameter_groups
 
 CALIBRATED = {
     "GPTQ, 4 bits": ["compression=gptq", "compression.steps.gptq.bits=4"],

@@ -31,7 +31,7 @@ from mmcompress.evaluation.retrieval import Retrieval
 from mmcompress.evaluation.zeroshot import ZeroShot
 from mmcompress.objectives.objective import Objective
 from mmcompress.system.files import write_atomically, write_json
-from mmcompress.training import CompressionModule
+from mmcompress.training.module import CompressionModule
 
 BOS, EOS, PAD = "<bos>", "<eos>", "<pad>"
 CONTEXT = 32

@@ -23,7 +23,7 @@ from mmcompress.evaluation.retrieval import Retrieval
 from mmcompress.evaluation.zeroshot import ZeroShot
 from mmcompress.objectives.objective import Objective
 from mmcompress.report.summary import Spread
-from mmcompress.training import CompressionModule
+from mmcompress.training.module import CompressionModule
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 CASES = [

@@ -11,14 +11,14 @@ import pytorch_lightning as pl
 import torch
 
 from mmcompress.backbones.base import Backbone
-from mmcompress.checkpoints import Checkpoint, WholeFiles, previous
 from mmcompress.compression.recipe import Recipe
 from mmcompress.data.base import PairData
 from mmcompress.objectives.objective import Objective
 from mmcompress.records.folder import CHECKPOINT
 from mmcompress.runs.run import _last_checkpoint
 from mmcompress.system.files import FullDisk, damage
-from mmcompress.training import CompressionModule
+from mmcompress.training.checkpoints import Checkpoint, WholeFiles, previous
+from mmcompress.training.module import CompressionModule
 
 
 def test_a_write_that_is_cut_short_keeps_the_last_checkpoint(

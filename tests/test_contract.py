@@ -20,7 +20,7 @@ from mmcompress.compression.recipe import Recipe
 from mmcompress.data.base import PairData
 from mmcompress.objectives.objective import Objective
 from mmcompress.system.mapped import mapped_copy
-from mmcompress.training import CompressionModule, calibrated_in
+from mmcompress.training.module import CompressionModule, calibrated_in
 
 # Towers that can be selected alone, where that is not both.
 TOWERS: dict[str, tuple[str, ...]] = {"cross_tower": (), "hashed_embedding": ("text",)}

@@ -15,7 +15,7 @@ from mmcompress.data.base import PairData
 from mmcompress.objectives.objective import Objective
 from mmcompress.runs.run import Listening
 from mmcompress.system.interruption import SIGNALS, Interrupted, interruptible
-from mmcompress.training import CompressionModule
+from mmcompress.training.module import CompressionModule
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,8 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from mmcompress.start import start_processes
 from mmcompress.system.distributed import from_all, from_first, gather, in_order, mean
+from mmcompress.training.launch import start_processes
 from tests import two_processes
 
 ROOT = Path(__file__).parents[1]

@@ -12,7 +12,7 @@ import pytest
 
 from mmcompress.artifact.folder import Artifact
 from mmcompress.system.locations import shipped
-from mmcompress.training import calibrated_in
+from mmcompress.training.module import calibrated_in
 from tests.test_processes import free_port
 
 pytestmark = pytest.mark.slow

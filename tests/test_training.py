@@ -14,7 +14,7 @@ from mmcompress.compression.pruning.magnitude import Magnitude
 from mmcompress.compression.recipe import Recipe
 from mmcompress.data.base import PairData
 from mmcompress.objectives.objective import Objective
-from mmcompress.training import (
+from mmcompress.training.module import (
     CompressionModule,
     calibrated_in,
     cpu_precision,

@@ -38,10 +38,10 @@ from mmcompress.objectives.base import Loss
 from mmcompress.objectives.captioning import Captioning
 from mmcompress.objectives.classification import CrossEntropy
 from mmcompress.objectives.objective import Objective
-from mmcompress.sharding import FullySharded, unsharded
-from mmcompress.start import start_processes
 from mmcompress.system.distributed import gather, rank, size
-from mmcompress.training import CompressionModule
+from mmcompress.training.launch import start_processes
+from mmcompress.training.module import CompressionModule
+from mmcompress.training.sharding import FullySharded, unsharded
 from tests.conftest import TinyData
 
 BATCH = 8

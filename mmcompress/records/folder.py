@@ -20,10 +20,10 @@ from filelock import BaseFileLock, FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from mmcompress.checkpoints import previous
 from mmcompress.records.record import FILE, read_record
 from mmcompress.records.schema import FINISHED, SCORED, BadRecord
 from mmcompress.system.files import set_aside, write_json
+from mmcompress.training.checkpoints import previous
 
 log = logging.getLogger(__name__)
 

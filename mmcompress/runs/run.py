@@ -48,7 +48,7 @@ from mmcompress.system.distributed import from_first
 from mmcompress.system.files import set_aside, write_atomically, write_json
 from mmcompress.system.interruption import Interrupted, listen
 from mmcompress.system.seeds import seed_from
-from mmcompress.training import calibrated_in
+from mmcompress.training.module import calibrated_in
 
 log = logging.getLogger(__name__)
 

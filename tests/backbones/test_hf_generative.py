@@ -22,7 +22,7 @@ from mmcompress.compression.statistics import collect
 from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.evaluation.perplexity import Perplexity
 from mmcompress.objectives.captioning import Captioning
-from mmcompress.training import CompressionModule
+from mmcompress.training.module import CompressionModule
 from tests.conftest import store
 
 TEXTS = ["red cat", "blue house key", "star"]

@@ -36,7 +36,7 @@ from mmcompress.evaluation.retrieval import Retrieval
 from mmcompress.evaluation.zeroshot import ZeroShot
 from mmcompress.objectives.objective import Objective
 from mmcompress.system.locations import shipped
-from mmcompress.training import CompressionModule
+from mmcompress.training.module import CompressionModule
 
 TEXTS = ["red cat", "a blue dog and a key", ""]
 WORDS = ("[PAD]", "[CLS]", "[SEP]", "a", "red", "blue", "cat", "dog", "key", "and", "word")

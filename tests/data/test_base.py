@@ -16,7 +16,7 @@ from mmcompress.data.base import PairData
 from mmcompress.data.decode import Unreadable, Waveform
 from mmcompress.data.items import PairDataset
 from mmcompress.objectives.objective import Objective
-from mmcompress.training import CompressionModule, calibrated_in
+from mmcompress.training.module import CompressionModule, calibrated_in
 
 
 def captions_of(loader, backbone: HFClip) -> list[str]:

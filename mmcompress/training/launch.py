@@ -14,7 +14,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from pytorch_lightning.utilities.seed import isolate_rng
 
-from mmcompress.sharding import FullySharded
+from mmcompress.training.sharding import FullySharded
 
 
 def check_trainer(settings: DictConfig) -> None:

@@ -20,11 +20,11 @@ from mmcompress.compression.recipe import Recipe
 from mmcompress.data.base import PairData
 from mmcompress.functional.finite import check_rows, check_trained
 from mmcompress.objectives.base import Loss
-from mmcompress.sharding import shard, whole_weights
 from mmcompress.system.distributed import gather
 from mmcompress.system.files import damage
 from mmcompress.system.memory import free_as_usual, keep_freed_memory
 from mmcompress.system.seeds import seed_from
+from mmcompress.training.sharding import shard, whole_weights
 
 
 class CompressionModule(pl.LightningModule):
