@@ -16,8 +16,8 @@ from typing import Any
 import wandb
 import yaml
 
-from mmcompress.runs.tracking import wandb_mode
 from mmcompress.system.locations import shipped
+from mmcompress.tracking.weights_and_biases import wandb_mode
 
 
 def main() -> None:

@@ -41,13 +41,13 @@ from mmcompress.records.settings import config_hash
 from mmcompress.report.console import print_report
 from mmcompress.report.pictures import accuracy_vs_size
 from mmcompress.report.summary import comparable
-from mmcompress.runs.results import Results, log_results
-from mmcompress.runs.sinks import Sink
-from mmcompress.runs.tracking import finish
 from mmcompress.system.distributed import from_first
 from mmcompress.system.files import set_aside, write_atomically, write_json
 from mmcompress.system.interruption import Interrupted, listen
 from mmcompress.system.seeds import seed_from
+from mmcompress.tracking.loggers import Sink
+from mmcompress.tracking.results import Results, log_results
+from mmcompress.tracking.weights_and_biases import finish
 from mmcompress.training.module import calibrated_in
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from mmcompress.artifact.folder import Artifact
 from mmcompress.artifact.ledger import LedgerRow
-from mmcompress.runs.results import Results
+from mmcompress.tracking.results import Results
 from tests.report.conftest import MakeRecord, _make_record, ledger
 
 __all__ = ["_make_record", "ledger", "results"]

@@ -10,8 +10,8 @@ import pytest
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.loggers.logger import DummyLogger
 
-from mmcompress.runs.results import chart_lines, log_results
-from mmcompress.runs.sinks import Sink, csv_logger, mlflow_logger, tensorboard_logger
+from mmcompress.tracking.loggers import Sink, csv_logger, mlflow_logger, tensorboard_logger
+from mmcompress.tracking.results import chart_lines, log_results
 
 
 class Full(DummyLogger):

@@ -16,8 +16,14 @@ import pytest
 import wandb
 from wandb.proto.wandb_internal_pb2 import Record
 
-from mmcompress.runs.results import log_results
-from mmcompress.runs.tracking import FLUSH_SECONDS, finish, no_answer, wandb_logger, wandb_mode
+from mmcompress.tracking.results import log_results
+from mmcompress.tracking.weights_and_biases import (
+    FLUSH_SECONDS,
+    finish,
+    no_answer,
+    wandb_logger,
+    wandb_mode,
+)
 
 
 @pytest.fixture
@@ -161,7 +167,7 @@ def test_runs_that_start_from_the_same_weights_point_to_one_artifact(offline, re
 def test_what_a_killed_process_has_sent_is_kept(offline, tmp_path):
     """Config and history lie in the file of a run that never came to its end."""
     code = (
-        "import sys, time; from mmcompress.runs.tracking import wandb_logger\n"
+        "import sys, time; from mmcompress.tracking.weights_and_biases import wandb_logger\n"
         "logger = wandb_logger(save_dir=sys.argv[1])\n"
         "logger.log_hyperparams({'seed': 7})\n"
         "logger.log_metrics({'train/loss': 1.5}, step=3)\n"
@@ -215,7 +221,7 @@ def test_a_server_that_refuses_leaves_no_empty_folder(offline, monkeypatch, tmp_
         return real(**kwargs)
 
     monkeypatch.setattr(wandb, "init", init)
-    monkeypatch.setattr("mmcompress.runs.tracking.no_answer", lambda url: None)
+    monkeypatch.setattr("mmcompress.tracking.weights_and_biases.no_answer", lambda url: None)
     monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
     wandb_logger(save_dir=tmp_path)
     folders = [path for path in (tmp_path / "wandb").glob("*run-*") if not path.is_symlink()]
@@ -267,7 +273,7 @@ def test_an_online_run_goes_on_where_it_was(offline, monkeypatch, tmp_path):
         return real(**kwargs | {"mode": "offline", "id": None, "resume": None})
 
     monkeypatch.setattr(wandb, "init", init)
-    monkeypatch.setattr("mmcompress.runs.tracking.no_answer", lambda url: None)
+    monkeypatch.setattr("mmcompress.tracking.weights_and_biases.no_answer", lambda url: None)
     monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
     wandb_logger(save_dir=tmp_path)
     finish()
@@ -277,13 +283,13 @@ def test_an_online_run_goes_on_where_it_was(offline, monkeypatch, tmp_path):
 
 
 def test_jobs_of_a_sweep_are_one_group(offline, monkeypatch, tmp_path):
-    monkeypatch.setattr("mmcompress.runs.tracking.in_sweep", lambda: True)
+    monkeypatch.setattr("mmcompress.tracking.weights_and_biases.in_sweep", lambda: True)
     choices = {"compression": "int4", "backbone": "mini", "data": "openmoji"}
     hydra = SimpleNamespace(
         sweep=SimpleNamespace(dir="runs/sweeps/grid"), runtime=SimpleNamespace(choices=choices)
     )
     config = SimpleNamespace(initialized=lambda: True, get=lambda: hydra)
-    monkeypatch.setattr("mmcompress.runs.tracking.HydraConfig", config)
+    monkeypatch.setattr("mmcompress.tracking.weights_and_biases.HydraConfig", config)
     run = wandb_logger(save_dir=tmp_path, tags=["mine"]).experiment
     assert run.group == "grid"
     assert sorted(run.tags) == ["int4", "mine", "mini", "openmoji"]
