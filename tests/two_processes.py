@@ -23,7 +23,6 @@ from transformers import LlavaForConditionalGeneration
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.hf_generative import HFGenerative
 from mmcompress.backbones.mlp import MLP
-from mmcompress.compression.budget import Budget
 from mmcompress.compression.lowrank.lowrank import LowRank
 from mmcompress.compression.pruning.magnitude import Magnitude
 from mmcompress.compression.pruning.sparsegpt import SparseGPT
@@ -38,6 +37,7 @@ from mmcompress.objectives.base import Loss
 from mmcompress.objectives.captioning import Captioning
 from mmcompress.objectives.classification import CrossEntropy
 from mmcompress.objectives.objective import Objective
+from mmcompress.search.budget import Budget
 from mmcompress.system.distributed import gather, rank, size
 from mmcompress.training.launch import start_processes
 from mmcompress.training.module import CompressionModule

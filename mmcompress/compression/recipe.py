@@ -21,11 +21,11 @@ from mmcompress.compression.base import (
     NothingCompressed,
     put,
 )
-from mmcompress.compression.budget import Budget, left_out
 from mmcompress.compression.statistics import Statistic, collect
 from mmcompress.format.encoding import Encoding
 from mmcompress.format.float16 import round_to_float16
 from mmcompress.functional.finite import check_trained
+from mmcompress.search.budget import Budget, left_out
 from mmcompress.system.distributed import from_first
 from mmcompress.system.memory import give_back
 

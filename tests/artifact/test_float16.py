@@ -9,10 +9,10 @@ import torch
 from mmcompress.artifact.dense import dense_file_bytes
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.hf_clip import HFClip
-from mmcompress.compression.groups import bytes_outside
 from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.recipe import Recipe
 from mmcompress.format.float16 import fits_float16, round_to_float16
+from mmcompress.search.groups import bytes_outside
 from tests.conftest import store
 
 LOWEST = torch.finfo(torch.float32).min

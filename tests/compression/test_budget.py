@@ -12,13 +12,13 @@ from mmcompress.artifact.dense import dense_file_bytes
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.compression.base import LEFT_DENSE
-from mmcompress.compression.budget import Budget, solve
-from mmcompress.compression.groups import Group, find_groups, swapped
 from mmcompress.compression.lowrank.lowrank import LowRank
 from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.recipe import Recipe
-from mmcompress.compression.yardstick import Yardstick
 from mmcompress.data.base import PairData
+from mmcompress.search.budget import Budget, solve
+from mmcompress.search.groups import Group, find_groups, swapped
+from mmcompress.search.proxy_loss import Yardstick
 
 
 def batches(data: PairData) -> list[dict[str, torch.Tensor]]:
@@ -184,7 +184,7 @@ def test_a_plan_that_comes_out_too_large_again_is_not_the_last(
         return 101 if len(stored_on_trial) == 1 else 60
 
     monkeypatch.setattr(budget, "_trial", trial)
-    monkeypatch.setattr("mmcompress.compression.budget.bytes_outside", lambda *_: 0)
+    monkeypatch.setattr("mmcompress.search.budget.bytes_outside", lambda *_: 0)
     recipe = Recipe({})
     budget._fit(recipe, tiny_backbone, [], [{}, {}], [{}, {}])
     assert budget.groups[0].chosen == 1
@@ -199,6 +199,6 @@ def test_one_plan_that_is_too_large_does_not_end_the_search_for_a_fuller_one(
     budget.groups = [Group("a", "image", [], bytes=[119, 110, 95], losses=[0.0, 1.0, 2.0])]
     stored = iter([80, 105, 99])  # of the third choice, the first, and the second
     monkeypatch.setattr(budget, "_trial", lambda *_: next(stored))
-    monkeypatch.setattr("mmcompress.compression.budget.bytes_outside", lambda *_: 0)
+    monkeypatch.setattr("mmcompress.search.budget.bytes_outside", lambda *_: 0)
     budget._fit(Recipe({}), tiny_backbone, [], [{}] * 3, [{}] * 3)
     assert budget.groups[0].chosen == 1

@@ -243,7 +243,7 @@ def test_all_others_ask_for_data(name: str) -> None:
 
 
 def test_a_budget_needs_calibration_data() -> None:
-    budget = "+compression.budget={_target_: mmcompress.compression.budget.Budget, ratio: 5}"
+    budget = "+compression.budget={_target_: mmcompress.search.budget.Budget, ratio: 5}"
     with pytest.raises(ValueError, match="needs calibration data for budget and there are none"):
         build_recipe("int8", budget).apply(build_clip(), [])
 

@@ -12,7 +12,6 @@ from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.backbones.open_clip import OpenClip
-from mmcompress.compression.groups import find_groups
 from mmcompress.compression.lowrank.lowrank import LowRank
 from mmcompress.compression.pruning.encodings import keep_in_encoding
 from mmcompress.compression.pruning.upop import StructureMask, UPop, choose, due_share
@@ -22,6 +21,7 @@ from mmcompress.compression.sharing.codebook import Codebook
 from mmcompress.data.base import PairData
 from mmcompress.format.encoding import Encoding
 from mmcompress.objectives.contrastive import contrastive_loss
+from mmcompress.search.groups import find_groups
 
 BLOCK = "vision_model.encoder.layers.0"
 

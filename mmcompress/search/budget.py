@@ -30,8 +30,8 @@ from mmcompress.artifact.dense import dense_file_bytes
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.base import Backbone, Target
 from mmcompress.compression.base import LEFT_DENSE, Decision, NothingCompressed
-from mmcompress.compression.groups import Group, bytes_outside, find_groups, stored_bytes, swapped
-from mmcompress.compression.yardstick import Yardstick
+from mmcompress.search.groups import Group, bytes_outside, find_groups, stored_bytes, swapped
+from mmcompress.search.proxy_loss import Yardstick
 from mmcompress.system.distributed import from_first
 
 if TYPE_CHECKING:
