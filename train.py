@@ -20,10 +20,10 @@ from mmcompress.evaluation.base import check_split
 from mmcompress.evaluation.baseline import dense_baseline
 from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.evaluation.float16 import float16_baseline
-from mmcompress.evaluation.latency import measure_latency
 from mmcompress.evaluation.score import intervals
 from mmcompress.rehearsal import rehearse
 from mmcompress.runs.run import start_run
+from mmcompress.runtime.latency import measure_latency
 from mmcompress.sweeps.job import as_job
 from mmcompress.system.distributed import wait_for_first
 from mmcompress.system.locations import shipped

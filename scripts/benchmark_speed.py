@@ -27,9 +27,9 @@ from mmcompress.backbones.base import Backbone
 from mmcompress.compression.recipe import Recipe
 from mmcompress.config.compose import composed
 from mmcompress.config.errors import in_one_sentence
-from mmcompress.evaluation.latency import alternate
 from mmcompress.objectives.contrastive import contrastive_loss
 from mmcompress.records.environment import hardware, peak_memory_bytes, versions
+from mmcompress.runtime.latency import alternate
 from mmcompress.system.files import write_atomically, write_json
 from mmcompress.system.memory import keep_freed_memory
 from mmcompress.training.module import parameter_groups

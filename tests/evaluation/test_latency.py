@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mmcompress.evaluation.latency import MAX_ROUNDS, MIN_ROUNDS, alternate, measure_latency
+from mmcompress.runtime.latency import MAX_ROUNDS, MIN_ROUNDS, alternate, measure_latency
 
 
 class Clock:
