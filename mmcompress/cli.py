@@ -14,10 +14,10 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from mmcompress.artifact.export import LOADED_BY, export
 from mmcompress.config.commandline import Plain
 from mmcompress.config.compose import composed
 from mmcompress.config.errors import in_one_sentence
+from mmcompress.exports.dense import LOADED_BY, export
 from mmcompress.report.metrics import with_interval
 from mmcompress.system.locations import shipped
 

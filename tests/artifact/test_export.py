@@ -20,7 +20,6 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from mmcompress.artifact.export import export
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.hf import KINDS, from_pretrained
@@ -34,6 +33,7 @@ from mmcompress.compression.quantization.activations import Activations
 from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.recipe import Recipe
 from mmcompress.compression.sharing.cross_layer import CrossLayer
+from mmcompress.exports.dense import export
 from tests.backbones.test_hf import by_the_library, inputs_of
 from tests.backbones.test_open_clip_families import TEXTS, encode_both
 

@@ -13,7 +13,6 @@ from families.words import build_tokenizer
 from torch import Tensor
 from transformers import AutoTokenizer, LlavaForConditionalGeneration, RobertaTokenizer
 
-from mmcompress.artifact.export import export
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.hf_generative import HFGenerative, from_pretrained
 from mmcompress.compression.quantization.gptq import GPTQ
@@ -21,6 +20,7 @@ from mmcompress.compression.recipe import Recipe
 from mmcompress.compression.statistics import collect
 from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.evaluation.perplexity import Perplexity
+from mmcompress.exports.dense import export
 from mmcompress.objectives.captioning import Captioning
 from mmcompress.training.module import CompressionModule
 from tests.conftest import store

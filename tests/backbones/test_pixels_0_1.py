@@ -11,8 +11,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 from transformers import AutoImageProcessor
 
-from mmcompress.artifact.export import export
 from mmcompress.artifact.folder import Artifact
+from mmcompress.exports.dense import export
 from tests.backbones.test_images import as_pil
 
 S = 32

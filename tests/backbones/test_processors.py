@@ -13,7 +13,6 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoModel, PretrainedConfig
 
-from mmcompress.artifact.export import export
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.hf import from_pretrained
@@ -28,6 +27,7 @@ from mmcompress.backbones.siglip2 import packed, unpacked
 from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.recipe import Recipe
 from mmcompress.compression.statistics import collect_inputs
+from mmcompress.exports.dense import export
 from tests.conftest import store
 
 S = 32

@@ -22,7 +22,6 @@ from families.zoo import FAMILIES
 from PIL import Image
 from torch import Tensor
 
-from mmcompress.artifact.export import export
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.base import Backbone
 from mmcompress.compression.quantization.integer import Integer
@@ -31,6 +30,7 @@ from mmcompress.data.webdataset import WebDataset
 from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.evaluation.retrieval import Retrieval
 from mmcompress.evaluation.zeroshot import ZeroShot
+from mmcompress.exports.dense import export
 from tests.conftest import store
 from tests.data.conftest import write_shard
 
