@@ -22,8 +22,8 @@ from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.evaluation.float16 import float16_baseline
 from mmcompress.evaluation.score import intervals
 from mmcompress.rehearsal import rehearse
-from mmcompress.runs.run import start_run
 from mmcompress.runtime.latency import measure_latency
+from mmcompress.session import start_run
 from mmcompress.sweeps.job import as_job
 from mmcompress.system.distributed import wait_for_first
 from mmcompress.system.locations import shipped

@@ -39,7 +39,7 @@ from mmcompress.report.formats import comma_separated
 from mmcompress.system.files import write_atomically
 from mmcompress.system.locations import shipped
 
-PRELOADED = ("mmcompress.artifact.folder", "mmcompress.training.module", "mmcompress.runs.run")
+PRELOADED = ("mmcompress.artifact.folder", "mmcompress.training.module", "mmcompress.session")
 """What every run imports; it takes longer than a small run itself."""
 
 

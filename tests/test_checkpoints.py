@@ -15,7 +15,7 @@ from mmcompress.compression.recipe import Recipe
 from mmcompress.data.base import PairData
 from mmcompress.objectives.objective import Objective
 from mmcompress.records.folder import CHECKPOINT
-from mmcompress.runs.run import _last_checkpoint
+from mmcompress.session import _last_checkpoint
 from mmcompress.system.files import FullDisk, damage
 from mmcompress.training.checkpoints import Checkpoint, WholeFiles, previous
 from mmcompress.training.module import CompressionModule

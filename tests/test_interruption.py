@@ -13,7 +13,7 @@ from mmcompress.backbones.base import Backbone
 from mmcompress.compression.recipe import Recipe
 from mmcompress.data.base import PairData
 from mmcompress.objectives.objective import Objective
-from mmcompress.runs.run import Listening
+from mmcompress.session import Listening
 from mmcompress.system.interruption import SIGNALS, Interrupted, interruptible
 from mmcompress.training.module import CompressionModule
 

@@ -25,7 +25,7 @@ from mmcompress.records.folder import (
 from mmcompress.records.record import RunRecord, error_line, read_record
 from mmcompress.records.schema import FINISHED
 from mmcompress.records.settings import config_hash
-from mmcompress.runs.run import run_path
+from mmcompress.session import run_path
 from mmcompress.system.files import write_atomically
 from mmcompress.system.interruption import Interrupted, interruptible
 from mmcompress.system.quiet import quiet_libraries

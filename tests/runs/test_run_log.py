@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mmcompress.runs.run import RunLog
+from mmcompress.session import RunLog
 
 
 def test_a_full_disk_costs_lines_of_the_log_alone(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ import threading
 import time
 from contextlib import contextmanager, suppress
 
-from mmcompress.runs.run import Run
+from mmcompress.session import Run
 from mmcompress.system.locations import shipped
 
 
