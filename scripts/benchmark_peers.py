@@ -49,7 +49,7 @@ from mmcompress.report.summary import Summary, summarise
 from mmcompress.report.table import MAIN_METRIC
 from mmcompress.system.files import write_atomically, write_json
 from mmcompress.training.module import CompressionModule
-from mmcompress.training.module.progress import ProgressBar
+from mmcompress.training.progress import ProgressBar
 
 PEERS: tuple[Peer, ...] = (
     Quanto(8),

@@ -18,14 +18,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from families.contract import RECIPES, SMALL, Contract, Refused
-from families.document import Cell, document
-from families.zoo import FAMILIES
+from document_families import Cell, document
 from rich import get_console
 from rich.progress import track
 
 from mmcompress.backbones.card import Card, card_of
 from mmcompress.system.files import write_atomically
+from mmcompress.testing.contract import RECIPES, SMALL, Contract, Refused
+from mmcompress.testing.zoo.families import FAMILIES
 
 LIBRARIES = ("torch", "open_clip_torch", "timm", "transformers")
 

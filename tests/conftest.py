@@ -14,8 +14,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import open_clip
 import pytest
 import torch
-from families.hf import build_clap, build_clip
-from families.words import COLOURS, THINGS
 from torch import Tensor
 
 from mmcompress.artifact.folder import Artifact
@@ -26,6 +24,8 @@ from mmcompress.backbones.open_clip import OpenClip
 from mmcompress.compression.recipe import Recipe
 from mmcompress.data.base import Classification, PairData
 from mmcompress.data.items import Items, PairDataset
+from mmcompress.testing.zoo.hf import build_clap, build_clip
+from mmcompress.testing.zoo.words import COLOURS, THINGS
 
 collect_ignore = ["fixtures"]  # the script that made them ran with older code
 

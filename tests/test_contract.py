@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from families.contract import RECIPES, Contract, build_recipe
-from families.zoo import FAMILIES
 
 from mmcompress.artifact.dense import dense_file_bytes
 from mmcompress.artifact.folder import Artifact
@@ -20,6 +18,8 @@ from mmcompress.compression.recipe import Recipe
 from mmcompress.data.base import PairData
 from mmcompress.objectives.objective import Objective
 from mmcompress.system.mapped import mapped_copy
+from mmcompress.testing.contract import RECIPES, Contract, build_recipe
+from mmcompress.testing.zoo.families import FAMILIES
 from mmcompress.training.module import CompressionModule, calibrated_in
 
 # Towers that can be selected alone, where that is not both.

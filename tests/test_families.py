@@ -5,16 +5,16 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import families.contract
 import pytest
-from families.contract import RECIPES, Contract, Refused
-from families.document import Cell, document
-from families.zoo import FAMILIES
+from document_families import Cell, document
 from make_families import card, hold
 
+import mmcompress.testing.contract
 from mmcompress.compression.base import Decision
 from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.recipe import Recipe
+from mmcompress.testing.contract import RECIPES, Contract, Refused
+from mmcompress.testing.zoo.families import FAMILIES
 
 PAGE = Path(__file__).parents[1] / "docs" / "families.md"
 
@@ -88,7 +88,7 @@ class Moody(Integer):
 
 def test_a_broken_promise_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        families.contract, "build_recipe", lambda name: Recipe({name: Moody(bits=8)})
+        mmcompress.testing.contract, "build_recipe", lambda name: Recipe({name: Moody(bits=8)})
     )
     assert hold(("int8", "mlp")).outcome == "broken"
 

@@ -13,7 +13,7 @@ import pytest
 from mmcompress.artifact.folder import Artifact
 from mmcompress.system.locations import shipped
 from mmcompress.training.module import calibrated_in
-from tests.test_processes import free_port
+from tests.system.test_distributed import free_port
 
 pytestmark = pytest.mark.slow
 

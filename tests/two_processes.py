@@ -13,8 +13,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from families.hf import build_clip, llava_config
-from families.words import build_tokenizer
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -39,6 +37,8 @@ from mmcompress.objectives.classification import CrossEntropy
 from mmcompress.objectives.objective import Objective
 from mmcompress.search.budget import Budget
 from mmcompress.system.distributed import gather, rank, size
+from mmcompress.testing.zoo.hf import build_clip, llava_config
+from mmcompress.testing.zoo.words import build_tokenizer
 from mmcompress.training.launch import start_processes
 from mmcompress.training.module import CompressionModule
 from mmcompress.training.sharding import FullySharded, unsharded

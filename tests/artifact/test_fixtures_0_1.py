@@ -7,9 +7,9 @@ from types import ModuleType
 
 import pytest
 import torch
-from families.zoo import FAMILIES
 
 from mmcompress.artifact.folder import Artifact
+from mmcompress.testing.zoo.families import FAMILIES
 
 
 def _load_reference() -> ModuleType:

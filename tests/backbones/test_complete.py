@@ -9,8 +9,6 @@ from typing import Any
 import open_clip
 import pytest
 import torch
-from families.hf import build_clip, untouched_llava
-from families.words import build_tokenizer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import BertConfig, BertModel
@@ -20,6 +18,8 @@ from mmcompress.backbones.hf import from_pretrained
 from mmcompress.backbones.hf_generative import from_pretrained as generative
 from mmcompress.backbones.hf_text import HFText
 from mmcompress.backbones.open_clip import OpenClip
+from mmcompress.testing.zoo.hf import build_clip, untouched_llava
+from mmcompress.testing.zoo.words import build_tokenizer
 
 OPEN_CLIP = {
     "embed_dim": 16,

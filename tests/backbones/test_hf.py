@@ -6,9 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from families.hf import CONFIGS, IMAGE, SOUND_FEATURES, TEXT, adapt, build_clip
-from families.hf import untouched as build
-from families.words import build_tokenizer
 from torch import Tensor
 from transformers import (
     BertConfig,
@@ -23,6 +20,9 @@ from mmcompress.backbones.hf import HF, KINDS, from_pretrained
 from mmcompress.backbones.hf import untrained as untrained_from
 from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.backbones.siglip2 import unpacked
+from mmcompress.testing.zoo.hf import CONFIGS, IMAGE, SOUND_FEATURES, TEXT, adapt, build_clip
+from mmcompress.testing.zoo.hf import untouched as build
+from mmcompress.testing.zoo.words import build_tokenizer
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
 TEXTS = ["red cat", "blue house key", "star"]

@@ -7,9 +7,6 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
-from families.hf import llava_config, untouched_llava
-from families.tokenizers import roberta
-from families.words import build_tokenizer
 from torch import Tensor
 from transformers import AutoTokenizer, LlavaForConditionalGeneration, RobertaTokenizer
 
@@ -22,6 +19,9 @@ from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.evaluation.perplexity import Perplexity
 from mmcompress.exports.dense import export
 from mmcompress.objectives.captioning import Captioning
+from mmcompress.testing.zoo.hf import llava_config, untouched_llava
+from mmcompress.testing.zoo.tokenizers import roberta
+from mmcompress.testing.zoo.words import build_tokenizer
 from mmcompress.training.module import CompressionModule
 from tests.conftest import store
 

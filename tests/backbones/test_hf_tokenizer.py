@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from families.hf import CONFIGS, SOUND_FEATURES
-from families.tokenizers import bert, clip, gemma, roberta, siglip, write, xlm
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
@@ -26,6 +24,8 @@ from mmcompress.backbones.hf_tokenizer import (
     stored_tokenizer,
     to_ids,
 )
+from mmcompress.testing.zoo.hf import CONFIGS, SOUND_FEATURES
+from mmcompress.testing.zoo.tokenizers import bert, clip, gemma, roberta, siglip, write, xlm
 
 TEXTS = [
     "A Photo of a CAT!",

@@ -9,11 +9,11 @@ import open_clip
 import pytest
 import timm
 import torch
-from families.open_clip import CONFIGS, SIZE, TOWERS, VIT, untouched, write_tower
 from transformers import AutoConfig
 
 from mmcompress.backbones.open_clip import OpenClip
 from mmcompress.backbones.open_clip_build import build_model
+from mmcompress.testing.zoo.open_clip import CONFIGS, SIZE, TOWERS, VIT, untouched, write_tower
 
 # float32; the explicit layers add in another order than the fused ones.
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}

@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from families.hf import CONFIGS, build_clip, llava_config, untouched, untouched_llava
-from families.words import build_tokenizer
 from PIL import Image
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoModel, PretrainedConfig
@@ -28,6 +26,8 @@ from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.recipe import Recipe
 from mmcompress.compression.statistics import collect_inputs
 from mmcompress.exports.dense import export
+from mmcompress.testing.zoo.hf import CONFIGS, build_clip, llava_config, untouched, untouched_llava
+from mmcompress.testing.zoo.words import build_tokenizer
 from tests.conftest import store
 
 S = 32

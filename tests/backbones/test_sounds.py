@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families.hf import CONFIGS, SOUND_FEATURES, build_clap, untouched
-from families.words import save_tokenizer
 from torch import Tensor
 from transformers import AutoFeatureExtractor, ClapConfig, ClapFeatureExtractor, ClapModel
 
 from mmcompress.backbones.hf import HF, from_pretrained
 from mmcompress.backbones.sounds import Sounds, read_sounds
+from mmcompress.testing.zoo.hf import CONFIGS, SOUND_FEATURES, build_clap, untouched
+from mmcompress.testing.zoo.words import save_tokenizer
 
 RATE = 8000
 # The library's own fusion knows no other number of mel bands than 64.

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from families.contract import RECIPES, build_recipe
-from families.family import batch_of
-from families.hf import build_clip
-from families.zoo import FAMILIES
 from torch import Tensor, nn
 
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.base import Backbone
+from mmcompress.testing.contract import RECIPES, build_recipe
+from mmcompress.testing.zoo.families import FAMILIES
+from mmcompress.testing.zoo.family import batch_of
+from mmcompress.testing.zoo.hf import build_clip
 from tests.conftest import store
 
 IMAGE, TEXT = "vision_model.encoder.layers", "text_model.encoder.layers"

@@ -5,8 +5,6 @@ from functools import partial
 
 import pytest
 import torch
-from families.family import batch_of
-from families.hf import build_clip
 from torch import nn
 
 from mmcompress.compression.base import unit_of
@@ -24,6 +22,8 @@ from mmcompress.compression.sharing.hashed_embedding import alternating_least_sq
 from mmcompress.compression.sharing.vq import Layer, fit
 from mmcompress.compression.statistics import collect
 from mmcompress.functional.hessian import damp
+from mmcompress.testing.zoo.family import batch_of
+from mmcompress.testing.zoo.hf import build_clip
 
 FC1 = "vision_model.encoder.layers.0.mlp.fc1.weight"
 

@@ -17,8 +17,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from families.words import THINGS
-from families.zoo import FAMILIES
 from PIL import Image
 from torch import Tensor
 
@@ -31,6 +29,8 @@ from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.evaluation.retrieval import Retrieval
 from mmcompress.evaluation.zeroshot import ZeroShot
 from mmcompress.exports.dense import export
+from mmcompress.testing.zoo.families import FAMILIES
+from mmcompress.testing.zoo.words import THINGS
 from tests.conftest import store
 from tests.data.conftest import write_shard
 

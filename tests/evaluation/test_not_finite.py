@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from families.zoo import FAMILIES
+from tests.training.test_module import fit
 from torch import Tensor
 
 from mmcompress.backbones.base import Backbone
@@ -27,7 +27,7 @@ from mmcompress.evaluation.zeroshot import ZeroShot
 from mmcompress.functional.finite import NotFiniteError
 from mmcompress.objectives.classification import CrossEntropy
 from mmcompress.objectives.objective import Objective
-from tests.test_training import fit
+from mmcompress.testing.zoo.families import FAMILIES
 
 NAN, INF = torch.nan, torch.inf
 

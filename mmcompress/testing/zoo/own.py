@@ -7,9 +7,9 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from families.family import Family, randomised, seeded
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.mlp import MLP
+from mmcompress.testing.zoo.family import Family, randomised, seeded
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_model"
 

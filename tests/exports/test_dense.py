@@ -7,10 +7,6 @@ from typing import Any
 import open_clip
 import pytest
 import torch
-from families.hf import CONFIGS as HF_CONFIGS
-from families.hf import TEXT, adapt, build_clip
-from families.open_clip import CONFIGS, SIZE, untouched
-from families.words import build_tokenizer
 from PIL import Image
 from transformers import (
     AutoImageProcessor,
@@ -34,6 +30,10 @@ from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.recipe import Recipe
 from mmcompress.compression.sharing.cross_layer import CrossLayer
 from mmcompress.exports.dense import export
+from mmcompress.testing.zoo.hf import CONFIGS as HF_CONFIGS
+from mmcompress.testing.zoo.hf import TEXT, adapt, build_clip
+from mmcompress.testing.zoo.open_clip import CONFIGS, SIZE, untouched
+from mmcompress.testing.zoo.words import build_tokenizer
 from tests.backbones.test_hf import by_the_library, inputs_of
 from tests.backbones.test_open_clip_families import TEXTS, encode_both
 

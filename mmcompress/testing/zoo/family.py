@@ -9,8 +9,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from families.words import COLOURS, THINGS
 from mmcompress.backbones.base import Backbone
+from mmcompress.testing.zoo.words import COLOURS, THINGS
 
 M = TypeVar("M", bound=nn.Module)
 

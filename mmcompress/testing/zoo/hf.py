@@ -25,14 +25,14 @@ from transformers import (
     ViTConfig,
 )
 
-from families.family import Family, randomised, seeded
-from families.words import SPECIAL, build_tokenizer
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.hf import HF, KINDS
 from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.backbones.hf_generative import HFGenerative
 from mmcompress.backbones.hf_text import HFText
 from mmcompress.backbones.text_encoder import TextEncoder
+from mmcompress.testing.zoo.family import Family, randomised, seeded
+from mmcompress.testing.zoo.words import SPECIAL, build_tokenizer
 
 LAYERS = {
     "hidden_size": 32,

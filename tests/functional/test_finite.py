@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from families.zoo import FAMILIES
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -26,6 +25,7 @@ from mmcompress.functional.finite import (
     check_weights,
     describe_not_finite,
 )
+from mmcompress.testing.zoo.families import FAMILIES
 from tests.conftest import store
 
 NAN, INF = torch.nan, torch.inf

@@ -10,7 +10,6 @@ from omegaconf import DictConfig
 from torch import Tensor
 from torch.nn.utils import parametrize
 
-from families.family import batch_of, randomised, seeded
 from mmcompress.artifact.dense import dense_file_bytes
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.base import Backbone
@@ -18,6 +17,7 @@ from mmcompress.backbones.hf_generative import HFGenerative
 from mmcompress.compression.recipe import Plan, Recipe
 from mmcompress.config.compose import composed
 from mmcompress.system.locations import shipped
+from mmcompress.testing.zoo.family import batch_of, randomised, seeded
 
 Batch = dict[str, Tensor]
 

@@ -1,7 +1,7 @@
 """All families."""
 
-from families import hf, open_clip, own
-from families.family import Family
+from mmcompress.testing.zoo import hf, open_clip, own
+from mmcompress.testing.zoo.family import Family
 
 FAMILIES: dict[str, Family] = {
     family.name: family for family in [*open_clip.FAMILIES, *hf.FAMILIES, *own.FAMILIES]

@@ -21,10 +21,10 @@ from transformers import (
     XLMRobertaConfig,
 )
 
-from families.family import Family, randomised, seeded
-from families.words import SPECIAL, build_tokenizer, save_tokenizer
 from mmcompress.backbones.open_clip import OpenClip
 from mmcompress.backbones.open_clip_build import build_model
+from mmcompress.testing.zoo.family import Family, randomised, seeded
+from mmcompress.testing.zoo.words import SPECIAL, build_tokenizer, save_tokenizer
 
 SIZE = 64
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
@@ -148,7 +148,7 @@ def write_tower(kind: str, folder: Path) -> None:
 
 
 def few_words(cfg: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The same config with the vocabulary of `families.words` in place of open_clip's 49,408."""
+    """The same config with the vocabulary of `words` in place of open_clip's 49,408."""
     save_tokenizer(folder)
     size, pad = build_tokenizer().get_vocab_size(), SPECIAL["pad_token_id"]
     words = {"hf_tokenizer_name": str(folder), "vocab_size": size, "pad_id": pad}

@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mmcompress.training.module.progress import ProgressBar
+from mmcompress.training.progress import ProgressBar
 
 
 @pytest.mark.parametrize(
