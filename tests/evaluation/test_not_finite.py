@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.training.test_module import fit
 from torch import Tensor
 
 from mmcompress.backbones.base import Backbone
@@ -28,6 +27,7 @@ from mmcompress.functional.finite import NotFiniteError
 from mmcompress.objectives.classification import CrossEntropy
 from mmcompress.objectives.objective import Objective
 from mmcompress.testing.zoo.families import FAMILIES
+from tests.training.test_module import fit
 
 NAN, INF = torch.nan, torch.inf
 
