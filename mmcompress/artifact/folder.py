@@ -8,9 +8,7 @@ artifact.backbone.encode("image", pixels)
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from typing_extensions import Self
+from typing import Any, Self
 
 from mmcompress.artifact.ledger import LedgerRow, list_rows, summarise_size
 from mmcompress.artifact.load import read_backbone, read_manifest, read_skeleton

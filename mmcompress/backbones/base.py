@@ -6,11 +6,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from mmcompress.backbones.anatomy import attention_of, find_stacks, heads_of, mlp_of
 from mmcompress.functional.finite import check_weights

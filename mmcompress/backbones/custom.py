@@ -6,11 +6,10 @@
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from mmcompress.backbones.attention import split_attention
 from mmcompress.backbones.base import Backbone, Row

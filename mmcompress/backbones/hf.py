@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -21,7 +21,6 @@ from transformers import (
     SiglipModel,
     VisionTextDualEncoderModel,
 )
-from typing_extensions import Self
 
 from mmcompress.backbones.attention import split_attention
 from mmcompress.backbones.base import Backbone, Row

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -12,7 +12,6 @@ from transformers import (
     CLIPTextConfig,
     CLIPVisionConfig,
 )
-from typing_extensions import Self
 
 from mmcompress.backbones.base import Backbone, Row
 from mmcompress.backbones.complete import check_loaded

@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, LlavaForConditionalGeneration
-from typing_extensions import Self
 
 from mmcompress.backbones.anatomy import Stack, find_stacks
 from mmcompress.backbones.attention import split_attention

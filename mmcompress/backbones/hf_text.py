@@ -9,12 +9,11 @@ import importlib.util
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel
-from typing_extensions import Self
 
 from mmcompress.backbones.base import Backbone, Row
 from mmcompress.backbones.complete import check_loaded, refuse_adapters

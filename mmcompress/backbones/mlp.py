@@ -3,13 +3,12 @@
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.transforms import v2
-from typing_extensions import Self
 
 from mmcompress.backbones.base import Backbone
 from mmcompress.functional.rgb import to_rgb

@@ -4,14 +4,13 @@ import copy
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from open_clip.coca_model import CoCa
 from open_clip.hf_model import HFTextEncoder
 from open_clip.tokenizer import HFTokenizer
 from torch import Tensor
-from typing_extensions import Self
 
 from mmcompress.backbones.attention import split_attention
 from mmcompress.backbones.base import Backbone, Row

@@ -8,11 +8,10 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from mmcompress.backbones.base import UNITS, Backbone, Target
 from mmcompress.compression.statistics import Statistic

@@ -3,12 +3,11 @@
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from PIL import Image
 from torch.utils.data import Dataset
-from typing_extensions import Self
 
 from mmcompress.config.errors import MENDABLE
 from mmcompress.data.decode import Unreadable, check_finite

@@ -9,9 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
-
-from typing_extensions import Self
+from typing import Any, Literal, Self
 
 from mmcompress.config.errors import root_cause
 from mmcompress.records.environment import git_commit, hardware, peak_memory_bytes, versions

@@ -2,11 +2,11 @@
 
 import copy
 from collections.abc import Callable, Mapping
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from mmcompress.backbones.hf_clip import HFClip
 

@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import pytest
 import torch
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from mmcompress.backbones.base import Backbone
 from mmcompress.data.base import Classification, PairData

@@ -103,7 +103,7 @@ def test_a_missing_package_is_one_sentence(
     def missing(*args: object, **kwargs: object) -> None:
         raise ModuleNotFoundError("no such requirement")
 
-    monkeypatch.setattr(f"mmcompress.runs.sinks.{library}", missing)
+    monkeypatch.setattr(f"mmcompress.tracking.loggers.{library}", missing)
     with pytest.raises(ModuleNotFoundError) as caught:
         start()
     assert str(caught.value) == (

@@ -29,11 +29,10 @@ less than the float32 factors can hold.
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from mmcompress.backbones.base import Target
 from mmcompress.compression.base import (

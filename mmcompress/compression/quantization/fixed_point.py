@@ -9,11 +9,10 @@ the distribution that weights are taken to have instead of the weights.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from mmcompress.backbones.base import WEIGHTS, Target
 from mmcompress.compression.base import Compressor, Decision, as_matrix

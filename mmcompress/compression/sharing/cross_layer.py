@@ -14,11 +14,10 @@ The blocks of a trained model are far from equal, so this wants training.
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from mmcompress.backbones.anatomy import attention_of, attention_parts
 from mmcompress.backbones.base import Target

@@ -11,7 +11,7 @@ from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.mlp import MLP
 from mmcompress.testing.zoo.family import Family, randomised, seeded
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "own_model"
+EXAMPLE = Path(__file__).parents[3] / "examples" / "own_model"
 
 
 def _mlp(folder: Path) -> Backbone:
