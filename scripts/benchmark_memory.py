@@ -1,6 +1,6 @@
 """How much memory it takes to compress a model that does not fit twice, on this machine.
 
-    python scripts/benchmark_memory.py --out docs
+    python scripts/benchmark_memory.py --out docs/results
 
 open_clip's ViT-L-14 with random weights, which cost the same as trained ones, is written to a
 safetensors file; then `python train.py compression=int8 trainer=post_training` runs on it, from

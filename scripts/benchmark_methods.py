@@ -1,6 +1,6 @@
 """Every family at several strengths on the embedded benchmark: the README's tables and picture.
 
-    python scripts/benchmark_methods.py --out docs [--peers docs/peers.json]
+    python scripts/benchmark_methods.py --out docs/results [--peers docs/results/peers.json]
 
 Three tables: all families (`methods`), a byte budget against one strength for all (`budget`), and
 which tower should pay for one total (`towers`). Each row is one command `python train.py …`, with
@@ -170,7 +170,9 @@ SEEDS = (0, 1, 2)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--table", choices=TABLES, help="all by default")
-    parser.add_argument("--runs", type=Path, default=Path("docs/records"), help="run folders")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("docs/results/records"), help="run folders"
+    )
     parser.add_argument("--out", type=Path, help="folder for <table>.md and methods.png")
     parser.add_argument("--peers", type=Path, help="result of benchmark_peers.py, for the picture")
     parser.add_argument("--only", nargs="+", help="names of rows; all by default")

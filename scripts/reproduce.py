@@ -1,7 +1,7 @@
 """Make a paper's table: run the rows that are missing, print ours beside the published.
 
     python scripts/reproduce.py table=qwt
-    python scripts/reproduce.py table=all out=docs
+    python scripts/reproduce.py table=all out=docs/results
     python scripts/reproduce.py table=qwt scale=full paths.imagenet1k=PATH
 
 conf/reproduce.yaml holds the settings, conf/table the tables. A row is one run of train.py; one
