@@ -26,7 +26,7 @@ from mmcompress.runtime.latency import measure_latency
 from mmcompress.session import start_run
 from mmcompress.sweeps.job import as_job
 from mmcompress.system.distributed import wait_for_first
-from mmcompress.system.locations import shipped
+from mmcompress.system.locations import project_path
 from mmcompress.system.mapped import mapped_copy
 from mmcompress.system.memory import large_blocks_apart
 from mmcompress.training.launch import check_trainer, start_processes
@@ -35,7 +35,7 @@ from mmcompress.training.sharding import unsharded
 
 
 @plainly
-@hydra.main(config_path=str(shipped("conf")), config_name="train", version_base="1.3")
+@hydra.main(config_path=str(project_path("conf")), config_name="train", version_base="1.3")
 @as_job
 def main(cfg: DictConfig) -> None:
     check_settings(cfg)

@@ -15,11 +15,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from mmcompress.config.commandline import Plain
-from mmcompress.config.compose import composed
+from mmcompress.config.compose import compose_config
 from mmcompress.config.errors import in_one_sentence
 from mmcompress.exports.dense import LOADED_BY, export
 from mmcompress.report.metrics import with_interval
-from mmcompress.system.locations import shipped
+from mmcompress.system.locations import project_path
 
 
 def main() -> None:
@@ -66,7 +66,7 @@ def main() -> None:
     # Hydra has options of its own, so `train` hands everything over.
     if sys.argv[1:2] == ["train"]:
         sys.argv = ["mmcompress train", *sys.argv[2:]]
-        runpy.run_path(str(shipped("train.py")), run_name="__main__")
+        runpy.run_path(str(project_path("train.py")), run_name="__main__")
         return
     # Overrides may stand before and after --json, which argparse alone does not allow.
     args, more = parser.parse_known_args()
@@ -98,7 +98,7 @@ def name_targets(overrides: list[str]) -> None:
     from mmcompress.backbones.card import card_of
     from mmcompress.report.console import print_card
 
-    print_card(card_of(_built(composed(*overrides), "backbone")))
+    print_card(card_of(_built(compose_config(*overrides), "backbone")))
 
 
 @in_one_sentence
@@ -129,7 +129,7 @@ def score(folder: Path, overrides: list[str], *, as_json: bool = False) -> dict[
     from mmcompress.evaluation.evaluate import evaluate
     from mmcompress.evaluation.score import intervals
 
-    cfg = composed(*overrides)
+    cfg = compose_config(*overrides)
     check_settings(cfg, "data", "evaluation")
     artifact = Artifact.load(artifact_folder(folder), skeleton=_own_model(overrides))
     data = instantiate(cfg.data)
@@ -168,7 +168,7 @@ def _own_model(overrides: list[str]) -> Callable[[], Any] | None:
     """Builds the backbone that the command line names; None when it names none."""
     if not any(override.startswith("backbone") for override in overrides):
         return None
-    return lambda: _built(composed(*overrides), "backbone")
+    return lambda: _built(compose_config(*overrides), "backbone")
 
 
 if __name__ == "__main__":

@@ -127,7 +127,8 @@ def start_run(cfg: DictConfig) -> Iterator[Run]:
 
     Raises:
         ValueError: the folder cannot be written, or `resume` names no checkpoint of ours.
-        Taken: this is a job of a sweep, and another process works on it or it has finished.
+        FolderUnavailable: this is a job of a sweep that has finished, or another process works on
+            it.
     """
     if cfg.resume:
         try:

@@ -34,7 +34,7 @@ from mmcompress.data.openmoji import load_pairs, split_pairs
 from mmcompress.records.environment import hardware, versions
 from mmcompress.records.record import FILE, RunRecord
 from mmcompress.system.files import write_atomically, write_json
-from mmcompress.system.locations import shipped
+from mmcompress.system.locations import project_path
 
 ALLOWED = 1e9
 """Bytes that may be needed beside those of the dense file."""
@@ -191,7 +191,7 @@ def run_train(arguments: list[str]) -> None:
         mark(FOLLOWING[name])
 
     RunRecord.time = marked  # type: ignore[method-assign]
-    script = str(shipped("train.py"))
+    script = str(project_path("train.py"))
     runpy.run_path(script)
     mark("dense")
     sys.argv = [script, *arguments]

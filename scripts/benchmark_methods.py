@@ -20,7 +20,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from mmcompress.config.compose import composed
+from mmcompress.config.compose import compose_config
 from mmcompress.records.numerics import NUMERICS
 from mmcompress.records.record import FILE, finished, numerics_of, read_records
 from mmcompress.records.settings import config_hash
@@ -30,7 +30,7 @@ from mmcompress.report.plot import SIZE, Mark, pareto_figure, save
 from mmcompress.report.summary import Spread, summarise
 from mmcompress.report.table import MAIN_METRIC, MEGABYTE, results_table
 from mmcompress.system.files import write_atomically
-from mmcompress.system.locations import shipped
+from mmcompress.system.locations import project_path
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ def run(row: Row, seed: int, runs: Path) -> None:
     folder, overrides = command_line(row, seed, runs)
     if is_done(folder, overrides):
         return
-    command = [sys.executable, str(shipped("train.py")), *overrides, "logger=none"]
+    command = [sys.executable, str(project_path("train.py")), *overrides, "logger=none"]
     done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
     if done.returncode:
         sys.exit(f"error: {row.name} with seed {seed} failed: run {' '.join(command)}")
@@ -230,7 +230,7 @@ def is_done(folder: Path, overrides: list[str]) -> bool:
     if not (folder / FILE).is_file():
         return False
     record = json.loads((folder / FILE).read_bytes())
-    plain: Any = OmegaConf.to_container(composed(*overrides), resolve=True)
+    plain: Any = OmegaConf.to_container(compose_config(*overrides), resolve=True)
     same = record["config_hash"] == config_hash(plain) and numerics_of(record) == NUMERICS
     return record["status"] == "finished" and same
 

@@ -25,7 +25,7 @@ from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.base import Backbone
 from mmcompress.compression.base import Compressor
 from mmcompress.compression.recipe import Recipe
-from mmcompress.config.compose import composed
+from mmcompress.config.compose import compose_config
 from mmcompress.config.errors import in_one_sentence
 from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.records.environment import git_commit, versions
@@ -114,7 +114,7 @@ def main() -> None:
 def benchmark(args: argparse.Namespace) -> None:
     """Every row of the table; what is done so far is in the folder after each of them."""
     settings = [f"data.calibration_size={CALIBRATION}", f"seed={args.seed}"]
-    cfg = composed(*args.model, "evaluation=agreement", *settings)
+    cfg = compose_config(*args.model, "evaluation=agreement", *settings)
     dense, data = instantiate(cfg.backbone), instantiate(cfg.data)
     data.attach(dense)
     batches = list(data.calibration_dataloader())
@@ -158,7 +158,7 @@ def build_recipe(method: Method) -> Recipe:
     steps: dict[str, Compressor | None] = {}
     for step in (replace(method, settings={"role": BLOCKS, **method.settings}), EMBEDDING):
         keys = [f"compression.steps.{step.config}.{k}={v}" for k, v in step.settings.items()]
-        cfg = composed(f"compression={step.config}", *keys)
+        cfg = compose_config(f"compression={step.config}", *keys)
         steps |= instantiate(cfg.compression).steps
     return Recipe(steps)
 

@@ -39,7 +39,7 @@ from peers.verdict import points_in, points_of, results_table, verdict_table, ve
 from mmcompress.artifact.dense import dense_file_bytes
 from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.compression.recipe import Recipe
-from mmcompress.config.compose import composed
+from mmcompress.config.compose import compose_config
 from mmcompress.config.errors import in_one_sentence
 from mmcompress.evaluation.baseline import dense_baseline
 from mmcompress.evaluation.evaluate import evaluate
@@ -197,7 +197,7 @@ def configuration(seed: int, steps: int | None) -> DictConfig:
     """The configuration of `train.py` whose fine-tune the peers get."""
     overrides = [f"experiment={FINE_TUNE}", f"seed={seed}"]
     overrides += [f"trainer.max_steps={steps}"] if steps is not None else []
-    return composed(*overrides)
+    return compose_config(*overrides)
 
 
 def title(peer: Peer) -> str:

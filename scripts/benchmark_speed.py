@@ -25,7 +25,7 @@ from torch.nn.utils import parametrize
 
 from mmcompress.backbones.base import Backbone
 from mmcompress.compression.recipe import Recipe
-from mmcompress.config.compose import composed
+from mmcompress.config.compose import compose_config
 from mmcompress.config.errors import in_one_sentence
 from mmcompress.objectives.contrastive import contrastive_loss
 from mmcompress.records.environment import hardware, peak_memory_bytes, versions
@@ -133,7 +133,7 @@ def train(name: str, args: argparse.Namespace) -> dict[str, Any]:
 
 def build(overrides: list[str]) -> tuple[Backbone, Recipe, list[dict[str, Tensor]]]:
     """The model, the recipe and the calibration batches of a configuration."""
-    cfg = composed(*overrides, f"data.calibration_size={PAIRS}")
+    cfg = compose_config(*overrides, f"data.calibration_size={PAIRS}")
     backbone, recipe, data = (instantiate(cfg[k]) for k in ("backbone", "compression", "data"))
     data.attach(backbone)
     return backbone, recipe, list(data.calibration_dataloader())

@@ -20,7 +20,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mmcompress.config.compose import composed
+from mmcompress.config.compose import compose_config
 from mmcompress.config.errors import in_one_sentence
 from mmcompress.papers.needs import missing
 from mmcompress.papers.published import read_papers
@@ -37,7 +37,7 @@ from mmcompress.records.record import read_records
 from mmcompress.records.settings import config_hash
 from mmcompress.report.formats import comma_separated
 from mmcompress.system.files import write_atomically
-from mmcompress.system.locations import shipped
+from mmcompress.system.locations import project_path
 
 PRELOADED = ("mmcompress.artifact.folder", "mmcompress.training.module", "mmcompress.session")
 """What every run imports; it takes longer than a small run itself."""
@@ -75,7 +75,7 @@ def read_settings(arguments: Sequence[str]) -> dict[str, Any]:
     Raises:
         ValueError: a key that is not there, or a scale that is none.
     """
-    settings = OmegaConf.load(shipped("conf") / "reproduce.yaml")
+    settings = OmegaConf.load(project_path("conf") / "reproduce.yaml")
     OmegaConf.set_struct(settings, True)
     try:
         settings = OmegaConf.merge(settings, OmegaConf.from_dotlist(list(arguments)))
@@ -107,7 +107,7 @@ def run_all(
 
 def hash_of(overrides: Sequence[str]) -> str:
     """Of the configuration that a run has in its record, whatever its folder and name."""
-    configuration = composed(*overrides, "name=any", "run_dir=__any__")
+    configuration = compose_config(*overrides, "name=any", "run_dir=__any__")
     plain: Any = OmegaConf.to_container(configuration, resolve=True)
     return config_hash(plain)
 
@@ -145,7 +145,7 @@ def train(overrides: Sequence[str], log: Path) -> None:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
             os.dup2(file.fileno(), stream.fileno())
-    sys.argv = [str(shipped("train.py")), *overrides]
+    sys.argv = [str(project_path("train.py")), *overrides]
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 

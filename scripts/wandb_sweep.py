@@ -16,7 +16,7 @@ from typing import Any
 import wandb
 import yaml
 
-from mmcompress.system.locations import shipped
+from mmcompress.system.locations import project_path
 from mmcompress.tracking.weights_and_biases import wandb_mode
 
 
@@ -47,7 +47,7 @@ def read(path: Path) -> dict[str, Any]:
         sweep = yaml.safe_load(path.read_text())
     except OSError as error:
         sys.exit(f"error: {path} cannot be read ({error.strerror}): name a file, or a sweep's ID")
-    return sweep | {"program": str(shipped(sweep["program"]).resolve())}
+    return sweep | {"program": str(project_path(sweep["program"]).resolve())}
 
 
 if __name__ == "__main__":

@@ -133,9 +133,9 @@ def tiny_data(tiny_backbone: HFClip) -> PairData:
 
 @pytest.fixture
 def conf() -> Path:
-    from mmcompress.system.locations import shipped
+    from mmcompress.system.locations import project_path
 
-    return shipped("conf")
+    return project_path("conf")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from mmcompress.backbones.hf_clip import HFClip
-from mmcompress.config.compose import composed
+from mmcompress.config.compose import compose_config
 from mmcompress.records.numerics import NUMERICS
 from mmcompress.records.settings import config_hash
 from mmcompress.system.files import write_json
@@ -46,7 +46,7 @@ def test_names_are_distinct():
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_rows_compose(row, mini):
     folder, overrides = SCRIPT.command_line(row, 1, Path("runs"))
-    cfg = composed(*overrides)
+    cfg = compose_config(*overrides)
     assert (cfg.name, cfg.seed, cfg.run_dir) == (row.name, 1, str(folder))
     assert (cfg.trainer.max_steps > 0) == row.trained
     recipe = instantiate(cfg.compression)
@@ -56,7 +56,7 @@ def test_rows_compose(row, mini):
 
 def test_only_the_same_settings_count_as_done(tmp_path):
     overrides = ["compression=int8", "name=a", "seed=0", "trainer=post_training"]
-    plain = OmegaConf.to_container(composed(*overrides), resolve=True)
+    plain = OmegaConf.to_container(compose_config(*overrides), resolve=True)
     assert not SCRIPT.is_done(tmp_path, overrides)
     record = {"status": "failed", "config_hash": config_hash(plain)}
     write_json(tmp_path / "run.json", record)

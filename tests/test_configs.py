@@ -9,11 +9,11 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from mmcompress.compression.recipe import Recipe
-from mmcompress.config.compose import composed
+from mmcompress.config.compose import compose_config
 from mmcompress.config.validation import check_settings, parameters_of
-from mmcompress.system.locations import shipped
+from mmcompress.system.locations import project_path
 
-CONF = shipped("conf").resolve()
+CONF = project_path("conf").resolve()
 GROUPS = {
     group.name: sorted(
         path.relative_to(group).with_suffix("").as_posix() for path in group.rglob("*.yaml")
@@ -54,7 +54,7 @@ def test_composes(choice: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """And its values are of the types that the signatures ask for, each of which says one."""
     if choice == "sweep=optuna_pareto":
         pytest.importorskip("optuna", reason='needs pip install "mmcompress[sweep]"')
-    cfg = composed(choice)
+    cfg = compose_config(choice)
     assert cfg.seed == 0
     if "wandb_sweep" in cfg:  # which W&B reads, and not train.py
         return
@@ -73,7 +73,7 @@ STACKS = [
 
 @pytest.mark.parametrize("name", sorted(set(GROUPS["compression"]) - {"none", *STACKS}))
 def test_a_method_is_a_recipe_of_one_step_of_its_name(name: str) -> None:
-    recipe = instantiate(composed(f"compression={name}").compression)
+    recipe = instantiate(compose_config(f"compression={name}").compression)
     assert isinstance(recipe, Recipe)
     assert list(recipe.steps) == [name]
 
@@ -83,27 +83,27 @@ def test_a_stack_holds_the_steps_of_its_parts(name: str) -> None:
     stack = OmegaConf.create((CONF / "compression" / f"{name}.yaml").read_text())
     parts = {step for part in stack.defaults if part != "_self_" for step in steps_of(part)}
     own = set(stack.get("steps", {}))
-    recipe = instantiate(composed(f"compression={name}").compression)
+    recipe = instantiate(compose_config(f"compression={name}").compression)
     assert set(recipe.steps) == parts | own
 
 
 def steps_of(name: str) -> list[str]:
-    return list(composed(f"compression={name}").compression.steps)
+    return list(compose_config(f"compression={name}").compression.steps)
 
 
 def test_the_dense_control_has_no_step() -> None:
-    assert instantiate(composed("compression=none").compression).steps == {}
+    assert instantiate(compose_config("compression=none").compression).steps == {}
 
 
 def test_one_key_of_a_step_can_be_overridden() -> None:
-    cfg = composed("compression=lowrank_int8", "compression.steps.lowrank.rank_ratio=0.2")
+    cfg = compose_config("compression=lowrank_int8", "compression.steps.lowrank.rank_ratio=0.2")
     assert cfg.compression.steps.lowrank.rank_ratio == 0.2
     assert cfg.compression.steps.int8.bits == 8
 
 
 def test_a_step_can_be_dropped_from_a_stack() -> None:
     recipe = instantiate(
-        composed("compression=lowrank_int8", "compression.steps.lowrank=null").compression
+        compose_config("compression=lowrank_int8", "compression.steps.lowrank=null").compression
     )
     assert list(recipe.steps) == ["int8"]
 
@@ -111,12 +111,12 @@ def test_a_step_can_be_dropped_from_a_stack() -> None:
 @pytest.mark.parametrize("override", ["compression.steps.lowrank.rank=3", "trainer.epochs=1"])
 def test_unknown_keys_are_refused(override: str) -> None:
     with pytest.raises(ConfigCompositionException, match="Could not override"):
-        composed(override)
+        compose_config(override)
 
 
 def test_conf_travels_in_the_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a wheel, conf/ lies inside the package."""
     monkeypatch.setattr("mmcompress.system.locations._PACKAGE", tmp_path / "mmcompress")
     (tmp_path / "mmcompress" / "conf").mkdir(parents=True)
-    assert shipped("conf") == tmp_path / "mmcompress" / "conf"
-    assert shipped("train.py") == tmp_path / "train.py"
+    assert project_path("conf") == tmp_path / "mmcompress" / "conf"
+    assert project_path("train.py") == tmp_path / "train.py"

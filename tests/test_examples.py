@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmcompress.system.locations import shipped
+from mmcompress.system.locations import project_path
 
 OWN_MODEL = Path(__file__).parents[1] / "examples" / "own_model"
 
@@ -26,7 +26,7 @@ def test_a_model_of_your_own(tmp_path: Path) -> None:
     own = ["--config-dir", str(OWN_MODEL), "backbone=own_model"]
     short = ["trainer.max_steps=2", "logger=none", "evaluation.latency.batch_sizes=[1]"]
     folder = f"run_dir={tmp_path / 'run'}"
-    train = str(shipped("train.py"))
+    train = str(project_path("train.py"))
     run(train, *own, "compression=magnitude_int4", *short, folder, cwd=tmp_path)
     artifact = str(tmp_path / "run" / "artifact")
     ledger = run("-m", "mmcompress.cli", "inspect", artifact, *own, cwd=tmp_path)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from mmcompress.cli import main
-from mmcompress.system.locations import shipped
+from mmcompress.system.locations import project_path
 
 COMMANDS = ("targets", "inspect", "evaluate", "export", "report")
 
@@ -186,7 +186,7 @@ def said(
     """The lines that a command which fails prints."""
     words = shlex.split(line)
     monkeypatch.setattr(sys, "argv", ["mmcompress", *words])
-    train = partial(runpy.run_path, str(shipped("train.py")), run_name="__main__")
+    train = partial(runpy.run_path, str(project_path("train.py")), run_name="__main__")
     command = main if words[0] in COMMANDS else train
     with pytest.raises(SystemExit) as stopped:
         command()
@@ -237,7 +237,7 @@ def test_a_mistake_that_a_model_or_data_reveal(
     ],
 )
 def test_a_mistake_in_a_process_of_its_own(words: list[str], pattern: str, desk: Path) -> None:
-    arguments = [str(shipped(word)) if word == "train.py" else word for word in words]
+    arguments = [str(project_path(word)) if word == "train.py" else word for word in words]
     done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     check(" ".join(words), pattern, desk, (done.stdout + done.stderr).splitlines())

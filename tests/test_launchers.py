@@ -13,7 +13,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 
 from mmcompress.sweeps.outcome import Outcome, outcomes
-from mmcompress.system.locations import shipped
+from mmcompress.system.locations import project_path
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +36,7 @@ def sweep(launcher: str, folder: Path, *overrides: str) -> subprocess.CompletedP
     """`python train.py -m` in `folder`."""
     pytest.importorskip(PACKAGES[launcher], reason="pip install 'mmcompress[sweep]'")
     environment = {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(folder / "cache")}
-    command = [str(shipped("train.py").resolve()), "-m", f"hydra/launcher={launcher}", *SMALL]
+    command = [str(project_path("train.py").resolve()), "-m", f"hydra/launcher={launcher}", *SMALL]
     return subprocess.run(
         [sys.executable, *command, *overrides],
         cwd=folder,
@@ -90,7 +90,7 @@ def test_a_worker_that_is_killed_takes_no_other_job_along(tmp_path: Path) -> Non
     (tmp_path / "app.py").write_text(APP)
     launchers = tmp_path / "conf" / "hydra" / "launcher"
     launchers.mkdir(parents=True)
-    shutil.copy(shipped("conf") / "hydra" / "launcher" / "cores.yaml", launchers)
+    shutil.copy(project_path("conf") / "hydra" / "launcher" / "cores.yaml", launchers)
     (tmp_path / "conf" / "config.yaml").write_text(
         "defaults: [_self_, {override hydra/launcher: cores}]\nx: 0\n"
         "hydra: {output_subdir: null, sweep: {dir: ., subdir: .}}\n"
@@ -114,7 +114,7 @@ def test_a_worker_that_is_killed_takes_no_other_job_along(tmp_path: Path) -> Non
 def test_slurm_gets_a_task_per_process() -> None:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install '.[sweep]'")
     assert Plugins.instance().discover(Launcher)
-    with initialize_config_dir(str(shipped("conf").resolve()), version_base="1.3"):
+    with initialize_config_dir(str(project_path("conf").resolve()), version_base="1.3"):
         overrides = ["hydra/launcher=slurm", "trainer=ddp", "trainer.devices=4"]
         cfg = compose("train", [*overrides, "trainer.num_nodes=2"], return_hydra_config=True)
         launcher = cfg.hydra.launcher

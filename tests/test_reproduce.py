@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from omegaconf import OmegaConf
 
-from mmcompress.config.compose import composed
+from mmcompress.config.compose import compose_config
 from mmcompress.papers.table import Job, jobs, load_table
 from mmcompress.records.settings import config_hash
 from mmcompress.system.files import write_json
@@ -21,7 +21,7 @@ SCRIPT = SimpleNamespace(**runpy.run_path(str(PATH)))
 def record_of(job: Job, folder: Path) -> dict:
     """What a run of the job in that folder would leave, metrics aside."""
     plain = OmegaConf.to_container(
-        composed(*job.overrides, "name='a, b'", f"run_dir={folder}"), resolve=True
+        compose_config(*job.overrides, "name='a, b'", f"run_dir={folder}"), resolve=True
     )
     return {
         "status": "finished",
@@ -110,6 +110,6 @@ def test_rows_of_the_full_scale_compose(name):
     settings = SCRIPT.read_settings([f"table={name}", "scale=full"])
     settings["paths"] = dict.fromkeys(settings["paths"], "/data")
     for job in jobs(load_table(name), "full", settings):
-        cfg = composed(*job.overrides)
+        cfg = compose_config(*job.overrides)
         assert "mini" not in cfg.backbone._target_
         assert "/data" in str(cfg.data)

@@ -20,9 +20,9 @@ from mmcompress.compression.base import STAGES, Compressor
 from mmcompress.compression.recipe import Recipe
 from mmcompress.data.base import PairData
 from mmcompress.objectives.contrastive import contrastive_loss
-from mmcompress.system.locations import shipped
+from mmcompress.system.locations import project_path
 
-CONF = shipped("conf").resolve()
+CONF = project_path("conf").resolve()
 
 # The layers are 32 wide and get narrower: settings that fit whatever earlier steps leave.
 TINY = {

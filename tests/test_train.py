@@ -16,7 +16,7 @@ from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.cli import inspect, score, write_back
 from mmcompress.report.details import with_ledger
-from mmcompress.system.locations import shipped
+from mmcompress.system.locations import project_path
 
 # A fine-tune of two steps on the embedded backbone and data.
 SHORT = ["trainer.max_steps=2", "data.batch_size=16", "data.calibration_size=32", "logger=none"]
@@ -39,7 +39,7 @@ def run_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def run(*overrides: str) -> None:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["train.py", *overrides])
-        runpy.run_path(str(shipped("train.py")), run_name="__main__")
+        runpy.run_path(str(project_path("train.py")), run_name="__main__")
 
     return run
 

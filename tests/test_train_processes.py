@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from mmcompress.artifact.folder import Artifact
-from mmcompress.system.locations import shipped
+from mmcompress.system.locations import project_path
 from mmcompress.training.module import calibrated_in
 from tests.system.test_distributed import free_port
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
-TRAIN = str(shipped("train.py").resolve())
+TRAIN = str(project_path("train.py").resolve())
 TIMEOUT = 900
 
 # Three batches of calibration: one of two processes has nothing to do in the last round.

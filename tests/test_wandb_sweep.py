@@ -11,12 +11,12 @@ import pytest
 import wandb
 import yaml
 
-from mmcompress.config.compose import composed
+from mmcompress.config.compose import compose_config
 from mmcompress.sweeps.job import as_job
-from mmcompress.system.locations import shipped
+from mmcompress.system.locations import project_path
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
-SWEEPS = sorted(shipped("conf").glob("sweep/wandb_*.yaml"))
+SWEEPS = sorted(project_path("conf").glob("sweep/wandb_*.yaml"))
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 def test_a_sweep_is_created_and_run(path: Path, run) -> None:
     asked = run(str(path), "--entity", "me", "--count", "3")
     config, where = asked["sweep"]
-    assert config["program"] == str(shipped("train.py").resolve())
+    assert config["program"] == str(project_path("train.py").resolve())
     assert where == {"entity": "me", "project": "mmcompress"}
     assert asked["agent"] == ["-m", "wandb", "agent", "--count", "3", "me/mmcompress/abc123"]
     assert asked["code"] == 0
@@ -77,7 +77,7 @@ def test_what_a_sweep_proposes_composes(path: Path) -> None:
             for key, given in sweep["parameters"].items()
             if place in given
         }
-        cfg = composed(*fixed, *(f"{key}={value}" for key, value in proposed.items()))
+        cfg = compose_config(*fixed, *(f"{key}={value}" for key, value in proposed.items()))
         assert "retrieval" in cfg.evaluation.evaluators
     assert sweep["metric"] == {"name": "retrieval/mean_r@1", "goal": "maximize"}
 
@@ -87,7 +87,7 @@ def test_hydra_does_not_run_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mmcompress.sweeps.job.HydraConfig", SimpleNamespace(get=lambda: hydra))
     job = as_job(lambda cfg: pytest.fail("it was run"))
     with pytest.raises(SystemExit) as ended:
-        job(composed("sweep=wandb_lowrank_int8"))
+        job(compose_config("sweep=wandb_lowrank_int8"))
     assert ended.value.code == (
         "error: W&B's server runs sweep=wandb_lowrank_int8: "
         "python scripts/wandb_sweep.py conf/sweep/wandb_lowrank_int8.yaml"

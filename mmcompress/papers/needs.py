@@ -8,7 +8,7 @@ import open_clip
 from huggingface_hub import constants
 
 from mmcompress.backbones.hub import hub_reachable
-from mmcompress.config.compose import composed
+from mmcompress.config.compose import compose_config
 from mmcompress.papers.table import PaperTable, jobs
 
 
@@ -26,7 +26,7 @@ def missing(table: PaperTable, settings: Mapping[str, Any]) -> str:
         if not _exists(settings["paths"].get(data))
     ]
     backbones = {
-        job.row: composed(*job.overrides).backbone for job in jobs(table, "full", settings)
+        job.row: compose_config(*job.overrides).backbone for job in jobs(table, "full", settings)
     }
     weights = list(dict.fromkeys(filter(None, map(repository, backbones.values()))))
     unseen = [name for name in weights if not in_cache(name)]

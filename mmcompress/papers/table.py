@@ -12,7 +12,7 @@ from typing import Any, Literal
 import yaml
 
 from mmcompress.papers.published import Published, find
-from mmcompress.system.locations import shipped
+from mmcompress.system.locations import project_path
 
 Scale = Literal["smoke", "full"]
 SCALES: tuple[Scale, ...] = ("smoke", "full")
@@ -149,7 +149,7 @@ def load_table(name: str) -> PaperTable:
 
 
 def _folder() -> Path:
-    return shipped("conf") / "table"
+    return project_path("conf") / "table"
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ PLAN = "plan.json"
 """What the recipe has decided for each target, which loggers are told with the results."""
 
 
-class Taken(Exception):
+class FolderUnavailable(Exception):
     """A folder that this run cannot have: the message says why."""
 
 
@@ -93,7 +93,7 @@ def open_folder(path: Path, config_hash: str) -> RunFolder:
     for folder in _numbered(path):
         try:
             return claim_folder(folder, config_hash)
-        except Taken as taken:
+        except FolderUnavailable as taken:
             if _claim(folder) == {}:
                 log.warning("%s: another folder is taken", taken)
     raise AssertionError("there is always another number")
@@ -111,7 +111,8 @@ def claim_folder(path: Path, config_hash: str) -> RunFolder:
     What a killed process has left half written is removed.
 
     Raises:
-        Taken: the run in it has finished, or another process works on it, or it is something else.
+        FolderUnavailable: the run in it has finished, another process works on it, or it holds
+            something else.
         ValueError: it cannot be made or written.
     """
     try:
@@ -142,7 +143,7 @@ def at_work(path: Path) -> str | None:
         return None
     try:
         lock = _lock(path)
-    except Taken as taken:
+    except FolderUnavailable as taken:
         return str(taken)
     if lock is not None:
         lock.release()
@@ -165,7 +166,7 @@ def _lock(path: Path) -> BaseFileLock | None:
         lock.acquire()
     except Timeout:
         claim = _claim(path) or {}
-        raise Taken(
+        raise FolderUnavailable(
             f"process {claim.get('pid')} on {claim.get('host')} works on it in {path}"
         ) from None
     except NotImplementedError:
@@ -175,18 +176,20 @@ def _lock(path: Path) -> BaseFileLock | None:
 
 
 def _check(path: Path, config_hash: str) -> None:
-    """Raises `Taken` where the folder is not for us."""
+    """Raises `FolderUnavailable` where the folder is not for us."""
     if status_in(path) == FINISHED:
-        raise Taken(f"a run has finished in {path}")
+        raise FolderUnavailable(f"a run has finished in {path}")
     claim = _claim(path)
     if claim is None:
         if any(not file.name.startswith(".") for file in path.iterdir()):
-            raise Taken(f"{path} holds something else")
+            raise FolderUnavailable(f"{path} holds something else")
     elif not claim:
         if not path.name.endswith(config_hash):
-            raise Taken(f"{path / CLAIM} cannot be read, so that nobody knows whose run that is")
+            raise FolderUnavailable(
+                f"{path / CLAIM} cannot be read, so that nobody knows whose run that is"
+            )
     elif claim["config_hash"] != config_hash:
-        raise Taken(f"{path} holds a run of another configuration")
+        raise FolderUnavailable(f"{path} holds a run of another configuration")
 
 
 def is_scored(path: Path) -> bool:

@@ -15,7 +15,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from mmcompress.config.errors import in_one_sentence, root_cause
 from mmcompress.records.folder import (
-    Taken,
+    FolderUnavailable,
     at_work,
     claim_folder,
     claimed_here,
@@ -78,7 +78,7 @@ def _started(function: Callable[[DictConfig], None], cfg: DictConfig) -> Values 
     if reason is None:
         try:
             function(cfg)
-        except Taken as taken:
+        except FolderUnavailable as taken:
             reason = str(taken)
         except Exception as error:
             _keep(cfg, path, error)
@@ -140,7 +140,7 @@ def _keep(cfg: DictConfig, path: Path, error: Exception) -> None:
     config = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
     try:
         held = claim_folder(path, config_hash(config))
-    except (Taken, ValueError) as problem:  # the disk may be full
+    except (FolderUnavailable, ValueError) as problem:  # the disk may be full
         log.warning("its error is not recorded: %s", problem)
         return
     try:

@@ -5,7 +5,7 @@ from pathlib import Path
 _PACKAGE = Path(__file__).parents[1]
 
 
-def shipped(name: str) -> Path:
+def project_path(name: str) -> Path:
     """Path of `conf` or `train.py`: beside the package in a checkout, inside it in a wheel."""
     inside = _PACKAGE / name
     return inside if inside.exists() else _PACKAGE.parent / name

@@ -15,13 +15,13 @@ from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.hf_generative import HFGenerative
 from mmcompress.compression.recipe import Plan, Recipe
-from mmcompress.config.compose import composed
-from mmcompress.system.locations import shipped
+from mmcompress.config.compose import compose_config
+from mmcompress.system.locations import project_path
 from mmcompress.testing.zoo.family import batch_of, randomised, seeded
 
 Batch = dict[str, Tensor]
 
-RECIPES = sorted(path.stem for path in (shipped("conf") / "compression").glob("*.yaml"))
+RECIPES = sorted(path.stem for path in (project_path("conf") / "compression").glob("*.yaml"))
 
 # Small layers are 32 wide, and there are two blocks in a tower: groups, codebooks and what is
 # removed must fit them.
@@ -55,7 +55,7 @@ class Refused(ValueError):
 
 @cache
 def _config(name: str, *overrides: str) -> DictConfig:
-    return composed(f"compression={name}", *SMALL.get(name, []), *overrides).compression
+    return compose_config(f"compression={name}", *SMALL.get(name, []), *overrides).compression
 
 
 def build_recipe(name: str, *overrides: str, dense_dtype: str | None = "float32") -> Recipe:

@@ -35,7 +35,7 @@ from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.evaluation.retrieval import Retrieval
 from mmcompress.evaluation.zeroshot import ZeroShot
 from mmcompress.objectives.objective import Objective
-from mmcompress.system.locations import shipped
+from mmcompress.system.locations import project_path
 from mmcompress.training.module import CompressionModule
 
 TEXTS = ["red cat", "a blue dog and a key", ""]
@@ -266,7 +266,7 @@ def test_the_whole_line(folder: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     settings = [f"backbone.folder={folder}", "trainer=post_training", "data.calibration_size=32"]
     run = tmp_path / "run"
     monkeypatch.setattr(sys, "argv", ["train.py", *choices, *settings, f"run_dir={run}"])
-    runpy.run_path(str(shipped("train.py")), run_name="__main__")
+    runpy.run_path(str(project_path("train.py")), run_name="__main__")
     record = json.loads((run / "run.json").read_text())
     assert record["metrics"]["dense"]["agreement/text_neighbour_r@1"] == 1
     assert 0.99 < record["metrics"]["compressed"]["agreement/text_cosine"] < 1

@@ -8,7 +8,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from mmcompress.config.compose import composed
+from mmcompress.config.compose import compose_config
 from mmcompress.config.validation import check_settings, parameters_of, takes, words
 
 GROUPS = ("seed", "backbone", "data", "trainer")
@@ -39,17 +39,17 @@ def test_a_value_that_does_not_fit_is_named_by_its_key(
 
 
 def test_where_a_value_stands_is_told_and_not_where_it_is_used() -> None:
-    cfg = composed("seed=abc")
+    cfg = compose_config("seed=abc")
     assert cfg.data.seed == "abc"
     with pytest.raises(ValueError, match=r"^seed=abc must be a whole number from 0 to 4294967295$"):
         check_settings(cfg, *GROUPS)
-    cfg = composed("backbone=trained", "trainer.accelerator=3")
+    cfg = compose_config("backbone=trained", "trainer.accelerator=3")
     with pytest.raises(ValueError, match=r"^trainer.accelerator=3 must be a text"):
         check_settings(cfg, *GROUPS)
 
 
 def test_a_value_may_come_from_another_key() -> None:
-    check_settings(composed("data.batch_size=${data.eval_batch_size}"), "data")
+    check_settings(compose_config("data.batch_size=${data.eval_batch_size}"), "data")
 
 
 def test_parameters_of_parents_count() -> None:
@@ -77,7 +77,7 @@ def test_a_group_that_a_run_needs() -> None:
 def test_a_package_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError) as refused:
-        check_settings(composed("evaluation=classification"), "evaluation")
+        check_settings(compose_config("evaluation=classification"), "evaluation")
     assert str(refused.value) == (
         "evaluation.evaluators.linear_probe needs the package sklearn: "
         'pip install "mmcompress[probe]"'

@@ -16,7 +16,7 @@ from mmcompress.objectives.distillation import (
     interactive_loss,
 )
 from mmcompress.objectives.objective import Objective
-from mmcompress.system.locations import shipped
+from mmcompress.system.locations import project_path
 
 
 def test_terms_are_weighted():
@@ -59,7 +59,7 @@ def test_no_weight_at_all():
 
 
 def configured(name: str) -> Any:
-    return instantiate(OmegaConf.load(shipped("conf") / "objective" / f"{name}.yaml"))
+    return instantiate(OmegaConf.load(project_path("conf") / "objective" / f"{name}.yaml"))
 
 
 def batch_of(width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -6,7 +6,7 @@ import pytest
 from hydra.utils import instantiate
 
 from mmcompress.backbones.hf_clip import HFClip
-from mmcompress.config.compose import composed
+from mmcompress.config.compose import compose_config
 from mmcompress.papers.needs import missing, repository
 from mmcompress.papers.published import Published, find, read_papers
 from mmcompress.papers.reproduction import lines, table_markdown, values_of
@@ -122,7 +122,7 @@ def test_rows_are_runs_of_the_packaged_model(name, mini):
         if job.overrides in seen:
             continue
         seen.add(job.overrides)
-        cfg = composed(*job.overrides)
+        cfg = compose_config(*job.overrides)
         assert cfg.trainer.max_steps <= LONGEST_AT_SMOKE
         recipe = instantiate(cfg.compression)
         recipe.check(mini)

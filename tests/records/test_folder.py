@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mmcompress.records.folder import (
-    Taken,
+    FolderUnavailable,
     at_work,
     checkpoints_in,
     claim_folder,
@@ -85,7 +85,7 @@ def test_a_failed_run_is_taken_up_again_and_a_finished_one_is_left_alone(tmp_pat
     held.release()
     end(path, "finished")
     assert open_folder(path, OURS).path.name == "run-2"
-    with pytest.raises(Taken, match="has finished"):
+    with pytest.raises(FolderUnavailable, match="has finished"):
         claim_folder(path, OURS)
     assert (path / "run.json").exists()
 
@@ -147,13 +147,13 @@ def test_a_claim_that_cannot_be_read_is_named(
 
 def test_other_configurations_and_other_things_are_left_alone(tmp_path: Path) -> None:
     path = cut_short(tmp_path / "run")
-    with pytest.raises(Taken, match="another configuration"):
+    with pytest.raises(FolderUnavailable, match="another configuration"):
         claim_folder(path, OTHER)
     assert open_folder(path, OTHER).path.name == "run-2"
     foreign = tmp_path / "photos"
     foreign.mkdir()
     (foreign / "1.png").touch()
-    with pytest.raises(Taken, match="something else"):
+    with pytest.raises(FolderUnavailable, match="something else"):
         claim_folder(foreign, OURS)
     assert [p.name for p in foreign.iterdir()] == ["1.png"]
 
@@ -163,7 +163,7 @@ def test_a_lock_ends_with_its_process_even_when_that_is_killed(tmp_path: Path) -
     assert at_work(path) is None
     with elsewhere(path) as process:
         assert f"process {process.pid} on " in str(at_work(path))
-        with pytest.raises(Taken, match=f"process {process.pid} on "):
+        with pytest.raises(FolderUnavailable, match=f"process {process.pid} on "):
             claim_folder(path, OURS)
         process.kill()
         process.wait()

@@ -18,7 +18,7 @@ import time
 from contextlib import contextmanager, suppress
 
 from mmcompress.session import Run
-from mmcompress.system.locations import shipped
+from mmcompress.system.locations import project_path
 
 
 def main() -> None:
@@ -74,7 +74,7 @@ def run(argv: list[str], cwd: str, output: str, stages: int) -> None:
     sys.argv = ["train.py", *argv]
     code = 1
     try:
-        runpy.run_path(str(shipped("train.py")), run_name="__main__")
+        runpy.run_path(str(project_path("train.py")), run_name="__main__")
         code = 0
     except SystemExit as ended:
         if isinstance(ended.code, str):
