@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from mmcompress.artifact.encoding import Encoding
 from mmcompress.artifact.ledger import LedgerRow, list_rows, summarise_size
 from mmcompress.artifact.load import read_backbone, read_manifest, read_skeleton
 from mmcompress.artifact.save import write_artifact
 from mmcompress.artifact.skeleton import Skeleton
 from mmcompress.backbones.base import Backbone
-from mmcompress.format.encoding import Encoding
 from mmcompress.format.errors import ArtifactError
 from mmcompress.format.manifest import MANIFEST_FILE, TENSORS_FILE, Manifest
 

@@ -11,6 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.utils import parametrize
 
+from mmcompress.artifact.encode import encode
+from mmcompress.artifact.encoding import Encoding
 from mmcompress.artifact.load import (
     PAYLOADS,
     check_tensors,
@@ -24,10 +26,7 @@ from mmcompress.artifact.skeleton import OWN
 from mmcompress.artifact.spec import without_references
 from mmcompress.backbones.base import Backbone
 from mmcompress.format.bundles import fingerprint, make_bundles, place_dense
-from mmcompress.format.encode import encode
-from mmcompress.format.encoding import Encoding
 from mmcompress.format.errors import ArtifactError
-from mmcompress.format.float16 import fits_float16
 from mmcompress.format.manifest import (
     FORMAT_VERSION,
     MANIFEST_FILE,
@@ -37,6 +36,7 @@ from mmcompress.format.manifest import (
 )
 from mmcompress.format.table import Rows, add_row
 from mmcompress.functional.finite import describe_not_finite, find_not_finite
+from mmcompress.functional.float16 import fits_float16
 from mmcompress.system.files import check_new, folder_atomically
 from mmcompress.system.memory import give_back, large_blocks_apart
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from mmcompress.artifact.encoding import Encoding
 from mmcompress.compression.base import Compressor
-from mmcompress.format.encoding import Encoding
 from mmcompress.system.memory import give_back
 
 

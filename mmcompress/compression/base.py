@@ -13,9 +13,9 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import UNITS, Backbone, Target
 from mmcompress.compression.statistics import Statistic
-from mmcompress.format.encoding import Encoding
 
 log = logging.getLogger(__name__)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import Backbone, Target
 from mmcompress.compression.baking import Baking, put_back
 from mmcompress.compression.base import (
@@ -22,9 +23,8 @@ from mmcompress.compression.base import (
     put,
 )
 from mmcompress.compression.statistics import Statistic, collect
-from mmcompress.format.encoding import Encoding
-from mmcompress.format.float16 import round_to_float16
 from mmcompress.functional.finite import check_trained
+from mmcompress.functional.float16 import round_to_float16
 from mmcompress.search.budget import Budget, left_out
 from mmcompress.system.distributed import from_first
 from mmcompress.system.memory import give_back

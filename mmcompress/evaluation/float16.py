@@ -14,7 +14,7 @@ from mmcompress.backbones.base import Backbone
 from mmcompress.data.base import PairData
 from mmcompress.evaluation.base import Comparison, Evaluator
 from mmcompress.evaluation.baseline import dense_baseline
-from mmcompress.format.float16 import round_to_float16
+from mmcompress.functional.float16 import round_to_float16
 
 
 def float16_baseline(

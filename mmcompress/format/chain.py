@@ -27,10 +27,10 @@ from torch import Tensor
 
 from mmcompress.format.codecs import ans, planes
 from mmcompress.format.codecs.bitmask import densify, from_symbols, unpack_mask
-from mmcompress.format.codecs.codebook import lookup
-from mmcompress.format.codecs.float8 import from_float8
-from mmcompress.format.codecs.integers import dequantise
 from mmcompress.format.codecs.pack import packed_length, unpack
+from mmcompress.functional.float8 import from_float8
+from mmcompress.functional.integers import dequantise
+from mmcompress.functional.lookup import lookup
 
 Chain = list[dict[str, Any]]
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from mmcompress.artifact.encode import encode
+from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import Backbone, Target
 from mmcompress.compression.base import put
-from mmcompress.format.encode import encode
-from mmcompress.format.encoding import Encoding
-from mmcompress.format.float16 import fits_float16
+from mmcompress.functional.float16 import fits_float16
 
 if TYPE_CHECKING:
     from mmcompress.compression.recipe import Recipe

@@ -16,17 +16,17 @@ from tokenizers.pre_tokenizers import Whitespace
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 
+from mmcompress.artifact.encoding import Encoding
 from mmcompress.artifact.folder import Artifact
 from mmcompress.artifact.load import file_checksum
 from mmcompress.artifact.skeleton import build_skeleton
 from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.format.bundles import fingerprint
-from mmcompress.format.codecs.codebook import lookup
-from mmcompress.format.codecs.float8 import from_float8, to_float8
-from mmcompress.format.codecs.integers import dequantise, quantise
-from mmcompress.format.encoding import Encoding
 from mmcompress.format.manifest import sign
 from mmcompress.format.table import read_table
+from mmcompress.functional.float8 import from_float8, to_float8
+from mmcompress.functional.integers import dequantise, quantise
+from mmcompress.functional.lookup import lookup
 
 
 def make_backbone(seed: int = 0) -> HFClip:

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from mmcompress.artifact.dense import dense_file_bytes
+from mmcompress.artifact.encoding import Encoding
 from mmcompress.artifact.folder import Artifact, backbone_in
 from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.compression.base import Compressor
 from mmcompress.compression.lowrank.lowrank import LowRank
 from mmcompress.format import bundles
-from mmcompress.format.codecs.codebook import lookup
-from mmcompress.format.encoding import Encoding
 from mmcompress.format.errors import ArtifactError
+from mmcompress.functional.lookup import lookup
 from mmcompress.modules.lowrank import LowRankLinear
 from mmcompress.system import memory
 

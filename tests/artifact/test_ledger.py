@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mmcompress.artifact.encoding import Encoding
 from mmcompress.artifact.folder import Artifact
 from mmcompress.artifact.ledger import (
     LedgerRow,
@@ -18,7 +19,6 @@ from mmcompress.artifact.ledger import (
 )
 from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.format import bundles
-from mmcompress.format.encoding import Encoding
 
 FC1 = "vision_model.encoder.layers.0.mlp.fc1.weight"
 EMBEDDING = "text_model.embeddings.token_embedding.weight"

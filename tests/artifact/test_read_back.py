@@ -10,11 +10,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mmcompress.artifact import save as save_module
+from mmcompress.artifact.encoding import Encoding
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.mlp import MLP
 from mmcompress.format.bundles import FRAME
 from mmcompress.format.codecs import ans, planes
-from mmcompress.format.encoding import Encoding
 from mmcompress.format.errors import ArtifactError
 
 Save = Callable[..., Artifact]

@@ -15,8 +15,8 @@ from mmcompress.compression.quantization.entropy import (
     round_with_feedback,
 )
 from mmcompress.compression.statistics import Statistic, input_statistic
-from mmcompress.format.codecs.integers import dequantise, quantise
 from mmcompress.functional.hessian import inverse_cholesky
+from mmcompress.functional.integers import dequantise, quantise
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

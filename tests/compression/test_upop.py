@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mmcompress.artifact.encoding import Encoding
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.hf_clip import HFClip
@@ -19,7 +20,6 @@ from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.recipe import Recipe
 from mmcompress.compression.sharing.codebook import Codebook
 from mmcompress.data.base import PairData
-from mmcompress.format.encoding import Encoding
 from mmcompress.objectives.contrastive import contrastive_loss
 from mmcompress.search.groups import find_groups
 

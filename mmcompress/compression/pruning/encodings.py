@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmcompress.format.encoding import Encoding
+from mmcompress.artifact.encoding import Encoding
 
 
 def keep_in_encoding(encoding: Encoding, kept: Sequence[int], dim: int) -> Encoding:

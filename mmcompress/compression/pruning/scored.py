@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
+from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import WEIGHTS, WITHOUT_MOMENT, Target
 from mmcompress.compression.base import Compressor, Decision, as_matrix
 from mmcompress.compression.pruning.allocation import ALLOCATIONS, Allocation, allocate
@@ -17,7 +18,6 @@ from mmcompress.compression.statistics import (
     InputStatistic,
     Statistic,
 )
-from mmcompress.format.encoding import Encoding
 
 Comparison = Literal["tensor", "row"]
 

@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import WEIGHTS, Target
 from mmcompress.compression.base import (
     Compressor,
@@ -33,7 +34,6 @@ from mmcompress.compression.quantization.grid import (
 from mmcompress.compression.quantization.rows import by_rows
 from mmcompress.compression.quantization.scales import mean_magnitude
 from mmcompress.compression.statistics import Statistic
-from mmcompress.format.encoding import Encoding
 
 CLIP = 4.0
 """Magnitude, in units of α, beyond which a weight gets no gradient: it is on the right side."""

@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import WEIGHTS, Target
 from mmcompress.compression.base import (
     Compressor,
@@ -30,8 +31,7 @@ from mmcompress.compression.base import (
     kept_mask,
 )
 from mmcompress.compression.statistics import INPUTS, Statistic
-from mmcompress.format.encoding import Encoding
-from mmcompress.format.float16 import round_to_float16
+from mmcompress.functional.float16 import round_to_float16
 from mmcompress.functional.hessian import shared_inverse_cholesky
 
 LARGEST = 127

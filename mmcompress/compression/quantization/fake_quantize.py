@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmcompress.artifact.encoding import Encoding
 from mmcompress.compression.base import Parametrization, as_matrix
 from mmcompress.compression.quantization.grid import Grid, as_scale
 from mmcompress.compression.quantization.rows import by_rows
-from mmcompress.format.encoding import Encoding
 
 
 class StraightThrough(torch.autograd.Function):

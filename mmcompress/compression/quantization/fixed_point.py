@@ -14,12 +14,12 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import WEIGHTS, Target
 from mmcompress.compression.base import Compressor, Decision, as_matrix
 from mmcompress.compression.quantization.fake_quantize import FakeQuantize
 from mmcompress.compression.quantization.grid import Grid, check_bits
 from mmcompress.compression.statistics import Statistic
-from mmcompress.format.encoding import Encoding
 
 FINER = 3
 """Bits by which the search goes beyond the finest step that holds the largest weight."""

@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import WEIGHTS, Target
 from mmcompress.compression.base import Compressor, Decision, Parametrization, as_matrix
 from mmcompress.compression.quantization.fake_quantize import StraightThrough
@@ -22,8 +23,7 @@ from mmcompress.compression.quantization.grid import (
 )
 from mmcompress.compression.quantization.rows import by_rows
 from mmcompress.compression.statistics import Statistic
-from mmcompress.format.codecs.float8 import LARGEST, from_float8, to_float8
-from mmcompress.format.encoding import Encoding
+from mmcompress.functional.float8 import LARGEST, from_float8, to_float8
 
 
 class FakeFloat8(Parametrization):

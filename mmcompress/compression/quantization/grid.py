@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import Target
 from mmcompress.compression.base import as_matrix, kept_mask
-from mmcompress.format.codecs.integers import dequantise, quantise
-from mmcompress.format.encoding import Encoding
+from mmcompress.functional.integers import dequantise, quantise
 
 log = logging.getLogger(__name__)
 

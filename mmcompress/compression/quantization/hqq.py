@@ -17,6 +17,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import WEIGHTS, Target
 from mmcompress.compression.base import Compressor, Decision, as_matrix, kept_mask
 from mmcompress.compression.quantization.fake_quantize import FakeQuantize
@@ -31,7 +32,6 @@ from mmcompress.compression.quantization.grid import (
 )
 from mmcompress.compression.quantization.rows import by_rows
 from mmcompress.compression.statistics import Statistic
-from mmcompress.format.encoding import Encoding
 
 P = 0.7
 BETA = 10.0

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 
+from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import WEIGHTS, Target
 from mmcompress.compression.base import Compressor, Decision, as_matrix
 from mmcompress.compression.quantization.fake_quantize import FakeQuantize
@@ -21,7 +22,6 @@ from mmcompress.compression.quantization.grid import (
 )
 from mmcompress.compression.quantization.scales import choose_scale
 from mmcompress.compression.statistics import Statistic
-from mmcompress.format.encoding import Encoding
 
 
 class Integer(Compressor):

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import WEIGHTS, Target
 from mmcompress.compression.base import (
     Compressor,
@@ -35,7 +36,6 @@ from mmcompress.compression.quantization.grid import (
 from mmcompress.compression.quantization.rows import by_rows
 from mmcompress.compression.quantization.scales import choose_scale, mean_magnitude
 from mmcompress.compression.statistics import Statistic
-from mmcompress.format.encoding import Encoding
 
 Start = Literal["mean", "search"]
 STARTS = ("mean", "search")

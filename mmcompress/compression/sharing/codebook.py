@@ -16,6 +16,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import WEIGHTS, Target
 from mmcompress.compression.base import (
     LEFT_DENSE,
@@ -26,9 +27,8 @@ from mmcompress.compression.base import (
     kept_mask,
 )
 from mmcompress.compression.statistics import Statistic
-from mmcompress.format.codecs.codebook import lookup
-from mmcompress.format.encoding import Encoding
-from mmcompress.format.float16 import round_to_float16
+from mmcompress.functional.float16 import round_to_float16
+from mmcompress.functional.lookup import lookup
 
 log = logging.getLogger(__name__)
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import WEIGHTS, Target
 from mmcompress.compression.base import (
     LEFT_DENSE,
@@ -38,9 +39,8 @@ from mmcompress.compression.sharing.codebook import (
     would_not_shrink,
 )
 from mmcompress.compression.statistics import Statistic
-from mmcompress.format.codecs.codebook import lookup
-from mmcompress.format.encoding import Encoding
-from mmcompress.format.float16 import round_to_float16
+from mmcompress.functional.float16 import round_to_float16
+from mmcompress.functional.lookup import lookup
 
 CHUNK = 2**22
 """Distances that are held at once."""

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import WEIGHTS, Target
 from mmcompress.compression.base import LEFT_DENSE, Compressor, Decision, as_matrix, unit_of
 from mmcompress.compression.sharing.codebook import (
@@ -31,10 +32,9 @@ from mmcompress.compression.sharing.codebook import (
     would_not_shrink,
 )
 from mmcompress.compression.statistics import Statistic
-from mmcompress.format.codecs.codebook import lookup
-from mmcompress.format.encoding import Encoding
-from mmcompress.format.float16 import round_to_float16
+from mmcompress.functional.float16 import round_to_float16
 from mmcompress.functional.hessian import DAMPING, shared_inverse_cholesky
+from mmcompress.functional.lookup import lookup
 
 SAMPLE = 65536
 """Vectors that k-means looks at, at least 64 per entry."""

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmcompress.format.codecs.codebook import lookup
+from mmcompress.functional.lookup import lookup
 
 
 def test_scalar_and_rows_by_hand() -> None:

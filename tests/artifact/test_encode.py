@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from mmcompress.artifact.encode import encode
+from mmcompress.artifact.encoding import Encoding
 from mmcompress.format.chain import decode, layout
 from mmcompress.format.codecs import ans
-from mmcompress.format.encode import encode
-from mmcompress.format.encoding import Encoding
 
 EncodeAs = Callable[[str, Tensor], Encoding]
 SHAPES = [(1, 16), (48, 32), (5, 48), (8, 3, 4, 4)]

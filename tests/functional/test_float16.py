@@ -11,7 +11,7 @@ from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.recipe import Recipe
-from mmcompress.format.float16 import fits_float16, round_to_float16
+from mmcompress.functional.float16 import fits_float16, round_to_float16
 from mmcompress.search.groups import bytes_outside
 from tests.conftest import store
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from mmcompress.format.codecs.float8 import from_float8, to_float8
+from mmcompress.functional.float8 import from_float8, to_float8
 
 
 def test_every_pattern_comes_back() -> None:

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmcompress.artifact.encoding import Encoding
 from mmcompress.format.chain import FLOATS, Chain, codes_name, decode
 from mmcompress.format.codecs import ans, planes
 from mmcompress.format.codecs.bitmask import pack_mask, sparsify, to_symbols
-from mmcompress.format.codecs.float8 import to_float8
-from mmcompress.format.codecs.integers import quantise
 from mmcompress.format.codecs.pack import pack
-from mmcompress.format.encoding import Encoding
+from mmcompress.functional.float8 import to_float8
+from mmcompress.functional.integers import quantise
 
 MASK_WIDTHS = (1, 4, 8)
 """Bits of a mask that are tried as one symbol; N:M patterns are symbols of M."""

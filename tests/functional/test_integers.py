@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmcompress.format.codecs.integers import dequantise, quantise
+from mmcompress.functional.integers import dequantise, quantise
 
 
 def test_symmetric_by_hand() -> None:
