@@ -20,7 +20,7 @@ from mmcompress.evaluation.base import check_split
 from mmcompress.evaluation.baseline import dense_baseline
 from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.evaluation.float16 import float16_baseline
-from mmcompress.evaluation.score import intervals
+from mmcompress.functional.score import intervals
 from mmcompress.rehearsal import rehearse
 from mmcompress.runtime.latency import measure_latency
 from mmcompress.session import start_run

@@ -127,7 +127,7 @@ def score(folder: Path, overrides: list[str], *, as_json: bool = False) -> dict[
     from mmcompress.artifact.folder import Artifact, artifact_folder
     from mmcompress.config.validation import check_settings
     from mmcompress.evaluation.evaluate import evaluate
-    from mmcompress.evaluation.score import intervals
+    from mmcompress.functional.score import intervals
 
     cfg = compose_config(*overrides)
     check_settings(cfg, "data", "evaluation")

@@ -27,7 +27,7 @@ from mmcompress.backbones.base import Backbone
 from mmcompress.compression.recipe import Recipe
 from mmcompress.config.compose import compose_config
 from mmcompress.config.errors import in_one_sentence
-from mmcompress.objectives.contrastive import contrastive_loss
+from mmcompress.functional.contrastive import contrastive_loss
 from mmcompress.records.environment import hardware, peak_memory_bytes, versions
 from mmcompress.runtime.latency import alternate
 from mmcompress.system.files import write_atomically, write_json

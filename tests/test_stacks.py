@@ -19,7 +19,7 @@ from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.compression.base import STAGES, Compressor
 from mmcompress.compression.recipe import Recipe
 from mmcompress.data.base import PairData
-from mmcompress.objectives.contrastive import contrastive_loss
+from mmcompress.functional.contrastive import contrastive_loss
 from mmcompress.system.locations import project_path
 
 CONF = project_path("conf").resolve()

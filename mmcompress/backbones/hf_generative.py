@@ -42,9 +42,7 @@ from mmcompress.backbones.hf_tokenizer import (
 from mmcompress.backbones.images import CLIP_MEAN, CLIP_STD
 from mmcompress.backbones.processors import pixels_of, read_image_processor
 from mmcompress.backbones.text_encoder import mean_pool
-
-IGNORED = -100
-"""Label of a position that no loss is asked for."""
+from mmcompress.functional.tokens import IGNORED
 
 
 class HFGenerative(Backbone):

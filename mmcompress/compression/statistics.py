@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from mmcompress.backbones.base import UNOBSERVED, Backbone, Target
+from mmcompress.functional.contrastive import contrastive_loss
 from mmcompress.functional.finite import describe_not_finite
-from mmcompress.objectives.contrastive import contrastive_loss
 from mmcompress.system.distributed import from_all, in_order, rank, size
 from mmcompress.system.mapped import layer_by_layer
 

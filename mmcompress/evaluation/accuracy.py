@@ -7,8 +7,8 @@ import torch
 
 from mmcompress.data.base import PairData
 from mmcompress.evaluation.base import Encode, embed
-from mmcompress.evaluation.score import Score
-from mmcompress.evaluation.zeroshot import balanced_accuracy
+from mmcompress.functional.score import Score
+from mmcompress.functional.zeroshot import balanced_accuracy
 
 log = logging.getLogger(__name__)
 

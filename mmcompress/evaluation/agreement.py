@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mmcompress.data.base import PairData
 from mmcompress.evaluation.base import Encode, embed
-from mmcompress.evaluation.retrieval import first_of_each, ranks, recall_at_k
+from mmcompress.functional.retrieval import first_of_each, ranks, recall_at_k
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from mmcompress.backbones.base import Backbone
 from mmcompress.data.base import PairData
 from mmcompress.evaluation.base import Comparison, Evaluator, check_split
 from mmcompress.evaluation.evaluate import evaluate
-from mmcompress.evaluation.score import Score
+from mmcompress.functional.score import Score
 from mmcompress.records.numerics import NUMERICS
 from mmcompress.system.files import set_aside, write_json
 

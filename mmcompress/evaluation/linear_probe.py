@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mmcompress.data.base import PairData
 from mmcompress.evaluation.base import Encode, embed
-from mmcompress.evaluation.score import Score
+from mmcompress.functional.score import Score
 from mmcompress.system.extras import needs_package
 
 log = logging.getLogger(__name__)

@@ -7,10 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmcompress.backbones.base import Backbone
-from mmcompress.backbones.hf_generative import IGNORED
-from mmcompress.evaluation.perplexity import perplexity, token_losses
+from mmcompress.functional.distillation import softened_divergence
+from mmcompress.functional.tokens import IGNORED, perplexity, token_losses
 from mmcompress.objectives.base import Gather, alone, share
-from mmcompress.objectives.classification import softened_divergence
 
 
 class Captioning:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmcompress.backbones.base import Backbone
+from mmcompress.functional.distillation import softened_divergence
 from mmcompress.objectives.base import Gather, alone, share
 
 
@@ -60,21 +61,6 @@ class CrossEntropy:
         """`acc@1`."""
         hits = torch.eq(outputs["logits"].argmax(dim=1), outputs["label"])
         return {"acc@1": hits.double().mean().item()}
-
-
-def softened_divergence(ours: Tensor, theirs: Tensor, temperature: float) -> Tensor:
-    """Kullback-Leibler divergence of softened classes, times the square of the temperature.
-
-    Args:
-        ours, theirs: logits (N, classes).
-    """
-    divergence = F.kl_div(
-        (ours / temperature).log_softmax(dim=1),
-        (theirs / temperature).log_softmax(dim=1),
-        log_target=True,
-        reduction="batchmean",
-    )
-    return temperature**2 * divergence
 
 
 def _logits(backbone: Backbone, batch: Mapping[str, Tensor]) -> Tensor:

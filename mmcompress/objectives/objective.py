@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from mmcompress.backbones.base import Backbone
-from mmcompress.evaluation.retrieval import retrieval_metrics
-from mmcompress.evaluation.zeroshot import zeroshot_accuracy
+from mmcompress.functional.contrastive import contrastive_loss
+from mmcompress.functional.distillation import affinity_loss, feature_loss, interactive_loss
+from mmcompress.functional.retrieval import retrieval_metrics
+from mmcompress.functional.zeroshot import zeroshot_accuracy
 from mmcompress.objectives.base import Gather, alone
-from mmcompress.objectives.contrastive import contrastive_loss
-from mmcompress.objectives.distillation import affinity_loss, feature_loss, interactive_loss
 
 MAX_LOGIT_SCALE = 100.0
 """CLIP's own bound on the inverse temperature (arXiv:2103.00020, section 2.5)."""

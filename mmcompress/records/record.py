@@ -48,7 +48,7 @@ class RunRecord:
         float16: scores and sizes of the dense model cast to float16, `float16_baseline`.
         numerics: version of what the numbers mean, `mmcompress.records.numerics`.
         intervals: metric name → test items, 95 % bootstrap intervals of both models and of their
-            paired difference: `evaluation.score.intervals`.
+            paired difference: `functional.score.intervals`.
         dense_sha256: of the dense model, `artifact.dense.dense_checksum`.
         size: `dense_bytes`, `artifact_bytes`, `compression_ratio`, `bits_per_weight`,
             `dense_dtype`, `by_modality`, `coverage`.

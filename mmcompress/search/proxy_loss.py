@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from mmcompress.backbones.base import Backbone
+from mmcompress.functional.distillation import affinity_loss, feature_loss
 from mmcompress.functional.finite import check_rows
-from mmcompress.objectives.distillation import affinity_loss, feature_loss
 
 
 class Yardstick:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mmcompress.objectives.contrastive import contrastive_loss
+from mmcompress.functional.contrastive import contrastive_loss
 from peers.base import Batches, Peer
 from peers.towers import Towers
 

@@ -16,7 +16,7 @@ from mmcompress.compression.statistics import (
     input_statistic,
 )
 from mmcompress.data.base import PairData
-from mmcompress.objectives.contrastive import contrastive_loss
+from mmcompress.functional.contrastive import contrastive_loss
 
 FC1 = "encoder.layers.0.mlp.fc1"
 

@@ -20,7 +20,7 @@ from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.recipe import Recipe
 from mmcompress.compression.sharing.codebook import Codebook
 from mmcompress.data.base import PairData
-from mmcompress.objectives.contrastive import contrastive_loss
+from mmcompress.functional.contrastive import contrastive_loss
 from mmcompress.search.groups import find_groups
 
 BLOCK = "vision_model.encoder.layers.0"

@@ -8,8 +8,8 @@ from mmcompress.data.items import PairDataset
 from mmcompress.evaluation.baseline import content_key, dense_baseline
 from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.evaluation.retrieval import Retrieval
-from mmcompress.evaluation.score import intervals
 from mmcompress.evaluation.zeroshot import ZeroShot
+from mmcompress.functional.score import intervals
 
 
 @pytest.fixture

@@ -21,9 +21,10 @@ from mmcompress.evaluation.baseline import dense_baseline
 from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.evaluation.linear_probe import LinearProbe
 from mmcompress.evaluation.perplexity import Perplexity
-from mmcompress.evaluation.retrieval import Retrieval, ranks
+from mmcompress.evaluation.retrieval import Retrieval
 from mmcompress.evaluation.zeroshot import ZeroShot
 from mmcompress.functional.finite import NotFiniteError
+from mmcompress.functional.retrieval import ranks
 from mmcompress.objectives.classification import CrossEntropy
 from mmcompress.objectives.objective import Objective
 from mmcompress.testing.zoo.families import FAMILIES

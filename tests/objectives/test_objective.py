@@ -9,8 +9,8 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from mmcompress.objectives.contrastive import contrastive_loss
-from mmcompress.objectives.distillation import (
+from mmcompress.functional.contrastive import contrastive_loss
+from mmcompress.functional.distillation import (
     affinity_loss,
     feature_loss,
     interactive_loss,

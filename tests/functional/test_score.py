@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mmcompress.evaluation.score import Score, bootstrap, interval, intervals
+from mmcompress.functional.score import Score, bootstrap, interval, intervals
 
 
 def hits(count: int, share: float, seed: int) -> np.ndarray:

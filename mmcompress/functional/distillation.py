@@ -3,7 +3,24 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmcompress.objectives.contrastive import partners
+from mmcompress.functional.contrastive import partners
+
+
+def softened_divergence(ours: Tensor, theirs: Tensor, temperature: float = 1.0) -> Tensor:
+    """Kullback-Leibler divergence of softened classes, times the square of the temperature.
+
+    Args:
+        ours, theirs: logits (N, classes).
+    Returns:
+        Scalar, at least 0; mean over the rows.
+    """
+    divergence = F.kl_div(
+        (ours / temperature).log_softmax(dim=1),
+        (theirs / temperature).log_softmax(dim=1),
+        log_target=True,
+        reduction="batchmean",
+    )
+    return temperature**2 * divergence
 
 
 def affinity_loss(
@@ -27,15 +44,9 @@ def affinity_loss(
     """
     ours = student_scale * student[0] @ student[1].T  # B B
     theirs = teacher_scale * teacher[0] @ teacher[1].T  # B B
-    forth = _divergence(ours, theirs)
-    back = _divergence(ours.T, theirs.T)
+    forth = softened_divergence(ours, theirs)
+    back = softened_divergence(ours.T, theirs.T)
     return (forth + back) / 2
-
-
-def _divergence(ours: Tensor, theirs: Tensor) -> Tensor:
-    return F.kl_div(
-        ours.log_softmax(dim=1), theirs.log_softmax(dim=1), log_target=True, reduction="batchmean"
-    )
 
 
 def feature_loss(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) -> Tensor:

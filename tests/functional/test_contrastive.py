@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmcompress.objectives.contrastive import contrastive_loss, partners
+from mmcompress.functional.contrastive import contrastive_loss, partners
 
 
 def slow_contrastive(first: Tensor, second: Tensor, scale: float) -> float:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmcompress.objectives.distillation import affinity_loss, feature_loss, interactive_loss
+from mmcompress.functional.distillation import affinity_loss, feature_loss, interactive_loss
 
 ONE = torch.tensor(1.0)
 
