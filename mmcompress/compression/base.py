@@ -28,7 +28,7 @@ LEFT_DENSE = "left_dense"
 SELECTORS = ("modality", "role", "granularity")
 
 EXCEPT = "!"
-"""Before a selector's pattern: all but what it matches."""
+"""Before a selector's pattern: all except what it matches."""
 
 Stage = Literal["structure", "mask", "values"]
 STAGES: tuple[Stage, ...] = ("structure", "mask", "values")
@@ -90,9 +90,9 @@ class Compressor(ABC):
     then `weights` and `statistics` hold what lies inside the selected modules.
 
     Args:
-        modality: towers to compress, `"image"` or `["image", "text"]`; all when None.
-        role: shell pattern(s) of roles, `"mlp.*"`; all when None; `"!embed"` for all but that.
-        granularity: kinds of module, `"linear"`; all that the method supports when None.
+        modality: towers to compress, such as `image` or `[image, text]`; null for all.
+        role: shell patterns of roles, such as `mlp.*`; `!embed` spares `embed`; null for all.
+        granularity: kinds of module, such as `linear`; null for all that the method can handle.
     """
 
     stage: ClassVar[Stage]

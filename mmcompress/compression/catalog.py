@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from mmcompress.records.settings import family
-from mmcompress.system.locations import shipped
+from mmcompress.system.locations import project_path
 
 REQUIRED = "required"
 """The default of a setting that has none."""
@@ -96,7 +96,7 @@ def recipes(*folders: Path) -> dict[str, RecipeCard]:
     """
     files = {
         path.stem: path
-        for folder in reversed([*folders, shipped("conf") / "compression"])
+        for folder in reversed([*folders, project_path("conf") / "compression"])
         for path in folder.glob("*.yaml")
     }
     return {name: _recipe(files[name], files) for name in sorted(files)}

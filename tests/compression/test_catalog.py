@@ -14,9 +14,9 @@ from mmcompress.compression.catalog import (
     settings_of,
     summary_of,
 )
-from mmcompress.config.compose import composed
+from mmcompress.config.compose import compose_config
 from mmcompress.config.validation import parameters_of
-from mmcompress.system.locations import shipped
+from mmcompress.system.locations import project_path
 
 WANDA = "mmcompress.compression.pruning.wanda.Wanda"
 CARDS = recipes()
@@ -56,7 +56,7 @@ def test_every_setting_is_explained(target: str) -> None:
 
 @pytest.mark.parametrize("name", list(CARDS))
 def test_a_recipe_reads_as_hydra_composes_it(name: str) -> None:
-    steps = OmegaConf.to_container(composed(f"compression={name}").compression.steps)
+    steps = OmegaConf.to_container(compose_config(f"compression={name}").compression.steps)
     assert isinstance(steps, dict)
     card = CARDS[name]
     assert [step.name for step in card.steps] == list(steps)
@@ -111,5 +111,5 @@ def test_it_needs_no_torch() -> None:
 
 
 def test_every_recipe_has_an_idea_of_one_line() -> None:
-    assert set(CARDS) == {p.stem for p in (shipped("conf") / "compression").glob("*.yaml")}
+    assert set(CARDS) == {p.stem for p in (project_path("conf") / "compression").glob("*.yaml")}
     assert {name: card.idea for name, card in CARDS.items() if not card.idea.endswith(".")} == {}

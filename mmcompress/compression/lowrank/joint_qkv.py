@@ -36,11 +36,12 @@ def projections(attention: str, names: Mapping[str, Any]) -> list[str]:
 
 
 class JointQKV(LowRank):
-    """Factorise the q, k and v of every attention together.
+    """Attentions whose q, k and v are factorised together, with one V for the three.
 
     Args:
-        **settings: those of `LowRank`; `rank_ratio` is relative to the smaller side of the stacked
-            matrix, the width of the input.
+        rank_ratio: kept rank / smaller side of the stacked matrix, which is the width of the input;
+            null where `energy` says it. Legal: number in (0, 1], or null.
+        **settings: the others are those of `LowRank`.
     """
 
     granularities = ("attention",)

@@ -192,17 +192,20 @@ def block_by_block(targets: Sequence[Target]) -> list[list[Target]]:
 
 
 class LowRank(Compressor):
-    """Factorise layers; each step after it may target the two factors.
+    """Layers as two thin ones, W ≈ U Vᵀ; a later step may target the two factors.
 
     Args:
-        rank_ratio: kept / full rank, in (0, 1].
-        energy: instead of `rank_ratio`: the share of spectral energy that each layer keeps, in
-            (0, 1]; layers then get ranks of their own.
-        weighting: how calibration data weighs the error: `none`, `whiten`, `asvd`, `fisher`.
-        alpha: exponent of `asvd`.
-        rank_multiple: ranks are rounded to a multiple of it (down, but never to zero), which
-            keeps matrix kernels and quantisation groups aligned.
-        sequential: weigh each block by the inputs that the compressed blocks before it give.
+        rank_ratio: kept / full rank, the same for all layers; null where `energy` says it. Legal:
+            number in (0, 1], or null.
+        energy: share of the spectral energy that each layer keeps, so that layers get ranks of
+            their own; null where `rank_ratio` says it. Legal: number in (0, 1], or null.
+        weighting: how calibration data weigh the error. Legal: `none`, `whiten`, `asvd` or
+            `fisher`.
+        alpha: exponent of `asvd`. Legal: number above 0.
+        rank_multiple: ranks are rounded down to a multiple of it, and never to zero; this keeps
+            matrix kernels and quantization groups aligned. Legal: whole number of at least 1.
+        sequential: weigh each block by the inputs that the compressed blocks before it give. Legal:
+            true or false.
         **selectors: `modality`, `role`, `granularity`.
     """
 

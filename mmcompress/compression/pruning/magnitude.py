@@ -11,4 +11,4 @@ from mmcompress.compression.pruning.scored import ScoredPruning
 
 
 class Magnitude(ScoredPruning):
-    """Score = |W|, by default compared across the tensor."""
+    """Weights without the smallest: score |W|, by default compared across the tensor."""

@@ -69,13 +69,15 @@ class MovementMask(Mask):
 
 
 class Movement(ScoredPruning):
-    """Drop the weights of lowest trained score while training.
+    """Weights without those of lowest score, where training the scores decides.
 
     Args:
-        sparsity, allocation, max_sparsity: as in `ScoredPruning`.
         start: share of the magnitudes at which scores begin; 0 is the paper's, for long training.
-        begin, end: of the cubic ramp, as shares of training; masks go on moving after it.
-        **selectors: `modality`, `role`, `granularity`.
+            Legal: number of at least 0.
+        begin: where the cubic ramp begins, as a share of training. Legal: number in [0, end).
+        end: where it ends; masks go on moving after it. Legal: number in (begin, 1].
+        **selectors: `modality`, `role`, `granularity`; the other settings are those of
+            `ScoredPruning`.
     """
 
     learns_mask = True

@@ -25,7 +25,7 @@ def neuron_importances(weight: Tensor, input_rms: Tensor) -> tuple[Tensor, Tenso
 
 
 class MultiFlow(ScoredPruning):
-    """Score = b_o · a_i · |W_oi|, by default compared across the tensor."""
+    """Weights without those of least flow b_o a_i |W_oi|, by default compared across the tensor."""
 
     reads_inputs = True
 

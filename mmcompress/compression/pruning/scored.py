@@ -23,18 +23,24 @@ Comparison = Literal["tensor", "row"]
 
 
 class ScoredPruning(Compressor):
-    """Drop the weights of lowest score; a subclass says what the score is.
+    """Weights of which those of lowest score are zero, W ⊙ M; a subclass says what the score is.
 
     Args:
-        sparsity: share of the selected weights that become zero, in (0, 1).
-        pattern: `"N:M"` keeps at most N of M neighbours in a row; null for any place.
-        allocation: how the sparsity is spread over the layers: `uniform`, `global`, `modality`,
-            `ecoflap`; see `mmcompress.compression.pruning.allocation`.
-        max_sparsity: of a block under `ecoflap`; null for `sparsity` + 0.1.
-        compare: scores `row` by row, or across the `tensor`; null for the method's own way.
-        schedule: `one_shot` prunes before training, `cubic` while training.
-        begin, end: of the cubic ramp, as shares of training.
-        updates: how often the cubic ramp moves the masks.
+        sparsity: share of the selected weights that become zero. Legal: number in (0, 1).
+        pattern: `N:M` keeps at most N of M neighbours in a row and fixes the sparsity at 1 − N/M;
+            null for zeros anywhere. Legal: `N:M` with 0 < N < M, or null.
+        allocation: how the sparsity is spread over the layers: the same for each (`uniform`), by
+            one threshold for all (`global`) or for each tower (`modality`), or by how much the loss
+            depends on a block (`ecoflap`). Legal: `uniform`, `global`, `modality` or `ecoflap`.
+        max_sparsity: the most that `ecoflap` takes from a block; null for `sparsity` + 0.1. Legal:
+            number in [sparsity, 1], or null.
+        compare: scores are compared within a `row` or across the `tensor`; null for the method's
+            own way. Legal: `row`, `tensor` or null.
+        schedule: `one_shot` prunes before training, `cubic` while training. Legal: `one_shot` or
+            `cubic`.
+        begin: where the cubic ramp begins, as a share of training. Legal: number in [0, end).
+        end: where it ends, as a share of training. Legal: number in (begin, 1].
+        updates: how often the cubic ramp moves the masks. Legal: whole number of at least 1.
         **selectors: `modality`, `role`, `granularity`.
     """
 

@@ -64,12 +64,12 @@ def sparsegpt(
 
 
 class SparseGPT(ScoredPruning):
-    """Prune before training, with the weights that are left corrected.
+    """Weights pruned before training, of which those that are left make up for those that went.
 
     Args:
-        sparsity, pattern, allocation, max_sparsity: as in `ScoredPruning`.
-        block_size: columns whose mask is chosen at once.
-        **selectors: `modality`, `role`, `granularity`.
+        block_size: columns whose mask is chosen at once. Legal: whole number of at least 1.
+        **selectors: `modality`, `role`, `granularity`; the other settings are those of
+            `ScoredPruning`.
     """
 
     reads_inputs = True

@@ -84,15 +84,18 @@ def keep_counts(
 
 
 class Structured(Compressor):
-    """Remove the least important heads (`attention`), neurons (`mlp`) or blocks (`stack`).
+    """A model without its least important heads (`attention`), neurons (`mlp`) or blocks (`stack`).
 
     Args:
-        pruning_ratio: share of the structures that is removed, in (0, 1).
-        importance: `magnitude`, `taylor`, `activation` or `obs`.
-        scope: `uniform` takes the same share of each module; `modality` compares all of one kind
-            in a tower, `global` in all towers.
-        multiple: the number that a module keeps is rounded to a multiple of it.
-        update: let what is left make up for what goes, by least squares; not for blocks.
+        pruning_ratio: share of the structures that is removed. Legal: number in (0, 1).
+        importance: what counts as important. Legal: `magnitude`, `taylor`, `activation` or `obs`.
+        scope: what is compared with each other: the structures of one module, which takes the same
+            share of each (`uniform`); all of one kind in a tower (`modality`); or in all towers
+            (`global`). Legal: `uniform`, `modality` or `global`.
+        multiple: what a module keeps is rounded to a multiple of it. Legal: whole number of at
+            least 1.
+        update: let what is left make up for what went, by least squares; blocks have no such
+            update. Legal: true or false.
         **selectors: `modality`, `role`, `granularity`.
     """
 

@@ -168,14 +168,18 @@ class StructureMask(Parametrization):
 
 
 class UPop(Compressor):
-    """Search for the neurons and head dimensions to remove during training, and remove them.
+    """A model without the neurons and head dimensions that a search during training empties.
+
+    Roles are those of attentions and MLPs: `attn.*`, `mlp.*`.
 
     Args:
-        pruning_ratio: share of the weights of attentions and MLPs that goes, in (0, 1).
-        search: share of training in which masks shrink; with the rest the model recovers.
-        updates: how often the search chooses anew.
-        importance: `gradient`, the paper's, or `taylor`.
-        **selectors: `modality`, `role` (`attn.*`, `mlp.*`), `granularity`.
+        pruning_ratio: share of the weights of attentions and MLPs that is removed. Legal: number in
+            (0, 1).
+        search: share of training in which masks shrink; in the rest the model recovers. Legal:
+            number in (0, 1].
+        updates: how often the search chooses anew. Legal: whole number of at least 1.
+        importance: `gradient` is the paper's. Legal: `gradient` or `taylor`.
+        **selectors: `modality`, `role`, `granularity`.
     """
 
     stage = "mask"

@@ -25,7 +25,7 @@ def wanda_importance(weight: Tensor, input_norm: Tensor) -> Tensor:
 
 
 class Wanda(ScoredPruning):
-    """Score = |W_ij| · ‖X_j‖₂, by default compared within each output row."""
+    """Weights without those of least |W_ij| ‖X_j‖₂, by default compared within each output row."""
 
     compares = "row"
     reads_inputs = True

@@ -109,11 +109,11 @@ class QuantizedInput(nn.Module):
 
 
 class Activations(Compressor):
-    """Round what linear layers read; a later step may round their weights.
+    """Linear layers that read rounded inputs; a later step may round their weights.
 
     Args:
-        bits: of each input, 2 to 8.
-        smoothing: α of SmoothQuant, in [0, 1]; None for no smoothing.
+        bits: of each input. Legal: whole number from 2 to 8.
+        smoothing: SmoothQuant's α; null for no smoothing. Legal: number in [0, 1], or null.
         **selectors: `modality`, `role`, `granularity`.
     """
 

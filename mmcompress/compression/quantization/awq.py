@@ -123,11 +123,7 @@ def awq(weight: Tensor, inputs: InputStatistic, grid: Grid) -> Scales:
 
 
 class AWQ(Integer):
-    """Quantise weights to integers, finer where inputs are large.
-
-    Args:
-        **settings: of `Integer`.
-    """
+    """Weights as integers, on a finer grid where inputs are large; settings as in `Integer`."""
 
     needs = frozenset({INPUTS})
 

@@ -105,12 +105,14 @@ class Binarize(Parametrization):
 
 
 class Binary(Compressor):
-    """Quantise weights to one bit.
+    """Weights of one bit: α sign(W).
 
     Args:
-        group_size: columns that share a scale; None for one scale per output channel, `tensor`
-            for one in all.
-        trained_scale: train the scale instead of computing it from the trained weight.
+        group_size: columns that share α; null for one α per output channel, `tensor` for one in
+            all. Where it does not divide the columns of a weight, the largest smaller divisor takes
+            its place. Legal: whole number of at least 1, `tensor` or null.
+        trained_scale: train α instead of computing it from the trained weight. Legal: true or
+            false.
         **selectors: `modality`, `role`, `granularity`.
     """
 

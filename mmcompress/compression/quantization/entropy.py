@@ -134,16 +134,17 @@ class EntropyQuantize(Parametrization):
 
 
 class Entropy(Compressor):
-    """Quantise on a wide uniform grid and leave the size to the entropy coder.
+    """Weights on a wide uniform grid, whose size is left to the entropy coder.
 
     Args:
         step: width of a cell in units of the weight's root mean square: about 0.3 for 3.7 bits per
-            weight, 1 for 2.1, 2 for 1.2, 2.5 for 0.9.
-        per: `tensor` or `row`: what shares a step.
-        rounding: in (0, 0.5]; 0.5 rounds to nearest, less makes more zeros.
+            weight, 1 for 2.1, 2 for 1.2, 2.5 for 0.9. Legal: number above 0.
+        per: what shares a step. Legal: `tensor` or `row`.
+        rounding: 0.5 rounds to nearest, less makes more zeros. Legal: number in (0, 0.5].
         error_feedback: let later columns make up for the error of earlier ones, by calibration
-            inputs; embeddings and bare parameters are rounded without.
-        rate: weight of the information per code, in bits, in the training loss.
+            inputs; embeddings and bare parameters are rounded without. Legal: true or false.
+        rate: weight of the information per code, in bits, in the training loss. Legal: number of at
+            least 0.
         **selectors: `modality`, `role`, `granularity`.
     """
 

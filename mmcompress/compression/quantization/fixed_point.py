@@ -52,11 +52,12 @@ def choose_fraction(weight: Tensor, bits: int) -> int:
 
 
 class FixedPoint(Compressor):
-    """Quantise weights to Qm.n.
+    """Weights in fixed point, Qm.n.
 
     Args:
-        bits: width 1 + m + n of a code, 2 to 8.
-        fraction: n, the same for all weights; None chooses it for each. m is what is left.
+        bits: width 1 + m + n of a code. Legal: whole number from 2 to 8.
+        fraction: n, the same for all weights; null chooses it for each. m is what is left. Legal:
+            whole number from 0 to 24, or null.
         **selectors: `modality`, `role`, `granularity`.
     """
 

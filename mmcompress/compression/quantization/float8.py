@@ -54,10 +54,12 @@ class FakeFloat8(Parametrization):
 
 
 class Float8(Compressor):
-    """Store weights as 8-bit floats.
+    """Weights as 8-bit floats, e4m3.
 
     Args:
-        group_size: columns that share a scale; None for one scale per output channel.
+        group_size: columns that share a scale; null for one scale per output channel. Where it does
+            not divide the columns of a weight, the largest smaller divisor takes its place. Legal:
+            whole number of at least 1, or null.
         **selectors: `modality`, `role`, `granularity`.
     """
 

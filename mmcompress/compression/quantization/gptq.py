@@ -137,16 +137,13 @@ def _in_order(moment: Tensor, order: Tensor) -> Tensor:
 
 
 class GPTQ(Integer):
-    """Quantise weights to integers, each column making up for the error of those before.
+    """Weights as integers, where each column makes up for the rounding of those before it.
 
     Args:
-        bits: 2 to 8.
-        group_size: columns that share a scale; None for one scale per output channel.
-        symmetric: no zero point.
-        midrise: all 2^bits levels, half a step off zero; as in `Integer`.
-        act_order: visit columns by falling second moment.
-        damping: λ, as a share of the mean second moment.
-        **selectors: `modality`, `role`, `granularity`.
+        act_order: visit columns by falling second moment of their input. Legal: true or false.
+        damping: share of the mean second moment that is added to the diagonal. Legal: number above
+            0.
+        **selectors: `modality`, `role`, `granularity`; the other settings are those of `Integer`.
     """
 
     needs = frozenset({INPUTS})

@@ -100,11 +100,13 @@ def _as_zero(values: Tensor) -> Tensor:
 
 
 class HQQ(Compressor):
-    """Quantise weights to integers around a real-valued zero point; no data is needed.
+    """Weights as integers around a real-valued zero point; no data are needed.
 
     Args:
-        bits: 1 to 8.
-        group_size: columns that share scale and zero point; None for all of an output channel.
+        bits: width of a code. Legal: whole number from 1 to 8.
+        group_size: columns that share scale and zero point; null for all of an output channel.
+            Where it does not divide the columns of a weight, the largest smaller divisor takes its
+            place. Legal: whole number of at least 1, or null.
         **selectors: `modality`, `role`, `granularity`.
     """
 

@@ -25,14 +25,17 @@ from mmcompress.compression.statistics import Statistic
 
 
 class Integer(Compressor):
-    """Quantise weights to integers.
+    """Weights as integers, rounded to nearest.
 
     Args:
-        bits: 2 to 8.
-        group_size: columns that share a scale; None for one scale per output channel.
-        symmetric: no zero point.
-        midrise: all 2^bits levels, half a step off zero, instead of 2^bits − 1 around zero; with
-            2 bits that is four levels instead of three. Pruned weights then cost a mask.
+        bits: width of a code. Legal: whole number from 2 to 8.
+        group_size: columns that share a scale; null for one scale per output channel. Where it does
+            not divide the columns of a weight, the largest smaller divisor takes its place. Legal:
+            whole number of at least 1, or null.
+        symmetric: codes lie around zero and there is no zero point. Legal: true or false.
+        midrise: use all 2^bits levels, half a step off zero, instead of 2^bits − 1 around zero;
+            with 2 bits these are four levels instead of three. Pruned weights then cost a mask. It
+            needs `symmetric`. Legal: true or false.
         **selectors: `modality`, `role`, `granularity`.
     """
 

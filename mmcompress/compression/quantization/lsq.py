@@ -123,14 +123,17 @@ class LearnedStep(Parametrization):
 
 
 class LSQ(Compressor):
-    """Quantise weights to integers with trained steps.
+    """Weights as integers whose step is trained.
 
     Args:
-        bits: 2 to 8.
-        group_size: columns that share a step; None for one step per output channel, `tensor` for
-            one in all.
-        midrise: all 2^bits levels, half a step off zero; as in `Integer`.
-        start: first step, `mean` (the paper's, 2 mean |W| / √Qp) or `search` (least squared error).
+        bits: width of a code. Legal: whole number from 2 to 8.
+        group_size: columns that share a step; null for one step per output channel, `tensor` for
+            one in all. Where it does not divide the columns of a weight, the largest smaller
+            divisor takes its place. Legal: whole number of at least 1, `tensor` or null.
+        midrise: use all 2^bits levels, half a step off zero, instead of 2^bits − 1 around zero.
+            Legal: true or false.
+        start: the first step: `mean` is the paper's, 2 mean |W| / √Qp; `search` has the least
+            squared error. Legal: `mean` or `search`.
         **selectors: `modality`, `role`, `granularity`.
     """
 

@@ -140,10 +140,11 @@ def _add_compensation(
 
 
 class QwT(Compressor):
-    """Let a linear map per block make up for what the other steps do to it.
+    """Blocks with a linear map that makes up for what the other steps do to them.
 
     Args:
-        rank: of the map; None for a full matrix, as in the paper.
+        rank: of the map; null for a full matrix, as in the paper. Legal: whole number of at least
+            1, or null.
         **selectors: `modality`, `role`, `granularity`.
     """
 

@@ -114,12 +114,14 @@ class Ternarize(Parametrization):
 
 
 class Ternary(Compressor):
-    """Quantise weights to −α, 0 and α.
+    """Weights in {−α, 0, α}.
 
     Args:
-        rule: `twn` (a threshold of 0.7 mean |W|) or `absmean` (BitNet b1.58).
-        group_size: columns that share a scale; None for one scale per output channel, `tensor`
-            for one in all.
+        rule: `twn` has a threshold of 0.7 mean |W|, `absmean` is BitNet b1.58. Legal: `twn` or
+            `absmean`.
+        group_size: columns that share α; null for one α per output channel, `tensor` for one in
+            all. Where it does not divide the columns of a weight, the largest smaller divisor takes
+            its place. Legal: whole number of at least 1, `tensor` or null.
         **selectors: `modality`, `role`, `granularity`.
     """
 

@@ -226,13 +226,15 @@ class Lookup(nn.Module):
 
 
 class Codebook(Compressor):
-    """Let the places of each weight share the entries of a codebook.
+    """Weights that look their values up in a small codebook: W = W_s[I], one codebook per weight.
 
     Args:
-        clusters: entries per weight, at least 2.
-        block_size: neighbours in a row that form one entry, see `block_in`; 1 for scalar clusters,
-            None for whole rows.
-        seed: of the k-means start.
+        clusters: entries of a codebook. Legal: whole number from 2 to 65536.
+        block_size: neighbours in a row that form one entry: 1 for single weights, null for whole
+            rows. Where it does not divide the columns of a weight, the largest smaller divisor
+            takes its place. Legal: whole number of at least 1, or null.
+        seed: draws the vectors that k-means starts from; single weights need none. Legal: whole
+            number.
         **selectors: `modality`, `role`, `granularity`.
     """
 

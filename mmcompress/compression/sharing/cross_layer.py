@@ -58,14 +58,18 @@ def block_shapes(stack: str, weights: Mapping[str, Tensor]) -> Shapes:
 
 
 class CrossLayer(Compressor):
-    """Let blocks of a stack share their weights.
+    """A tower in which groups of blocks share one set of weights.
 
     Args:
-        share_every: this many neighbours form a group.
-        groups: instead of `share_every`: lists of block numbers, from 0.
-        transform: what each block keeps for itself: `none`; its `norms`; norms, and for each linear
-            layer a `scale` per channel and a bias; all of this and a mixing of the `heads`.
+        share_every: so many neighbouring blocks form a group; null where `groups` says it. Legal:
+            whole number of at least 2, or null.
+        groups: lists of block numbers, from 0, each list one group; null where `share_every` says
+            it. Legal: lists of whole numbers, or null.
+        transform: what each block keeps for itself: nothing (`none`); its `norms`; norms, and a
+            scale per channel and a bias for each linear layer (`scale`); all of this and a mixing
+            of the `heads`. Legal: `none`, `norms`, `scale` or `heads`.
         initial: the shared weights start from the `mean` of the group or from its `first` block.
+            Legal: `mean` or `first`.
         **selectors: `modality`, `role`, `granularity`.
     """
 

@@ -45,15 +45,18 @@ def find_blocks(weights: Mapping[str, Tensor]) -> dict[str, Blocks]:
 
 
 class CrossTower(Compressor):
-    """Let the two towers share the linear layers of their blocks, as far as shapes agree.
+    """Two towers whose blocks share linear layers, as far as the shapes agree.
+
+    The only target is the whole model.
 
     Args:
-        transform: what each tower keeps for itself: its `norms`; norms and for each linear layer a
-            `scale` per channel and a bias.
-        initial: the shared weights start from the `mean` of a pair or from the tower that comes
-            `first` in the model.
+        transform: what each tower keeps for itself: its `norms`; or norms, and a scale per channel
+            and a bias for each linear layer (`scale`). Legal: `norms` or `scale`.
+        initial: the shared weights start from the `mean` of a pair, or from the tower that comes
+            `first` in the model. Legal: `mean` or `first`.
         align: towers of unequal depth are paired from their `first` or from their `last` blocks.
-        **selectors: `modality`, `role`, `granularity`; the whole model is the only target.
+            Legal: `first` or `last`.
+        **selectors: `modality`, `role`, `granularity`.
     """
 
     stage = "structure"

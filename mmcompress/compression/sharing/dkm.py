@@ -187,15 +187,18 @@ class SoftClusters(nn.Module):
 
 
 class DKM(Compressor):
-    """Cluster weights softly while training, and snap them to their centroids in the end.
+    """Weights that are clustered softly while training, and snapped to their centroids in the end.
 
     Args:
-        clusters: entries per weight, at least 2.
-        block_size: neighbours in a row that form one vector, see `codebook.block_in`.
-        temperature: of the attention at the start of training, in units of the squared error of
-            plain k-means.
-        final_temperature: at its end; in between it falls geometrically. Null for no change.
-        seed: of the k-means start.
+        clusters: entries of a codebook, one per weight. Legal: whole number from 2 to 65536.
+        block_size: neighbours in a row that form one entry. Where it does not divide the columns of
+            a weight, the largest smaller divisor takes its place. Legal: whole number of at least
+            1.
+        temperature: of the attention when training starts, in units of the squared error that plain
+            k-means leaves. Legal: number above 0.
+        final_temperature: of the attention when training ends; in between it falls geometrically.
+            Null keeps the temperature. Legal: number above 0, or null.
+        seed: draws the vectors that k-means starts from. Legal: whole number.
         **selectors: `modality`, `role`, `granularity`.
     """
 

@@ -172,12 +172,12 @@ def refit_table(
 
 
 class HashEmbedding(Compressor):
-    """Replace embeddings by hashed ones.
+    """Embeddings whose tokens mix rows of a small table that all tokens share.
 
     Args:
-        bucket_ratio: rows of the shared table / rows of the embedding, in (0, 1).
-        hashes: rows that a token mixes, at least 1.
-        seed: of the hash functions.
+        bucket_ratio: rows of the shared table / rows of the embedding. Legal: number in (0, 1).
+        hashes: rows that a token mixes. Legal: whole number of at least 1.
+        seed: of the hash functions. Legal: whole number.
         **selectors: `modality`, `role`, `granularity`.
     """
 

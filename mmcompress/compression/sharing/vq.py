@@ -339,15 +339,17 @@ def fit_together(lookups: Sequence[VectorLookup]) -> None:
 
 
 class VectorQuantizer(Compressor):
-    """Quantise runs of weights to the entries of a codebook, by what it does to the output.
+    """Runs of weights replaced by codebook entries, chosen by what they do to the layer's output.
 
     Args:
-        clusters: entries of a codebook, at least 2.
-        block_size: neighbours in a row that form one entry, see `codebook.block_in`.
-        codebook_scope: who shares a codebook: nobody (`weight`), the weights of one `role` in one
-            tower, or all of a tower (`modality`).
-        row_scale: entries are multiplied by one scale per row.
-        seed: of the k-means start.
+        clusters: entries of a codebook. Legal: whole number from 2 to 65536.
+        block_size: neighbours in a row that form one entry. Where it does not divide the columns of
+            a weight, the largest smaller divisor takes its place. Legal: whole number of at least
+            1.
+        codebook_scope: what shares a codebook: nothing (`weight`), the weights of one `role` in one
+            tower, or all weights of a tower (`modality`). Legal: `weight`, `role` or `modality`.
+        row_scale: multiply entries by one scale per row. Legal: true or false.
+        seed: draws the vectors that k-means starts from. Legal: whole number.
         **selectors: `modality`, `role`, `granularity`.
     """
 
