@@ -9,10 +9,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytorch_lightning as pl
-from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback
@@ -23,6 +22,8 @@ from mmcompress.artifact.folder import Artifact
 from mmcompress.artifact.ledger import compact
 from mmcompress.artifact.load import file_checksum
 from mmcompress.compression.recipe import Plan
+from mmcompress.config import job
+from mmcompress.config.compose import plain
 from mmcompress.format.manifest import TENSORS_FILE
 from mmcompress.records.folder import (
     ARTIFACT,
@@ -31,11 +32,10 @@ from mmcompress.records.folder import (
     checkpoints_in,
     claim_folder,
     forget_results,
-    in_sweep,
     is_scored,
-    job_folder,
     open_folder,
 )
+from mmcompress.records.place import run_path
 from mmcompress.records.record import RunRecord, read_record, read_records
 from mmcompress.records.settings import config_hash
 from mmcompress.report.console import print_report
@@ -135,7 +135,7 @@ def start_run(cfg: DictConfig) -> Iterator[Run]:
             calibrated_in(cfg.resume)  # a bad one leaves no folder behind
         except ValueError as error:
             raise ValueError(f"resume={error}: name a .ckpt file of a run") from error
-    config = _plain(cfg)
+    config = plain(cfg)
     key = config_hash(config)
     path = run_path(cfg)
     if getattr(rank_zero_only, "rank", 0) != 0:
@@ -143,20 +143,12 @@ def start_run(cfg: DictConfig) -> Iterator[Run]:
         get_console().quiet = True
         yield _run(cfg, RunRecord.start(path, config), [], None)
         return
-    held = claim_folder(path, key) if in_sweep() else open_folder(path, key)
+    held = claim_folder(path, key) if job.sweep_folder() else open_folder(path, key)
     try:
         with _files(cfg, held) as (record, loggers):
             yield _run(cfg, record, loggers, held.path)
     finally:
         held.release()
-
-
-def run_path(cfg: DictConfig) -> Path:
-    """Where the run belongs: `run_dir`, or for a job its place in the folder of its sweep."""
-    if not in_sweep():
-        return Path(cfg.run_dir)
-    config = _plain(cfg)
-    return job_folder(Path(HydraConfig.get().sweep.dir), config, config_hash(config))
 
 
 def _run(cfg: DictConfig, record: RunRecord, loggers: list[Sink], folder: Path | None) -> Run:
@@ -233,9 +225,7 @@ class RunLog(logging.FileHandler):
 
 def _how_to_go_on(folder: Path) -> str:
     """The same command finds the folder of a job, and of a run whose `run_dir` it names."""
-    named = in_sweep() or (
-        HydraConfig.initialized() and f"run_dir={folder}" in HydraConfig.get().overrides.task
-    )
+    named = job.sweep_folder() or f"run_dir={folder}" in job.overrides()
     return "the same command goes on" + ("" if named else f" when it names run_dir={folder}")
 
 
@@ -251,7 +241,7 @@ def _files(cfg: DictConfig, held: RunFolder) -> Iterator[tuple[RunRecord, list[S
     logging.getLogger().addHandler(handler)
     failed = True
     try:
-        with RunRecord.start(folder, _plain(cfg)) as record:
+        with RunRecord.start(folder, plain(cfg)) as record:
             record.starts = held.starts
             sinks = [Sink(logger) for logger in _instantiate(cfg.logger)]
             for sink in sinks:
@@ -271,10 +261,6 @@ def _files(cfg: DictConfig, held: RunFolder) -> Iterator[tuple[RunRecord, list[S
         finish(failed=failed)
         logging.getLogger().removeHandler(handler)
         handler.close()
-
-
-def _plain(cfg: DictConfig) -> dict[str, Any]:
-    return cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
 
 
 def _instantiate(nodes: DictConfig | None) -> list[Any]:

@@ -83,8 +83,8 @@ def test_what_a_sweep_proposes_composes(path: Path) -> None:
 
 
 def test_hydra_does_not_run_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    hydra = SimpleNamespace(runtime=SimpleNamespace(choices={"sweep": "wandb_lowrank_int8"}))
-    monkeypatch.setattr("mmcompress.sweeps.job.HydraConfig", SimpleNamespace(get=lambda: hydra))
+    chosen = {"sweep": "wandb_lowrank_int8"}
+    monkeypatch.setattr("mmcompress.config.job.choices", lambda: chosen)
     job = as_job(lambda cfg: pytest.fail("it was run"))
     with pytest.raises(SystemExit) as ended:
         job(compose_config("sweep=wandb_lowrank_int8"))

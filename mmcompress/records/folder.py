@@ -8,7 +8,6 @@ import itertools
 import json
 import logging
 import os
-import re
 import shutil
 import socket
 from collections.abc import Iterator
@@ -17,13 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from filelock import BaseFileLock, FileLock, Timeout
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 
 from mmcompress.records.record import FILE, read_record
 from mmcompress.records.schema import FINISHED, SCORED, BadRecord
 from mmcompress.system.files import set_aside, write_json
-from mmcompress.training.checkpoints import previous
 
 log = logging.getLogger(__name__)
 
@@ -59,26 +55,20 @@ class RunFolder:
             self.lock.release()
 
 
-def in_sweep() -> bool:
-    """Whether this run is one job of a Hydra sweep."""
-    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-
-
-def job_folder(sweep: Path, config: dict[str, Any], config_hash: str) -> Path:
-    """Where a job of a sweep is run: the same whenever the same configuration is started again.
-
-    Example:
-        >>> job_folder(Path("runs/sweeps/x"), {"name": "4 bits", "seed": 1}, "0" * 16).as_posix()
-        'runs/sweeps/x/4_bits-seed1-0000000000000000'
-    """
-    name = re.sub(r"[^\w.]+", "_", str(config.get("name")))
-    return sweep / f"{name}-seed{config.get('seed')}-{config_hash}"
-
-
 def checkpoints_in(folder: Path) -> list[Path]:
     """Where earlier starts of the run in `folder` have come to, the newest first."""
-    paths = [folder / CHECKPOINT, previous(folder / CHECKPOINT)]
+    paths = [folder / CHECKPOINT, previous_checkpoint(folder / CHECKPOINT)]
     return [path for path in paths if path.is_file()]
+
+
+def previous_checkpoint(checkpoint: Path) -> Path:
+    """Where the checkpoint is kept that `checkpoint` has replaced.
+
+    Example:
+        >>> previous_checkpoint(Path("checkpoints/last.ckpt")).as_posix()
+        'checkpoints/last.previous.ckpt'
+    """
+    return checkpoint.with_name(f"{checkpoint.stem}.previous{checkpoint.suffix}")
 
 
 def open_folder(path: Path, config_hash: str) -> RunFolder:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from mmcompress.report.formats import printable
+from mmcompress.system.text import printable
 
 DEEPEST = 50
 """How many containers may lie in one another; ours are a dozen."""

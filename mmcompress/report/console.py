@@ -11,8 +11,8 @@ from rich.text import Text
 
 from mmcompress.artifact.ledger import LedgerRow, Share, summarise, summarise_treatments
 from mmcompress.backbones.card import Card
-from mmcompress.report.formats import printable
 from mmcompress.report.metrics import format_interval, format_metric, is_percent, main_metric
+from mmcompress.system.text import printable
 
 MIN_WIDTH = 120
 """Columns that a pipe or a log gets, where there is no terminal to ask."""

@@ -3,10 +3,11 @@
 import csv
 import io
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from mmcompress.system.text import printable
 
 ABSENT = "–"
 
@@ -134,23 +135,6 @@ def latex_text(text: str) -> str:
         '50 \\% of a\\_b'
     """
     return "".join(LATEX.get(character, character) for character in printable(text))
-
-
-def printable(text: str) -> str:
-    r"""Control characters, halves of characters and marks that turn the direction of the text
-    around as escapes, for terminals obey them.
-
-    Example:
-        >>> printable("a\x1b[2Jb"), printable("naïve 👩‍🚀")
-        ('a\\x1b[2Jb', 'naïve 👩‍🚀')
-    """
-    return "".join(c.encode("unicode_escape").decode() if _is_obeyed(c) else c for c in text)
-
-
-def _is_obeyed(character: str) -> bool:
-    code = ord(character)
-    turned = 0x202A <= code <= 0x202E or 0x2066 <= code <= 0x2069
-    return turned or unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
 
 
 def comma_separated(rows: Sequence[Mapping[str, Any]]) -> str:

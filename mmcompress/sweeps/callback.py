@@ -20,8 +20,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from mmcompress.records.environment import git_commit
 from mmcompress.records.folder import status_in
+from mmcompress.records.place import run_path
 from mmcompress.records.schema import FINISHED
-from mmcompress.session import run_path
 from mmcompress.sweeps.outcome import Outcome, outcomes, print_outcomes
 from mmcompress.system.files import write_json
 from mmcompress.system.interruption import listen

@@ -7,25 +7,25 @@ import traceback
 from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_only
 
+from mmcompress.config import job
+from mmcompress.config.compose import plain
 from mmcompress.config.errors import in_one_sentence, root_cause
 from mmcompress.records.folder import (
     FolderUnavailable,
     at_work,
     claim_folder,
     claimed_here,
-    in_sweep,
     status_in,
 )
+from mmcompress.records.place import run_path
 from mmcompress.records.record import RunRecord, error_line, read_record
 from mmcompress.records.schema import FINISHED
 from mmcompress.records.settings import config_hash
-from mmcompress.session import run_path
 from mmcompress.system.files import write_atomically
 from mmcompress.system.interruption import Interrupted, interruptible
 from mmcompress.system.quiet import quiet_libraries
@@ -52,7 +52,7 @@ def as_job(function: Callable[[DictConfig], None]) -> Callable[[DictConfig], Val
     @wraps(function)
     def wrapper(cfg: DictConfig) -> Values | None:
         if "wandb_sweep" in cfg:
-            choice = HydraConfig.get().runtime.choices["sweep"]
+            choice = job.choices()["sweep"]
             sys.exit(
                 f"error: W&B's server runs sweep={choice}: "
                 f"python scripts/wandb_sweep.py conf/sweep/{choice}.yaml"
@@ -70,7 +70,7 @@ def as_job(function: Callable[[DictConfig], None]) -> Callable[[DictConfig], Val
 
 
 def _started(function: Callable[[DictConfig], None], cfg: DictConfig) -> Values | None:
-    if not in_sweep():
+    if job.sweep_folder() is None:
         in_one_sentence(function)(cfg)
         return None
     path = run_path(cfg)
@@ -137,7 +137,7 @@ def _keep(cfg: DictConfig, path: Path, error: Exception) -> None:
     record = _record_in(path)
     if record is not None and record.get("error") == error_line(error) and claimed_here(path):
         return
-    config = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
+    config = plain(cfg)
     try:
         held = claim_folder(path, config_hash(config))
     except (FolderUnavailable, ValueError) as problem:  # the disk may be full

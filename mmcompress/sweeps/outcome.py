@@ -14,8 +14,8 @@ from mmcompress.records.folder import at_work
 from mmcompress.records.record import read_record
 from mmcompress.records.schema import SCORED
 from mmcompress.report.console import report_console
-from mmcompress.report.formats import printable
 from mmcompress.system.files import write_json
+from mmcompress.system.text import printable
 
 Status = Literal["finished", "skipped", "failed", "interrupted"]
 

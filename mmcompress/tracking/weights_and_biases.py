@@ -15,11 +15,10 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 import wandb
-from hydra.core.hydra_config import HydraConfig
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.loggers.logger import DummyLogger
 
-from mmcompress.records.folder import in_sweep
+from mmcompress.config.job import choices, sweep_folder
 
 log = logging.getLogger(__name__)
 
@@ -102,11 +101,10 @@ def wandb_logger(
     Returns:
         A logger that does nothing where W&B cannot even write to `save_dir`.
     """
-    if group is None and in_sweep():
-        group = Path(HydraConfig.get().sweep.dir).name[:LONGEST_GROUP]
-    if HydraConfig.initialized():
-        choices = HydraConfig.get().runtime.choices
-        tags = [*(choices[key] for key in ("compression", "backbone", "data")), *tags]
+    sweep, chosen = sweep_folder(), choices()
+    if group is None and sweep is not None:
+        group = sweep.name[:LONGEST_GROUP]
+    tags = [*(chosen[key] for key in ("compression", "backbone", "data") if key in chosen), *tags]
     init = partial(
         wandb.init,
         project=project,

@@ -8,10 +8,8 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from mmcompress.records.folder import previous_checkpoint
 from mmcompress.system.files import write_atomically
-
-PREVIOUS = ".previous"
-"""Before the suffix of the checkpoint that was the last one before."""
 
 
 class WholeFiles(TorchCheckpointIO):
@@ -26,7 +24,9 @@ class WholeFiles(TorchCheckpointIO):
     ) -> None:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda file: torch.save(checkpoint, file), keep=previous(path))
+        write_atomically(
+            path, lambda file: torch.save(checkpoint, file), keep=previous_checkpoint(path)
+        )
 
 
 class Checkpoint(ModelCheckpoint):
@@ -39,13 +39,3 @@ class Checkpoint(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = WholeFiles()
-
-
-def previous(checkpoint: Path) -> Path:
-    """Where the checkpoint is kept that `checkpoint` has replaced.
-
-    Example:
-        >>> previous(Path("checkpoints/last.ckpt")).as_posix()
-        'checkpoints/last.previous.ckpt'
-    """
-    return checkpoint.with_name(f"{checkpoint.stem}{PREVIOUS}{checkpoint.suffix}")

@@ -6,14 +6,13 @@ from typing import cast
 
 import pytorch_lightning as pl
 import torch
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from pytorch_lightning.utilities.seed import isolate_rng
 
+from mmcompress.config.job import sweep_folder
 from mmcompress.training.sharding import FullySharded
 
 
@@ -89,7 +88,7 @@ def _starts_processes(launcher: _SubprocessScriptLauncher) -> bool:
 
 
 def _check_no_sweep() -> None:
-    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+    if sweep_folder() is not None:
         raise ValueError(
             "several processes per run cannot be started inside a sweep, for each would start the "
             "whole sweep again: run the jobs one by one without -m, or set trainer.devices=1, or "

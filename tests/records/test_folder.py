@@ -15,9 +15,9 @@ from mmcompress.records.folder import (
     checkpoints_in,
     claim_folder,
     is_scored,
-    job_folder,
     open_folder,
 )
+from mmcompress.records.place import job_folder
 from mmcompress.system.files import write_json
 from tests.report.conftest import make_record
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
 import wandb
@@ -283,13 +283,10 @@ def test_an_online_run_goes_on_where_it_was(offline, monkeypatch, tmp_path):
 
 
 def test_jobs_of_a_sweep_are_one_group(offline, monkeypatch, tmp_path):
-    monkeypatch.setattr("mmcompress.tracking.weights_and_biases.in_sweep", lambda: True)
-    choices = {"compression": "int4", "backbone": "mini", "data": "openmoji"}
-    hydra = SimpleNamespace(
-        sweep=SimpleNamespace(dir="runs/sweeps/grid"), runtime=SimpleNamespace(choices=choices)
-    )
-    config = SimpleNamespace(initialized=lambda: True, get=lambda: hydra)
-    monkeypatch.setattr("mmcompress.tracking.weights_and_biases.HydraConfig", config)
+    choices = {"compression": "int4", "backbone": "mini", "data": "openmoji", "logger": "wandb"}
+    place = "mmcompress.tracking.weights_and_biases"
+    monkeypatch.setattr(f"{place}.sweep_folder", lambda: Path("runs/sweeps/grid"))
+    monkeypatch.setattr(f"{place}.choices", lambda: choices)
     run = wandb_logger(save_dir=tmp_path, tags=["mine"]).experiment
     assert run.group == "grid"
     assert sorted(run.tags) == ["int4", "mine", "mini", "openmoji"]

@@ -14,10 +14,10 @@ from mmcompress.backbones.base import Backbone
 from mmcompress.compression.recipe import Recipe
 from mmcompress.data.base import PairData
 from mmcompress.objectives.objective import Objective
-from mmcompress.records.folder import CHECKPOINT
+from mmcompress.records.folder import CHECKPOINT, previous_checkpoint
 from mmcompress.session import _last_checkpoint
 from mmcompress.system.files import FullDisk, damage
-from mmcompress.training.checkpoints import Checkpoint, WholeFiles, previous
+from mmcompress.training.checkpoints import Checkpoint, WholeFiles
 from mmcompress.training.module import CompressionModule
 
 
@@ -111,7 +111,7 @@ def test_a_damaged_checkpoint_is_set_aside_for_the_one_before_it(
     path = folder / CHECKPOINT
     flip(path)
     found, calibrated = _last_checkpoint(folder)
-    assert found == previous(path)
+    assert found == previous_checkpoint(path)
     assert calibrated == {"plan": {"x": 1}, "budget": None}
     assert torch.load(found, weights_only=True)["global_step"] == 1
     assert path.with_name("last.ckpt.damaged").exists()
@@ -127,9 +127,9 @@ def test_a_damaged_checkpoint_is_set_aside_for_the_one_before_it(
 
 def test_a_kill_between_the_two_renames_loses_nothing(folder: Path) -> None:
     path = folder / CHECKPOINT
-    path.replace(previous(path))
+    path.replace(previous_checkpoint(path))
     found, _ = _last_checkpoint(folder)
-    assert found == previous(path)
+    assert found == previous_checkpoint(path)
     assert torch.load(found, weights_only=True)["global_step"] == 2
 
 
