@@ -11,9 +11,9 @@ from typing import Any, ClassVar, Self
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmcompress.backbones.anatomy import attention_of, find_stacks, heads_of, mlp_of
 from mmcompress.functional.contrastive import contrastive_loss
 from mmcompress.functional.finite import check_weights
+from mmcompress.modules.anatomy import attention_of, find_stacks, heads_of, mlp_of
 
 WEIGHTS = ("linear", "embedding", "conv", "grouped_conv", "matrix")
 """Granularities of weights."""

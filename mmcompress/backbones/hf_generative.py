@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, LlavaForConditionalGeneration
 
-from mmcompress.backbones.anatomy import Stack, find_stacks
 from mmcompress.backbones.attention import split_attention
 from mmcompress.backbones.base import Backbone, Row
 from mmcompress.backbones.complete import check_loaded
@@ -43,6 +42,7 @@ from mmcompress.backbones.images import CLIP_MEAN, CLIP_STD
 from mmcompress.backbones.processors import pixels_of, read_image_processor
 from mmcompress.backbones.text_encoder import mean_pool
 from mmcompress.functional.tokens import IGNORED
+from mmcompress.modules.anatomy import Stack, find_stacks
 
 
 class HFGenerative(Backbone):

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmcompress.backbones.anatomy import find_stacks, mlp_of, mlp_parts
 from mmcompress.backbones.base import Backbone
+from mmcompress.modules.anatomy import find_stacks, mlp_of, mlp_parts
 
 
 def native_state(module: nn.Module, path: str = "") -> dict[str, Tensor]:

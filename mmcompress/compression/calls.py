@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmcompress.backbones.anatomy import Stack, find_stacks
 from mmcompress.backbones.base import Backbone
+from mmcompress.modules.anatomy import Stack, find_stacks
 
 
 @dataclass

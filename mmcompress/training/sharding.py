@@ -19,8 +19,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
-from mmcompress.backbones.anatomy import find_stacks
 from mmcompress.backbones.base import Backbone
+from mmcompress.modules.anatomy import find_stacks
 
 if TYPE_CHECKING:
     from mmcompress.compression.recipe import Recipe

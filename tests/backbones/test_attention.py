@@ -10,7 +10,7 @@ from mmcompress.backbones.attention import (
     ExplicitSelfAttention,
     split_attention,
 )
-from mmcompress.compression.pruning.cuts import keep_heads
+from mmcompress.modules.cuts import keep_heads
 
 # float32 with a few dozen summands; the fused kernels add in another order.
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}

@@ -17,13 +17,6 @@ from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.backbones.open_clip import OpenClip
 from mmcompress.compression.lowrank.joint_qkv import JointQKV
 from mmcompress.compression.lowrank.lowrank import LowRank
-from mmcompress.compression.pruning.cuts import (
-    check_attention,
-    check_mlp,
-    keep_head_dims,
-    keep_heads,
-    keep_neurons,
-)
 from mmcompress.compression.pruning.importance import (
     ROUNDS,
     diagonal_blocks,
@@ -36,6 +29,13 @@ from mmcompress.compression.recipe import Recipe
 from mmcompress.compression.statistics import Statistic, collect, collect_gradients
 from mmcompress.data.base import PairData
 from mmcompress.functional.hessian import damp
+from mmcompress.modules.cuts import (
+    check_attention,
+    check_mlp,
+    keep_head_dims,
+    keep_heads,
+    keep_neurons,
+)
 
 LAYER = "vision_model.encoder.layers.0"
 

@@ -13,7 +13,6 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from mmcompress.backbones.anatomy import ATTENTIONS, attention_parts
 from mmcompress.backbones.base import Target
 from mmcompress.compression.base import LEFT_DENSE, Decision
 from mmcompress.compression.lowrank.lowrank import (
@@ -23,6 +22,7 @@ from mmcompress.compression.lowrank.lowrank import (
     truncated_svd,
 )
 from mmcompress.compression.statistics import GradientStatistic, Statistic
+from mmcompress.modules.anatomy import ATTENTIONS, attention_parts
 from mmcompress.modules.lowrank import LowRankLinear
 
 

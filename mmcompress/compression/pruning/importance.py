@@ -22,10 +22,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mmcompress.backbones.anatomy import ATTENTIONS, MLPS
 from mmcompress.backbones.base import Target
 from mmcompress.compression.statistics import GRADIENTS, INPUTS, Statistic
 from mmcompress.functional.hessian import damp
+from mmcompress.modules.anatomy import ATTENTIONS, MLPS
 
 Importance = Literal["magnitude", "taylor", "activation", "obs"]
 

@@ -16,10 +16,13 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from mmcompress.backbones.anatomy import ATTENTIONS, MLPS, is_stack
 from mmcompress.backbones.base import Backbone, Target
 from mmcompress.compression.base import LEFT_DENSE, Compressor, Decision, tell_smallest
-from mmcompress.compression.pruning.cuts import (
+from mmcompress.compression.pruning.importance import NEEDS, Importance, chosen, importances
+from mmcompress.compression.statistics import INPUTS, Statistic
+from mmcompress.functional.hessian import damp
+from mmcompress.modules.anatomy import ATTENTIONS, MLPS, is_stack
+from mmcompress.modules.cuts import (
     check_attention,
     check_mlp,
     check_stack,
@@ -32,9 +35,6 @@ from mmcompress.compression.pruning.cuts import (
     keep_heads,
     keep_neurons,
 )
-from mmcompress.compression.pruning.importance import NEEDS, Importance, chosen, importances
-from mmcompress.compression.statistics import INPUTS, Statistic
-from mmcompress.functional.hessian import damp
 
 TINY = torch.finfo(torch.float32).tiny
 

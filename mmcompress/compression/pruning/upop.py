@@ -35,10 +35,13 @@ import torch
 from torch import Tensor, nn
 
 from mmcompress.artifact.encoding import Encoding
-from mmcompress.backbones.anatomy import ATTENTIONS, MLPS, attention_parts, is_rotary, mlp_parts
 from mmcompress.backbones.base import Backbone, Target
 from mmcompress.compression.base import Compressor, Decision, Parametrization
-from mmcompress.compression.pruning.cuts import (
+from mmcompress.compression.pruning.encodings import keep_in_encoding
+from mmcompress.compression.pruning.structured import Structured
+from mmcompress.compression.statistics import GRADIENTS, Statistic
+from mmcompress.modules.anatomy import ATTENTIONS, MLPS, attention_parts, is_rotary, mlp_parts
+from mmcompress.modules.cuts import (
     check_attention,
     check_layers,
     check_mlp,
@@ -47,9 +50,6 @@ from mmcompress.compression.pruning.cuts import (
     keep_head_dims,
     keep_neurons,
 )
-from mmcompress.compression.pruning.encodings import keep_in_encoding
-from mmcompress.compression.pruning.structured import Structured
-from mmcompress.compression.statistics import GRADIENTS, Statistic
 from mmcompress.modules.lowrank import LowRankLinear
 from mmcompress.system.distributed import mean
 

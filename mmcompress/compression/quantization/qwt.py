@@ -23,11 +23,11 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from mmcompress.backbones.anatomy import attention_of, attention_parts
 from mmcompress.backbones.base import Backbone, Target
 from mmcompress.compression.base import Compressor, Decision
 from mmcompress.compression.calls import Call, block_calls, paired_stacks
 from mmcompress.compression.statistics import Statistic, matching
+from mmcompress.modules.anatomy import attention_of, attention_parts
 from mmcompress.modules.lowrank import LowRankLinear
 
 NAME = "compensation"

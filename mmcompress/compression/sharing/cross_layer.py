@@ -19,10 +19,10 @@ from typing import Any, ClassVar, Literal, Self, cast
 import torch
 from torch import Tensor, nn
 
-from mmcompress.backbones.anatomy import attention_of, attention_parts
 from mmcompress.backbones.base import Target
 from mmcompress.compression.base import LEFT_DENSE, Compressor, Decision
 from mmcompress.compression.statistics import Statistic
+from mmcompress.modules.anatomy import attention_of, attention_parts
 from mmcompress.modules.shared import (
     INITIALS,
     Initial,

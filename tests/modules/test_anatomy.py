@@ -3,9 +3,9 @@
 import pytest
 from torch import nn
 
-from mmcompress.backbones.anatomy import attention_of, find_stacks, mlp_of, mlp_parts
 from mmcompress.backbones.hf_clip import HFClip
 from mmcompress.backbones.open_clip import OpenClip
+from mmcompress.modules.anatomy import attention_of, find_stacks, mlp_of, mlp_parts
 
 
 @pytest.fixture(params=["hf_clip", "open_clip"])

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from mmcompress.backbones.anatomy import Stack, attention_parts, mlp_parts
+from mmcompress.modules.anatomy import Stack, attention_parts, mlp_parts
 from mmcompress.modules.lowrank import LowRankLinear
 
 Index = Sequence[int]
