@@ -185,12 +185,15 @@ def settings_of(target: str) -> list[Setting]:
     """
     lineage = list(_lineage(target))
     told: dict[str, str] = {}
-    for node in reversed(lineage):
+    for _, node in reversed(lineage):
         told |= arguments_in(_docstring(node))
     found: dict[str, Setting] = {}
     handed_on = ""
-    for maker in filter(None, map(_constructor, lineage)):
-        for name, default in _parameters(maker):
+    for module, node in lineage:
+        maker = _constructor(node)
+        if maker is None:
+            continue
+        for name, default in _parameters(maker, module):
             if handed_on == HANDS_SELECTORS_ON and name not in SELECTORS:
                 continue
             meaning, _, legal = told.get(name, "").partition(LEGAL)
@@ -224,13 +227,13 @@ def arguments_in(docstring: str) -> dict[str, str]:
     return found
 
 
-def _lineage(target: str) -> Iterator[ast.ClassDef]:
-    """The class and its parents, each the first of its child, within our package and its own."""
+def _lineage(target: str) -> Iterator[tuple[str, ast.ClassDef]]:
+    """Modules and nodes of the class and its parents, as far as they are in our package or its own."""
     ours = {"mmcompress", target.partition(".")[0]}
     module, _, name = target.rpartition(".")
     while module.partition(".")[0] in ours:
         node = _class_at(f"{module}.{name}")
-        yield node
+        yield module, node
         parent = ast.unparse(node.bases[0]) if node.bases else ""
         here = any(isinstance(n, ast.ClassDef) and n.name == parent for n in _tree(module).body)
         module, name = (module, parent) if here else _imports(module).get(parent, ("", ""))
@@ -272,22 +275,33 @@ def _constructor(node: ast.ClassDef) -> ast.FunctionDef | None:
     return made[0] if made else None
 
 
-def _parameters(maker: ast.FunctionDef) -> Iterator[tuple[str, str]]:
+def _parameters(maker: ast.FunctionDef, module: str) -> Iterator[tuple[str, str]]:
     """Names and defaults of what a constructor takes."""
     plain = maker.args.args[1:]
     missing: Sequence[None] = [None] * (len(plain) - len(maker.args.defaults))
     pairs = [*zip(plain, [*missing, *maker.args.defaults], strict=True)]
     pairs += zip(maker.args.kwonlyargs, maker.args.kw_defaults, strict=True)
     for argument, default in pairs:
-        yield argument.arg, REQUIRED if default is None else _default(default)
+        yield argument.arg, REQUIRED if default is None else _default(default, module)
 
 
-def _default(node: ast.expr) -> str:
-    """As in YAML where it is a constant, else as in the source."""
+def _default(node: ast.expr, module: str) -> str:
+    """As in YAML where it is a constant or the name of one, else as in the source."""
+    if isinstance(node, ast.Name):
+        node = _constant(node, module)
     try:
         return _in_yaml(ast.literal_eval(node))
     except ValueError:
         return ast.unparse(node)
+
+
+def _constant(name: ast.Name, module: str) -> ast.expr:
+    """What a name stands for that a module assigns or imports; the name itself if it does not."""
+    for node in _tree(module).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name.id:
+            return node.value
+    there, original = _imports(module).get(name.id, ("", ""))
+    return _constant(ast.Name(original), there) if there else name
 
 
 def _in_yaml(value: Any) -> str:
