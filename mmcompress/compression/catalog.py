@@ -228,7 +228,7 @@ def arguments_in(docstring: str) -> dict[str, str]:
 
 
 def _lineage(target: str) -> Iterator[tuple[str, ast.ClassDef]]:
-    """Modules and nodes of the class and its parents, as far as they are in our package or its own."""
+    """Modules and nodes of the class and its parents, in our package or its own."""
     ours = {"mmcompress", target.partition(".")[0]}
     module, _, name = target.rpartition(".")
     while module.partition(".")[0] in ours:
