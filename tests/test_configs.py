@@ -8,6 +8,7 @@ from hydra.errors import ConfigCompositionException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from mmcompress.compression.catalog import idea_of
 from mmcompress.compression.recipe import Recipe
 from mmcompress.config.compose import compose_config
 from mmcompress.config.validation import check_settings, parameters_of
@@ -62,6 +63,15 @@ def test_composes(choice: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mmcompress.config.validation.package_missing", lambda _: "")
     check_settings(cfg)
     assert untyped(cfg) == []
+
+
+@pytest.mark.parametrize("path", sorted(CONF.rglob("*/*.yaml")), ids=lambda p: p.stem)
+def test_the_first_comment_says_what_it_chooses(path: Path) -> None:
+    """In one line, which `mmcompress recipes` and `train.py --help` show."""
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("# @package")]
+    assert lines[0] == f"# {idea_of(path)}"
+    assert lines[0].endswith(".")
+    assert len(lines[0]) <= 100
 
 
 STACKS = [
