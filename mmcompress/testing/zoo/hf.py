@@ -34,13 +34,13 @@ from mmcompress.backbones.text_encoder import TextEncoder
 from mmcompress.testing.zoo.family import Family, randomised, seeded
 from mmcompress.testing.zoo.words import SPECIAL, build_tokenizer
 
-LAYERS = {
+LAYERS: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 64,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
 }
-TEXT = LAYERS | SPECIAL | {"vocab_size": 64}
+TEXT: dict[str, Any] = LAYERS | SPECIAL | {"vocab_size": 64}
 IMAGE = LAYERS | {"image_size": 32, "patch_size": 8}
 SOUND_TOWER = {
     "hidden_size": 64,

@@ -27,8 +27,14 @@ from mmcompress.testing.zoo.family import Family, randomised, seeded
 from mmcompress.testing.zoo.words import SPECIAL, build_tokenizer, save_tokenizer
 
 SIZE = 64
-TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
-TEXT |= {"mlp_ratio": 2.0}  # the fewer weights in a matrix, the sooner it is stored
+TEXT: dict[str, Any] = {
+    "context_length": 16,
+    "vocab_size": 49408,
+    "width": 32,
+    "heads": 2,
+    "layers": 2,
+    "mlp_ratio": 2.0,  # the fewer weights in a matrix, the sooner it is stored
+}
 
 
 def reduced(kind: type[nn.Module], name: str, **sizes: Any) -> None:
@@ -108,7 +114,7 @@ CONFIGS = {
 }
 """Model configs of open_clip, with its own text tower and vocabulary."""
 
-BERT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+BERT: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 POSITIONS = {"intermediate_size": 64, "max_position_embeddings": 20, "pad_token_id": 2}
 TOWERS: dict[str, Callable[[int], PretrainedConfig]] = {
     "roberta": lambda size: RobertaConfig(**BERT | POSITIONS, vocab_size=size),

@@ -19,7 +19,7 @@ def write(folder: Path, name: str, content: Any) -> None:
 def byte_pairs(special: list[str], suffix: str = "") -> tuple[dict[str, int], list[str]]:
     """Vocabulary and merges of a byte-level BPE."""
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    ending = {"end_of_word_suffix": suffix} if suffix else {}
+    ending: dict[str, Any] = {"end_of_word_suffix": suffix} if suffix else {}
     tokenizer = Tokenizer(models.BPE(**ending))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
