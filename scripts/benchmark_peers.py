@@ -37,7 +37,7 @@ from peers.towers import Served, Towers
 from peers.verdict import points_in, points_of, results_table, verdict_table, verdicts
 
 from mmcompress.artifact.dense import dense_file_bytes
-from mmcompress.backbones.hf_clip import HFClip
+from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.compression.recipe import Recipe
 from mmcompress.config.compose import compose_config
 from mmcompress.config.errors import in_one_sentence

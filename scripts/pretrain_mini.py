@@ -21,9 +21,9 @@ from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import CLIPConfig, CLIPModel
 
-from mmcompress.backbones.hf_clip import TOKENIZER_FILE, HFClip
-from mmcompress.backbones.hf_tokenizer import write_tokenizer
-from mmcompress.backbones.processors import pixels_of
+from mmcompress.backbones.hf.clip import TOKENIZER_FILE, HFClip
+from mmcompress.backbones.hf.processors import pixels_of
+from mmcompress.backbones.hf.tokenizers import write_tokenizer
 from mmcompress.compression.recipe import Recipe
 from mmcompress.data.openmoji import SIZE, OpenMoji, load_pairs, split_pairs
 from mmcompress.evaluation.evaluate import evaluate

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.base import Backbone
-from mmcompress.backbones.hf import HF
-from mmcompress.backbones.hf_clip import HFClip
-from mmcompress.backbones.open_clip import OpenClip
+from mmcompress.backbones.hf.clip import HFClip
+from mmcompress.backbones.hf.two_towers import HF
+from mmcompress.backbones.open_clip.backbone import OpenClip
 from mmcompress.compression.recipe import Recipe
 from mmcompress.data.base import Classification, PairData
 from mmcompress.data.items import Items, PairDataset

@@ -8,7 +8,7 @@ import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from mmcompress.backbones.hf_clip import HFClip
+from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.config.compose import compose_config
 from mmcompress.records.numerics import NUMERICS
 from mmcompress.records.settings import config_hash

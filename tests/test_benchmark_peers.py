@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from mmcompress.backbones.hf_clip import HFClip
+from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.compression.recipe import Recipe
 from mmcompress.data.base import PairData
 from mmcompress.evaluation.evaluate import evaluate

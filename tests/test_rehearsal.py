@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-from mmcompress.backbones.hf_clip import HFClip
+from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.backbones.mlp import MLP
 from mmcompress.data.base import PairData
 from mmcompress.evaluation.agreement import Agreement

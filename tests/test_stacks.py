@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 
 from mmcompress.artifact.dense import dense_file_bytes
 from mmcompress.artifact.folder import Artifact
-from mmcompress.backbones.hf_clip import HFClip
+from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.compression.base import STAGES, Compressor
 from mmcompress.compression.recipe import Recipe
 from mmcompress.data.base import PairData

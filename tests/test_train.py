@@ -13,7 +13,7 @@ from transformers import CLIPModel
 
 from mmcompress.artifact.dense import dense_checksum
 from mmcompress.artifact.folder import Artifact
-from mmcompress.backbones.hf_clip import HFClip
+from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.cli import inspect, score, write_back
 from mmcompress.report.details import with_ledger
 from mmcompress.system.locations import project_path

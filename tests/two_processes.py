@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import LlavaForConditionalGeneration
 
 from mmcompress.backbones.base import Backbone
-from mmcompress.backbones.hf_generative import HFGenerative
+from mmcompress.backbones.hf.generative import HFGenerative
 from mmcompress.backbones.mlp import MLP
 from mmcompress.compression.lowrank.lowrank import LowRank
 from mmcompress.compression.pruning.magnitude import Magnitude

@@ -16,6 +16,7 @@ from torch import nn
 
 from mmcompress.artifact.bounds import check_unsaved, counted
 from mmcompress.artifact.spec import check_spec
+from mmcompress.backbones.adapters import find_adapter
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.empty import without_weights
 from mmcompress.compression.base import Compressor, put
@@ -111,22 +112,10 @@ def _empty(model: nn.Module) -> None:
 
 
 def _find_adapter(name: str, path: Path) -> type[Backbone]:
-    module_name = f"mmcompress.backbones.{name}"
-    refused = ArtifactError(path, f"adapter={name!r} is no backbone of this mmcompress", UPGRADE)
-    if not re.fullmatch(r"[a-z0-9_]+", name):
-        raise refused
-    module = _import(module_name, refused)
-    found = [
-        value
-        for value in vars(module).values()
-        if inspect.isclass(value)
-        and issubclass(value, Backbone)
-        and value.__module__ == module_name
-        and getattr(value, "adapter", None) == name
-    ]
-    if len(found) != 1:
-        raise refused
-    return found[0]
+    try:
+        return find_adapter(name)
+    except ValueError as error:
+        raise ArtifactError(path, str(error), UPGRADE) from error
 
 
 def _find_method(name: str, path: Path) -> type[Compressor]:

@@ -83,7 +83,7 @@ class Backbone(nn.Module, ABC):
     """
 
     adapter: ClassVar[str]
-    """Stem of the file in `mmcompress/backbones/` that defines the class; artifacts store it."""
+    """What artifacts call the class: a key of `mmcompress.backbones.adapters.ADAPTERS`."""
 
     library: ClassVar[str] = ""
     """Where the model comes from, as `mmcompress export --to` calls it: `open_clip` or `hf`."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mmcompress.backbones.attention import split_attention
 from mmcompress.backbones.base import Backbone, Row
 from mmcompress.backbones.fused import split_fused
-from mmcompress.backbones.text_encoder import split_blocks
+from mmcompress.backbones.hf.bert import split_blocks
 
 MODALITIES = ("image", "audio", "text")
 

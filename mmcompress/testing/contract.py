@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 from mmcompress.artifact.dense import dense_file_bytes
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.base import Backbone
-from mmcompress.backbones.hf_generative import HFGenerative
+from mmcompress.backbones.hf.generative import HFGenerative
 from mmcompress.compression.recipe import Plan, Recipe
 from mmcompress.config.compose import compose_config
 from mmcompress.system.locations import project_path

@@ -20,7 +20,7 @@ from mmcompress.artifact.encoding import Encoding
 from mmcompress.artifact.folder import Artifact
 from mmcompress.artifact.load import file_checksum
 from mmcompress.artifact.skeleton import build_skeleton
-from mmcompress.backbones.hf_clip import HFClip
+from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.format.bundles import fingerprint
 from mmcompress.format.manifest import sign
 from mmcompress.format.table import read_table

@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 from mmcompress.artifact.dense import dense_file_bytes
 from mmcompress.artifact.encoding import Encoding
 from mmcompress.artifact.folder import Artifact, backbone_in
-from mmcompress.backbones.hf_clip import HFClip
+from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.compression.base import Compressor
 from mmcompress.compression.lowrank.lowrank import LowRank
 from mmcompress.format import bundles

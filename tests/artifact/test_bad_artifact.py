@@ -465,7 +465,7 @@ def test_adapter_that_is_not_ours(adapter: str, forge: Forge) -> None:
         "mmcompress.compression.base.Any",
         "mmcompress.compression.pruning.magnitude.Magnitude",
         "mmcompress.compression.pruning.magnitude.torch",
-        "mmcompress.backbones.hf_clip.HFClip",
+        "mmcompress.backbones.hf.clip.HFClip",
         "mmcompress.compression.....os.system",
     ],
 )

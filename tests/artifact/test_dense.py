@@ -9,7 +9,7 @@ from safetensors.torch import save_model
 from torch import nn
 
 from mmcompress.artifact.dense import dense_checksum, dense_file_bytes
-from mmcompress.backbones.hf_clip import HFClip
+from mmcompress.backbones.hf.clip import HFClip
 
 
 def test_it_is_the_size_of_the_file_with_the_weights(backbone: HFClip, tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from mmcompress.artifact.bounds import counted
 from mmcompress.artifact.folder import Artifact
 from mmcompress.artifact.load import file_checksum
 from mmcompress.artifact.spec import check_spec, without_references
-from mmcompress.backbones.hf_clip import HFClip
-from mmcompress.backbones.sounds import check_features
+from mmcompress.backbones.hf.clip import HFClip
+from mmcompress.backbones.hf.sounds import check_features
 from mmcompress.cli import inspect
 from mmcompress.format.errors import ArtifactError, one_line
 from mmcompress.format.manifest import DEEPEST

@@ -17,7 +17,7 @@ from mmcompress.artifact.ledger import (
     summarise,
     summarise_treatments,
 )
-from mmcompress.backbones.hf_clip import HFClip
+from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.format import bundles
 
 FC1 = "vision_model.encoder.layers.0.mlp.fc1.weight"

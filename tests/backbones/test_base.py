@@ -6,8 +6,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from mmcompress.backbones.base import Target
-from mmcompress.backbones.hf_clip import HFClip
-from mmcompress.backbones.open_clip import OpenClip
+from mmcompress.backbones.hf.clip import HFClip
+from mmcompress.backbones.open_clip.backbone import OpenClip
 
 UP = "vision_model.encoder.layers.0.mlp.fc1"
 

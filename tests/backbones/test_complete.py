@@ -14,10 +14,10 @@ from torch import Tensor
 from transformers import BertConfig, BertModel
 
 from mmcompress.backbones.complete import listed
-from mmcompress.backbones.hf import from_pretrained
-from mmcompress.backbones.hf_generative import from_pretrained as generative
-from mmcompress.backbones.hf_text import HFText
-from mmcompress.backbones.open_clip import OpenClip
+from mmcompress.backbones.hf.generative import from_pretrained as generative
+from mmcompress.backbones.hf.sentence import HFText
+from mmcompress.backbones.hf.two_towers import from_pretrained
+from mmcompress.backbones.open_clip.backbone import OpenClip
 from mmcompress.testing.zoo.hf import build_clip, untouched_llava
 from mmcompress.testing.zoo.words import build_tokenizer
 

@@ -16,10 +16,10 @@ from transformers import (
 )
 from transformers.models.siglip2.image_processing_siglip2 import Siglip2ImageProcessor
 
-from mmcompress.backbones.hf import HF, KINDS, from_pretrained
-from mmcompress.backbones.hf import untrained as untrained_from
-from mmcompress.backbones.hf_clip import HFClip
-from mmcompress.backbones.siglip2 import unpacked
+from mmcompress.backbones.hf.clip import HFClip
+from mmcompress.backbones.hf.siglip2 import unpacked
+from mmcompress.backbones.hf.two_towers import HF, KINDS, from_pretrained
+from mmcompress.backbones.hf.two_towers import untrained as untrained_from
 from mmcompress.testing.zoo.hf import CONFIGS, IMAGE, SOUND_FEATURES, TEXT, adapt, build_clip
 from mmcompress.testing.zoo.hf import untouched as build
 from mmcompress.testing.zoo.words import build_tokenizer

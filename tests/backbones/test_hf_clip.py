@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel, CLIPConfig, CLIPModel
 
-from mmcompress.backbones.hf_clip import HFClip
+from mmcompress.backbones.hf.clip import HFClip
 
 TEXTS = ["red cat", "a blue dog", ""]
 
@@ -184,7 +184,7 @@ def test_a_missing_weight(folder: Path):
 
 
 def test_an_unreachable_hub(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("mmcompress.backbones.hf_files.hub_reachable", lambda: False)
+    monkeypatch.setattr("mmcompress.backbones.hf.files.hub_reachable", lambda: False)
     with pytest.raises(
         ValueError, match=r"'no/such' is no folder, .* the hub cannot be reached: give"
     ):

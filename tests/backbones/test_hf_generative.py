@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, LlavaForConditionalGeneration, RobertaTokenizer
 
 from mmcompress.artifact.folder import Artifact
-from mmcompress.backbones.hf_generative import HFGenerative, from_pretrained
+from mmcompress.backbones.hf.generative import HFGenerative, from_pretrained
 from mmcompress.compression.quantization.gptq import GPTQ
 from mmcompress.compression.recipe import Recipe
 from mmcompress.compression.statistics import collect

@@ -19,8 +19,8 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
 from mmcompress.artifact.dense import dense_file_bytes
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.base import Backbone
-from mmcompress.backbones.hf_text import MINILM, HFText
-from mmcompress.backbones.text_encoder import TextEncoder
+from mmcompress.backbones.hf.bert import TextEncoder
+from mmcompress.backbones.hf.sentence import MINILM, HFText
 from mmcompress.compression.base import Compressor
 from mmcompress.compression.lowrank.lowrank import LowRank
 from mmcompress.compression.pruning.structured import Structured
@@ -371,7 +371,7 @@ def test_no_folder() -> None:
 
 
 def test_minilm_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmcompress.backbones.hf_text.MINILM", "no_such_module")
+    monkeypatch.setattr("mmcompress.backbones.hf.sentence.MINILM", "no_such_module")
     with pytest.raises(ModuleNotFoundError, match=r'pip install "mmcompress\[minilm\]"'):
         HFText.minilm()
 

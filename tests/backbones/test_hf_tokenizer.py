@@ -13,9 +13,8 @@ from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.base import Backbone
-from mmcompress.backbones.hf import KINDS, from_pretrained
-from mmcompress.backbones.hf_clip import HFClip
-from mmcompress.backbones.hf_tokenizer import (
+from mmcompress.backbones.hf.clip import HFClip
+from mmcompress.backbones.hf.tokenizers import (
     check_vocabulary,
     highest_id,
     id_tensor,
@@ -24,6 +23,7 @@ from mmcompress.backbones.hf_tokenizer import (
     stored_tokenizer,
     to_ids,
 )
+from mmcompress.backbones.hf.two_towers import KINDS, from_pretrained
 from mmcompress.testing.zoo.hf import CONFIGS, SOUND_FEATURES
 from mmcompress.testing.zoo.tokenizers import bert, clip, gemma, roberta, siglip, write, xlm
 

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from mmcompress.artifact.folder import Artifact
-from mmcompress.backbones.open_clip import OpenClip
-from mmcompress.backbones.open_clip_build import build_tokenizer
+from mmcompress.backbones.open_clip.backbone import OpenClip
+from mmcompress.backbones.open_clip.build import build_tokenizer
 from mmcompress.compression.lowrank.lowrank import LowRank
 from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.recipe import Recipe

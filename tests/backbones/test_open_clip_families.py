@@ -11,8 +11,8 @@ import timm
 import torch
 from transformers import AutoConfig
 
-from mmcompress.backbones.open_clip import OpenClip
-from mmcompress.backbones.open_clip_build import build_model
+from mmcompress.backbones.open_clip.backbone import OpenClip
+from mmcompress.backbones.open_clip.build import build_model
 from mmcompress.testing.zoo.open_clip import CONFIGS, SIZE, TOWERS, VIT, untouched, write_tower
 
 # float32; the explicit layers add in another order than the fused ones.

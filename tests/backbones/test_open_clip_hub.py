@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mmcompress.backbones.images import RESAMPLING, RESIZE_MODES
-from mmcompress.backbones.open_clip import OpenClip, unsupported
+from mmcompress.backbones.open_clip.backbone import OpenClip, unsupported
 
 # float32 over one layer; the fused kernels add in another order than the explicit ones.
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
@@ -88,8 +88,8 @@ def test_a_tag_brings_its_weights_activation_and_pixels(
         return str(weights)
 
     tag = {"hf_hub": f"someone/small/{named}", "quick_gelu": True, "mean": (0.1, 0.2, 0.3)}
-    monkeypatch.setattr("mmcompress.backbones.open_clip_hub.hf_hub_download", download)
-    monkeypatch.setattr("mmcompress.backbones.open_clip_hub.hub_reachable", lambda: True)
+    monkeypatch.setattr("mmcompress.backbones.open_clip.hub.hf_hub_download", download)
+    monkeypatch.setattr("mmcompress.backbones.open_clip.hub.hub_reachable", lambda: True)
     monkeypatch.setattr(open_clip, "list_pretrained_tags_by_model", lambda name: ["tag"])
     monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda name, pretrained: tag)
     backbone = OpenClip.from_pretrained(small_folder, pretrained="tag")
@@ -149,7 +149,7 @@ def test_weights_that_do_not_fit(small_folder: str, tmp_path: Path):
 
 
 def test_an_unreachable_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setattr("mmcompress.backbones.open_clip_hub.hub_reachable", lambda: False)
+    monkeypatch.setattr("mmcompress.backbones.open_clip.hub.hub_reachable", lambda: False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ValueError, match=r"cannot be reached .* give the path of a downloaded"):
         OpenClip.from_pretrained("ViT-B-32", pretrained="openai")

@@ -10,7 +10,7 @@ import open_clip
 import pytest
 import torch
 
-from mmcompress.backbones.open_clip import OpenClip
+from mmcompress.backbones.open_clip.backbone import OpenClip
 from mmcompress.testing.zoo.tokenizers import bert, clip, gemma, roberta, write, xlm
 from tests.backbones.test_hf_tokenizer import TEXTS
 from tests.backbones.test_open_clip_hub import SMALL

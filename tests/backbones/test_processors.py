@@ -13,15 +13,15 @@ from transformers import AutoImageProcessor, AutoModel, PretrainedConfig
 
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.base import Backbone
-from mmcompress.backbones.hf import from_pretrained
-from mmcompress.backbones.hf_generative import from_pretrained as generative
-from mmcompress.backbones.processors import (
+from mmcompress.backbones.hf.generative import from_pretrained as generative
+from mmcompress.backbones.hf.processors import (
     LARGEST,
     LibraryPixels,
     pixels_of,
     read_image_processor,
 )
-from mmcompress.backbones.siglip2 import packed, unpacked
+from mmcompress.backbones.hf.siglip2 import packed, unpacked
+from mmcompress.backbones.hf.two_towers import from_pretrained
 from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.recipe import Recipe
 from mmcompress.compression.statistics import collect_inputs
@@ -150,7 +150,7 @@ def test_forms_differ() -> None:
     with pytest.MonkeyPatch.context() as patch:
         found = {}
         for name, form in FORMS.items():
-            patch.setattr("mmcompress.backbones.processors._stored", lambda *_, f=form: f)
+            patch.setattr("mmcompress.backbones.hf.processors._stored", lambda *_, f=form: f)
             found[name] = reader(Path("x"), config)(picture)
     same = {"dicts", "numbers, and a name of 2021", "a fast processor", "no name", "bit"}
     same |= {"a code besides", "a key that nobody reads", "not converted to RGB"}

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from transformers import AutoFeatureExtractor, ClapConfig, ClapFeatureExtractor, ClapModel
 
-from mmcompress.backbones.hf import HF, from_pretrained
-from mmcompress.backbones.sounds import Sounds, read_sounds
+from mmcompress.backbones.hf.sounds import Sounds, read_sounds
+from mmcompress.backbones.hf.two_towers import HF, from_pretrained
 from mmcompress.testing.zoo.hf import CONFIGS, SOUND_FEATURES, build_clap, untouched
 from mmcompress.testing.zoo.words import save_tokenizer
 

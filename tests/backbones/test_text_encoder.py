@@ -16,7 +16,7 @@ from transformers import (
     RobertaModel,
 )
 
-from mmcompress.backbones.text_encoder import TextEncoder
+from mmcompress.backbones.hf.bert import TextEncoder
 
 SIZES = {"vocab_size": 30, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
 BERT = SIZES | {"intermediate_size": 24, "max_position_embeddings": 12}

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.base import Backbone
-from mmcompress.backbones.open_clip import OpenClip
+from mmcompress.backbones.open_clip.backbone import OpenClip
 from mmcompress.compression.base import LEFT_DENSE
 from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.recipe import Recipe

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from mmcompress.backbones.base import Target
-from mmcompress.backbones.hf_clip import HFClip
+from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.compression.base import as_matrix
 from mmcompress.compression.pruning.magnitude import Magnitude
 from mmcompress.compression.quantization.gptq import GPTQ, _blocks, gptq, output_error

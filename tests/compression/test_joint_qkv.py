@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from mmcompress.backbones.base import Backbone
-from mmcompress.backbones.open_clip import OpenClip
+from mmcompress.backbones.open_clip.backbone import OpenClip
 from mmcompress.compression.base import LEFT_DENSE
 from mmcompress.compression.lowrank.joint_qkv import JointQKV
 from mmcompress.compression.lowrank.lowrank import whitening_root

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from mmcompress.backbones.base import Backbone
-from mmcompress.backbones.hf_clip import HFClip
-from mmcompress.backbones.open_clip import OpenClip
+from mmcompress.backbones.hf.clip import HFClip
+from mmcompress.backbones.open_clip.backbone import OpenClip
 from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.recipe import Recipe
 from mmcompress.compression.reconstruction import Reconstruction

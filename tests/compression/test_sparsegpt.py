@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmcompress.backbones.hf_clip import HFClip
+from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.compression.base import as_matrix
 from mmcompress.compression.pruning.magnitude import Magnitude
 from mmcompress.compression.pruning.sparsegpt import SparseGPT, sparsegpt

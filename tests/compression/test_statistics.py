@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mmcompress.backbones.base import Target
-from mmcompress.backbones.hf_clip import HFClip
+from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.compression.statistics import (
     PERTURBATION,
     collect_gradients,

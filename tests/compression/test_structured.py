@@ -13,8 +13,8 @@ from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.attention import ExplicitSelfAttention
 from mmcompress.backbones.base import Backbone, Target
 from mmcompress.backbones.fused import split_fused
-from mmcompress.backbones.hf_clip import HFClip
-from mmcompress.backbones.open_clip import OpenClip
+from mmcompress.backbones.hf.clip import HFClip
+from mmcompress.backbones.open_clip.backbone import OpenClip
 from mmcompress.compression.lowrank.joint_qkv import JointQKV
 from mmcompress.compression.lowrank.lowrank import LowRank
 from mmcompress.compression.pruning.importance import (

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from mmcompress.artifact.encoding import Encoding
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.base import Backbone
-from mmcompress.backbones.hf_clip import HFClip
-from mmcompress.backbones.open_clip import OpenClip
+from mmcompress.backbones.hf.clip import HFClip
+from mmcompress.backbones.open_clip.backbone import OpenClip
 from mmcompress.compression.lowrank.lowrank import LowRank
 from mmcompress.compression.pruning.encodings import keep_in_encoding
 from mmcompress.compression.pruning.upop import StructureMask, UPop, choose, due_share

@@ -8,8 +8,8 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 
-from mmcompress.backbones.hf import HF
-from mmcompress.backbones.hf_clip import HFClip
+from mmcompress.backbones.hf.clip import HFClip
+from mmcompress.backbones.hf.two_towers import HF
 from mmcompress.compression.pruning.magnitude import Magnitude
 from mmcompress.compression.recipe import Recipe
 from mmcompress.data.base import PairData

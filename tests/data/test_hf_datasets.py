@@ -7,8 +7,8 @@ import datasets
 import pytest
 import torch
 
-from mmcompress.backbones.hf import HF
-from mmcompress.backbones.hf_clip import HFClip
+from mmcompress.backbones.hf.clip import HFClip
+from mmcompress.backbones.hf.two_towers import HF
 from mmcompress.data.hf_datasets import HFDatasets
 from tests.data.conftest import picture, tone
 

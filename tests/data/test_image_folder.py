@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mmcompress.backbones.hf_clip import HFClip
+from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.data.decode import IMAGE_SUFFIXES
 from mmcompress.data.image_folder import ImageFolder
 from mmcompress.evaluation.evaluate import evaluate

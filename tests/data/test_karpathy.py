@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mmcompress.backbones.hf_clip import HFClip
+from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.data.karpathy import Karpathy
 
 

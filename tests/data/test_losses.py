@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmcompress.backbones.hf_clip import HFClip
+from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.data.base import PairData
 from mmcompress.data.decode import Unreadable, Waveform, read_audio, read_image
 from mmcompress.data.items import Item, Items, PairDataset, Sample

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmcompress.backbones.hf_clip import HFClip
+from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.data import openmoji
 from mmcompress.data.emoji_groups import subgroups
 from mmcompress.data.openmoji import SKIN_TONES, OpenMoji, load_pairs, skin_tone, split_pairs

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmcompress.backbones.hf_clip import HFClip
+from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.data.rows import read_pairs
 from mmcompress.data.table import Table
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from torchvision import datasets
 
-from mmcompress.backbones.hf_clip import HFClip
+from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.data.torchvision_data import Torchvision
 from tests.data.conftest import picture
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmcompress.backbones.hf import HF
-from mmcompress.backbones.hf_clip import HFClip
+from mmcompress.backbones.hf.clip import HFClip
+from mmcompress.backbones.hf.two_towers import HF
 from mmcompress.data.webdataset import Shards, WebDataset
 from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.evaluation.retrieval import Retrieval

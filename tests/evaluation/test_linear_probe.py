@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmcompress.backbones.hf_clip import HFClip
+from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.data.base import PairData
 from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.evaluation.linear_probe import LinearProbe, probe_accuracy

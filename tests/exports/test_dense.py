@@ -18,10 +18,10 @@ from transformers import (
 
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.base import Backbone
-from mmcompress.backbones.hf import KINDS, from_pretrained
-from mmcompress.backbones.hf_text import HFText
+from mmcompress.backbones.hf.sentence import HFText
+from mmcompress.backbones.hf.two_towers import KINDS, from_pretrained
 from mmcompress.backbones.mlp import MLP
-from mmcompress.backbones.open_clip import OpenClip
+from mmcompress.backbones.open_clip.backbone import OpenClip
 from mmcompress.compression.base import Compressor
 from mmcompress.compression.lowrank.lowrank import LowRank
 from mmcompress.compression.pruning.structured import Structured

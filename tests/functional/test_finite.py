@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from mmcompress.artifact.folder import Artifact, backbone_in
 from mmcompress.artifact.load import read_manifest
-from mmcompress.backbones import hf, hf_generative
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.custom import Custom
-from mmcompress.backbones.hf_clip import HFClip
-from mmcompress.backbones.hf_text import HFText
-from mmcompress.backbones.open_clip import OpenClip
+from mmcompress.backbones.hf.clip import HFClip
+from mmcompress.backbones.hf.generative import from_pretrained as generative
+from mmcompress.backbones.hf.sentence import HFText
+from mmcompress.backbones.hf.two_towers import from_pretrained as two_towers
+from mmcompress.backbones.open_clip.backbone import OpenClip
 from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.recipe import Recipe
 from mmcompress.format.errors import ArtifactError
@@ -72,16 +73,16 @@ def test_rows_say_which_of_them() -> None:
 
 
 LOADERS: dict[str, tuple[str, Callable[[Path], Backbone]]] = {
-    "hf/clip": ("text_projection.weight", lambda f: hf.from_pretrained(str(f))),
-    "hf/siglip": ("logit_bias", lambda f: hf.from_pretrained(str(f))),
-    "hf/clap": ("audio_projection.linear1.weight", lambda f: hf.from_pretrained(str(f))),
+    "hf/clip": ("text_projection.weight", lambda f: two_towers(str(f))),
+    "hf/siglip": ("logit_bias", lambda f: two_towers(str(f))),
+    "hf/clap": ("audio_projection.linear1.weight", lambda f: two_towers(str(f))),
     "hf_text/bert": (
         "encoder.layer.1.attention.self.query.weight",
         lambda f: HFText.from_folder(str(f)),
     ),
     "llava": (
         "multi_modal_projector.linear_1.bias",
-        lambda f: hf_generative.from_pretrained(str(f)),
+        lambda f: generative(str(f)),
     ),
     "open_clip/vit": (
         "visual.transformer.resblocks.0.attn.in_proj_weight",

@@ -15,9 +15,9 @@ from torchvision.transforms.v2.functional import to_image
 from transformers import CLIPImageProcessor
 
 from mmcompress.backbones.custom import Custom
+from mmcompress.backbones.hf.processors import LibraryPixels
 from mmcompress.backbones.images import CLIP_MEAN, CLIP_STD, image_transform
 from mmcompress.backbones.mlp import MLP
-from mmcompress.backbones.processors import LibraryPixels
 from mmcompress.data.base import PairData
 from mmcompress.data.decode import Unreadable, read_image
 from mmcompress.data.image_folder import ImageFolder

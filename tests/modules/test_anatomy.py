@@ -3,8 +3,8 @@
 import pytest
 from torch import nn
 
-from mmcompress.backbones.hf_clip import HFClip
-from mmcompress.backbones.open_clip import OpenClip
+from mmcompress.backbones.hf.clip import HFClip
+from mmcompress.backbones.open_clip.backbone import OpenClip
 from mmcompress.modules.anatomy import attention_of, find_stacks, mlp_of, mlp_parts
 
 

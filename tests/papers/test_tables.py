@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from hydra.utils import instantiate
 
-from mmcompress.backbones.hf_clip import HFClip
+from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.config.compose import compose_config
 from mmcompress.papers.needs import missing, repository
 from mmcompress.papers.published import Published, find, read_papers

@@ -10,7 +10,7 @@ import torch
 
 from mmcompress.artifact.dense import dense_file_bytes
 from mmcompress.artifact.folder import Artifact
-from mmcompress.backbones.hf_clip import HFClip
+from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.compression.base import LEFT_DENSE
 from mmcompress.compression.lowrank.lowrank import LowRank
 from mmcompress.compression.quantization.integer import Integer

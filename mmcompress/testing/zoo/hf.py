@@ -26,11 +26,11 @@ from transformers import (
 )
 
 from mmcompress.backbones.base import Backbone
-from mmcompress.backbones.hf import HF, KINDS
-from mmcompress.backbones.hf_clip import HFClip
-from mmcompress.backbones.hf_generative import HFGenerative
-from mmcompress.backbones.hf_text import HFText
-from mmcompress.backbones.text_encoder import TextEncoder
+from mmcompress.backbones.hf.bert import TextEncoder
+from mmcompress.backbones.hf.clip import HFClip
+from mmcompress.backbones.hf.generative import HFGenerative
+from mmcompress.backbones.hf.sentence import HFText
+from mmcompress.backbones.hf.two_towers import HF, KINDS
 from mmcompress.testing.zoo.family import Family, randomised, seeded
 from mmcompress.testing.zoo.words import SPECIAL, build_tokenizer
 
@@ -93,7 +93,7 @@ CONFIGS: dict[str, Callable[[], Any]] = {
         projection_dim=32,
     ),
 }
-"""Configs of the models that `mmcompress.backbones.hf` reads."""
+"""Configs of the models that `mmcompress.backbones.hf.two_towers` reads."""
 
 
 def untouched(kind: str) -> PreTrainedModel:

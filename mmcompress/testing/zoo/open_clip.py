@@ -21,8 +21,8 @@ from transformers import (
     XLMRobertaConfig,
 )
 
-from mmcompress.backbones.open_clip import OpenClip
-from mmcompress.backbones.open_clip_build import build_model
+from mmcompress.backbones.open_clip.backbone import OpenClip
+from mmcompress.backbones.open_clip.build import build_model
 from mmcompress.testing.zoo.family import Family, randomised, seeded
 from mmcompress.testing.zoo.words import SPECIAL, build_tokenizer, save_tokenizer
 

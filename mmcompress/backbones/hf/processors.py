@@ -19,9 +19,9 @@ from transformers import (
 )
 from transformers.utils import cached_file
 
-from mmcompress.backbones.hf_files import PREPROCESSOR_FILE, named
+from mmcompress.backbones.hf.files import PREPROCESSOR_FILE, named
+from mmcompress.backbones.hf.siglip2 import packed
 from mmcompress.backbones.images import CLIP_MEAN, CLIP_STD, RESAMPLING, image_transform
-from mmcompress.backbones.siglip2 import packed
 from mmcompress.functional.rgb import on_white, to_rgb
 from mmcompress.system.files import write_json
 

@@ -15,7 +15,7 @@ from transformers import (
 
 from mmcompress.backbones.base import Backbone, Row
 from mmcompress.backbones.complete import check_loaded
-from mmcompress.backbones.hf_files import (
+from mmcompress.backbones.hf.files import (
     about,
     named,
     not_loadable,
@@ -23,7 +23,8 @@ from mmcompress.backbones.hf_files import (
     stay_local,
     write_native,
 )
-from mmcompress.backbones.hf_tokenizer import (
+from mmcompress.backbones.hf.processors import pixels_of, read_image_processor
+from mmcompress.backbones.hf.tokenizers import (
     AnyTokenizer,
     check_padding,
     check_vocabulary,
@@ -36,7 +37,6 @@ from mmcompress.backbones.hf_tokenizer import (
     write_tokenizer,
 )
 from mmcompress.backbones.images import CLIP_MEAN, CLIP_STD
-from mmcompress.backbones.processors import pixels_of, read_image_processor
 
 
 class HFClip(Backbone):
@@ -155,8 +155,8 @@ class HFClip(Backbone):
 
     @classmethod
     def mini(cls) -> Self:
-        """The embedded model of 5 M parameters: `mini/README.md` beside this file describes it."""
-        return cls.from_pretrained(str(Path(__file__).parent / "mini"))
+        """The embedded model of 5 M parameters: `backbones/mini/README.md` describes it."""
+        return cls.from_pretrained(str(Path(__file__).parents[1] / "mini"))
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         return self.model.get_image_features(pixel_values=pixels).pooler_output

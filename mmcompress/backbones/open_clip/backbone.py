@@ -16,10 +16,11 @@ from mmcompress.backbones.attention import split_attention
 from mmcompress.backbones.base import Backbone, Row
 from mmcompress.backbones.empty import without_weights
 from mmcompress.backbones.fused import split_fused
-from mmcompress.backbones.hf_tokenizer import check_ids
+from mmcompress.backbones.hf.bert import split_blocks
+from mmcompress.backbones.hf.tokenizers import check_ids
 from mmcompress.backbones.images import CLIP_MEAN, CLIP_STD, image_transform
 from mmcompress.backbones.native import fill, native_state, tower_sizes
-from mmcompress.backbones.open_clip_build import (
+from mmcompress.backbones.open_clip.build import (
     Model,
     Tokenizer,
     build_model,
@@ -28,7 +29,7 @@ from mmcompress.backbones.open_clip_build import (
     find_tokenizer,
     vocabulary,
 )
-from mmcompress.backbones.open_clip_hub import (
+from mmcompress.backbones.open_clip.hub import (
     copies_weights,
     find_weights,
     load_weights,
@@ -37,7 +38,6 @@ from mmcompress.backbones.open_clip_hub import (
     save_weights,
     warn_of_unread_weights,
 )
-from mmcompress.backbones.text_encoder import split_blocks
 
 _ATTENTION = [(rf"attn\.{part}_proj\.weight", f"attn.{part}") for part in ("q", "k", "v", "out")]
 _BLOCK = [*_ATTENTION, (r"mlp\.c_fc\.weight", "mlp.up"), (r"mlp\.c_proj\.weight", "mlp.down")]

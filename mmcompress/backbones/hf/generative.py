@@ -18,7 +18,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText, LlavaForCondit
 from mmcompress.backbones.attention import split_attention
 from mmcompress.backbones.base import Backbone, Row
 from mmcompress.backbones.complete import check_loaded
-from mmcompress.backbones.hf_files import (
+from mmcompress.backbones.hf.bert import mean_pool
+from mmcompress.backbones.hf.files import (
     about,
     named,
     not_loadable,
@@ -26,7 +27,8 @@ from mmcompress.backbones.hf_files import (
     stay_local,
     write_native,
 )
-from mmcompress.backbones.hf_tokenizer import (
+from mmcompress.backbones.hf.processors import pixels_of, read_image_processor
+from mmcompress.backbones.hf.tokenizers import (
     AnyTokenizer,
     check_padding,
     check_vocabulary,
@@ -39,8 +41,6 @@ from mmcompress.backbones.hf_tokenizer import (
     write_tokenizer,
 )
 from mmcompress.backbones.images import CLIP_MEAN, CLIP_STD
-from mmcompress.backbones.processors import pixels_of, read_image_processor
-from mmcompress.backbones.text_encoder import mean_pool
 from mmcompress.functional.tokens import IGNORED
 from mmcompress.modules.anatomy import Stack, find_stacks
 

@@ -26,8 +26,9 @@ from mmcompress.backbones.attention import split_attention
 from mmcompress.backbones.base import Backbone, Row
 from mmcompress.backbones.complete import check_loaded
 from mmcompress.backbones.fused import split_fused
-from mmcompress.backbones.hf_clip import HFClip
-from mmcompress.backbones.hf_files import (
+from mmcompress.backbones.hf.bert import split_blocks
+from mmcompress.backbones.hf.clip import HFClip
+from mmcompress.backbones.hf.files import (
     about,
     named,
     not_loadable,
@@ -35,7 +36,14 @@ from mmcompress.backbones.hf_files import (
     stay_local,
     write_native,
 )
-from mmcompress.backbones.hf_tokenizer import (
+from mmcompress.backbones.hf.processors import (
+    Pixels,
+    pixels_of,
+    read_image_processor,
+)
+from mmcompress.backbones.hf.siglip2 import patches_of, unpacked
+from mmcompress.backbones.hf.sounds import Sounds, read_sounds
+from mmcompress.backbones.hf.tokenizers import (
     AnyTokenizer,
     check_padding,
     check_vocabulary,
@@ -50,14 +58,6 @@ from mmcompress.backbones.hf_tokenizer import (
     write_tokenizer,
 )
 from mmcompress.backbones.images import CLIP_MEAN, CLIP_STD
-from mmcompress.backbones.processors import (
-    Pixels,
-    pixels_of,
-    read_image_processor,
-)
-from mmcompress.backbones.siglip2 import patches_of, unpacked
-from mmcompress.backbones.sounds import Sounds, read_sounds
-from mmcompress.backbones.text_encoder import split_blocks
 
 
 @dataclass(frozen=True)
@@ -317,7 +317,7 @@ def untrained(
     Raises:
         ValueError: a model of another kind, or fewer token embeddings than tokens.
     """
-    tokenizer = stored_tokenizer(Path(__file__).parent / "mini")
+    tokenizer = stored_tokenizer(Path(__file__).parents[1] / "mini")
     built = AutoConfig.for_model(**config)
     kind, tokens = kind_of(built), highest_id(tokenizer) + 1
     if built.text_config.vocab_size < tokens:
