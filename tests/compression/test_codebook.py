@@ -10,9 +10,8 @@ from mmcompress.compression.sharing.codebook import (
     _tell_fitted,
     block_in,
     does_not_fit,
-    scalar_kmeans,
-    vector_kmeans,
 )
+from mmcompress.functional.kmeans import scalar_kmeans
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -21,50 +20,6 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def target(name: str = "layer") -> Target:
     return Target(name, "weight", "image", "mlp.up", "linear")
-
-
-def test_scalar_kmeans_by_hand() -> None:
-    centroids, indices = scalar_kmeans(torch.tensor([0.0, 0.1, 5.0, 5.2, 9.0]), 3)
-    torch.testing.assert_close(centroids, torch.tensor([0.05, 5.1, 9.0]))
-    assert indices.tolist() == [0, 0, 1, 1, 2]
-
-
-def reference_kmeans(values: list[float], clusters: int) -> list[float]:
-    low, high = min(values), max(values)
-    centroids = [low + (high - low) * i / (clusters - 1) for i in range(clusters)]
-    for _ in range(15):
-        members: list[list[float]] = [[] for _ in centroids]
-        for value in values:
-            distances = [abs(value - c) for c in centroids]
-            members[distances.index(min(distances))].append(value)
-        centroids = [sum(m) / len(m) if m else c for m, c in zip(members, centroids, strict=True)]
-    return centroids
-
-
-def test_scalar_kmeans_equals_lloyds_loop() -> None:
-    values = random(300)
-    centroids, indices = scalar_kmeans(values, 8)
-    expected = torch.tensor(reference_kmeans(values.double().tolist(), 8))
-    torch.testing.assert_close(centroids, expected, atol=1e-5, rtol=1e-5)
-    assert torch.equal(indices, (values[:, None] - centroids).abs().argmin(dim=1))
-
-
-def test_vector_kmeans_finds_separate_clouds() -> None:
-    centres = torch.tensor([[10.0, 0.0], [0.0, 10.0], [-10.0, 0.0], [0.0, -10.0]])
-    labels = torch.arange(200) % 4
-    vectors = centres[labels] + 0.1 * random(200, 2)
-    centroids, indices = vector_kmeans(vectors, 4, seed=0)
-    assert len({(int(a), int(b)) for a, b in zip(labels, indices, strict=True)}) == 4
-    assert (centroids[indices] - vectors).norm(dim=1).max() < 1.0
-
-
-def test_vector_kmeans_assigns_to_the_nearest_and_repeats_with_a_seed() -> None:
-    vectors = random(500, 4)
-    centroids, indices = vector_kmeans(vectors, 16, seed=3)
-    assert torch.equal(indices, torch.cdist(vectors, centroids).argmin(dim=1))
-    again = vector_kmeans(vectors, 16, seed=3)
-    assert torch.equal(centroids, again[0])
-    assert torch.equal(indices, again[1])
 
 
 @pytest.mark.parametrize("block_size", [1, 4, 16])

@@ -8,7 +8,7 @@ from mmcompress.backbones.base import Target
 from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.compression.base import as_matrix
 from mmcompress.compression.pruning.magnitude import Magnitude
-from mmcompress.compression.quantization.gptq import GPTQ, _blocks, gptq, output_error
+from mmcompress.compression.quantization.gptq import GPTQ, gptq, output_error
 from mmcompress.compression.quantization.grid import Grid
 from mmcompress.compression.quantization.scales import choose_scale
 from mmcompress.compression.recipe import Recipe
@@ -86,18 +86,6 @@ def test_groups_get_the_scale_that_their_columns_need_when_reached(
     assert torch.equal(grid.snap(quantised, scale, zero_point), quantised), "not on its own grid"
     error = output_error(quantised - weight, moment)
     assert error < 0.7 * output_error(nearest(weight, grid) - weight, moment)
-
-
-@pytest.mark.parametrize(("columns", "group_size"), [(300, 300), (192, 8), (600, 150), (96, 96)])
-def test_blocks_tile_the_columns_and_no_block_crosses_into_a_started_group(
-    columns: int, group_size: int
-) -> None:
-    blocks = list(_blocks(columns, group_size))
-    assert [j for start, end in blocks for j in range(start, end)] == list(range(columns))
-    for start, end in blocks:
-        assert end - start <= 128
-        for group in range(start // group_size + 1, (end - 1) // group_size + 1):
-            assert (group + 1) * group_size <= end, "its last columns would be out of date"
 
 
 @pytest.mark.parametrize("act_order", [False, True])

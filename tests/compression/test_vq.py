@@ -16,10 +16,10 @@ from mmcompress.compression.sharing.vq import (
     fit,
     refit,
     rms_scale,
-    weighted_kmeans,
 )
 from mmcompress.compression.statistics import Statistic, input_statistic
 from mmcompress.data.base import PairData
+from mmcompress.functional.kmeans import weighted_kmeans
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -52,35 +52,6 @@ def test_by_hand() -> None:
     codebook, (indices,) = fit([layer], clusters=2, block_size=2, seed=0)
     assert sorted(codebook.tolist()) == [[-1.0, -2.0], [1.0, 2.0]]
     assert torch.equal(codebook[indices].reshape(2, 4), weight)
-
-
-def reference_kmeans(v: Tensor, h: Tensor, centroids: Tensor) -> Tensor:
-    for _ in range(15):
-        distances = [
-            [float((h_i * (v_i - c) ** 2).sum()) for c in centroids]
-            for v_i, h_i in zip(v, h, strict=True)
-        ]
-        chosen = [row.index(min(row)) for row in distances]
-        for m in range(len(centroids)):
-            members = [i for i, c in enumerate(chosen) if c == m]
-            assert members, "the example keeps all clusters busy"
-            top = sum(h[i] * v[i] for i in members)
-            centroids[m] = top / sum(h[i] for i in members)
-    return centroids
-
-
-def test_weighted_kmeans_equals_lloyds_loop() -> None:
-    v, h = random(60, 2).double(), random(60, 2, seed=1).double().abs() + 0.1
-    start = torch.multinomial(h.sum(dim=1), 4, generator=torch.Generator().manual_seed(3))
-    expected = reference_kmeans(v, h, v[start].clone())
-    torch.testing.assert_close(weighted_kmeans(v, h, 4, seed=3), expected)
-
-
-def test_kmeans_leaves_no_entry_unused() -> None:
-    v = torch.cat([random(50, 2) * 0.01, random(4, 2, seed=1) * 100])
-    centroids = weighted_kmeans(v, torch.ones_like(v), 5, seed=0)
-    nearest = torch.cdist(v, centroids).argmin(dim=1)
-    assert len(nearest.unique()) == 5
 
 
 def reference_assignment(layer: Layer, codebook: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from mmcompress.compression.pruning.allocation import Allocation
 from mmcompress.compression.pruning.masks import Mask, lowest_mask
 from mmcompress.compression.pruning.scored import ScoredPruning
 from mmcompress.compression.statistics import Statistic
+from mmcompress.functional.error_feedback import BLOCK, feed_back_errors
 from mmcompress.functional.hessian import shared_inverse_cholesky
 
 
@@ -26,7 +27,7 @@ def sparsegpt(
     pruned: int,
     *,
     group_size: int | None = None,
-    block_size: int = 128,
+    block_size: int = BLOCK,
 ) -> tuple[Tensor, Tensor]:
     """Prune a matrix and correct what is left (arXiv:2301.00774, algorithm 1).
 
@@ -39,28 +40,28 @@ def sparsegpt(
     Returns:
         The corrected weight (out, in), zero outside the mask; and the mask, bool, True = kept.
     """
-    if group_size is not None:
-        block_size = max(block_size // group_size, 1) * group_size
-    weight, mask = weight.clone(), torch.ones_like(weight, dtype=torch.bool)
-    columns, dropped = weight.shape[1], 0
-    for start in range(0, columns, block_size):
-        end = min(start + block_size, columns)
-        block, corner = weight[:, start:end], factor[start:end, start:end]
-        if group_size is None:
-            due = round(pruned * end / columns) - dropped
-            dropped += due
-            mask[:, start:end] = lowest_mask((block / corner.diagonal()).square(), due)
-        errors = torch.zeros_like(block)  # out B
-        for j in range(end - start):
-            if group_size is not None and j % group_size == 0:
-                group = slice(j, j + group_size)
-                scores = (block[:, group] / corner.diagonal()[group]).square()
-                mask[:, start:end][:, group] = lowest_mask(scores, pruned, group_size=group_size)
-            lost = torch.where(mask[:, start + j], 0.0, block[:, j])
-            errors[:, j] = lost / corner[j, j]
-            block[:, j:] -= errors[:, j, None] * corner[j, j:]
-        weight[:, end:] -= errors @ factor[start:end, end:]
-    return weight * mask, mask
+    inputs = weight.shape[1]
+    columns, kept = weight.T.contiguous(), torch.ones_like(weight, dtype=torch.bool).T.contiguous()
+    diagonal = factor.diagonal()[:, None]
+    span = group_size or block_size  # columns whose mask is chosen at once
+    dropped = 0
+
+    def pruned_column(j: int) -> Tensor:
+        nonlocal dropped
+        if j % span == 0:
+            chosen = slice(j, j + span)
+            scores = (columns[chosen] / diagonal[chosen]).square().T.contiguous()
+            due = pruned
+            if group_size is None:
+                due = round(pruned * min(j + span, inputs) / inputs) - dropped
+                dropped += due
+            kept[chosen] = lowest_mask(scores, due, group_size=group_size).T
+        return torch.where(kept[j], columns[j], 0.0)
+
+    feed_back_errors(
+        columns, factor, pruned_column, block_size=block_size, group_size=group_size or 1
+    )
+    return columns.T.contiguous(), kept.T.contiguous()
 
 
 class SparseGPT(ScoredPruning):

@@ -31,14 +31,12 @@ from mmcompress.compression.base import (
     kept_mask,
 )
 from mmcompress.compression.statistics import INPUTS, Statistic
+from mmcompress.functional.error_feedback import feed_back_errors
 from mmcompress.functional.float16 import round_to_float16
 from mmcompress.functional.hessian import shared_inverse_cholesky
 
 LARGEST = 127
 """Largest magnitude of a code: 8 bits."""
-
-BLOCK = 128
-"""Columns after which GPTQ's update is carried over to the rest in one product."""
 
 
 def round_with_dead_zone(values: Tensor, rounding: float) -> Tensor:
@@ -69,20 +67,15 @@ def round_with_feedback(
     Returns:
         (rows, columns), on the grid. What was exactly zero, as pruning leaves it, stays zero.
     """
-    left, kept = weight.clone(), kept_mask(weight)
-    rounded = torch.zeros_like(weight)
-    for start in range(0, weight.shape[1], BLOCK):
-        end = min(start + BLOCK, weight.shape[1])
-        errors = torch.zeros_like(left[:, start:end])
-        for j in range(start, end):
-            codes = round_with_dead_zone(left[:, j : j + 1] / scale, rounding)
-            rounded[:, j : j + 1] = codes * scale * kept[:, j : j + 1]
-            target = left[:, j] * kept[:, j]
-            error = (target - rounded[:, j]) / factor[j, j]
-            left[:, j:end] -= error[:, None] * factor[j, j:end]
-            errors[:, j - start] = error
-        left[:, end:] -= errors @ factor[start:end, end:]
-    return rounded
+    columns, kept = weight.T.contiguous(), kept_mask(weight).T.contiguous()
+    steps = scale[:, 0]  # rows or 1
+
+    def rounded(j: int) -> Tensor:
+        column = columns[j].mul_(kept[j])  # what drifted off zero is put back, not made up for
+        return round_with_dead_zone(column / steps, rounding) * steps
+
+    feed_back_errors(columns, factor, rounded)
+    return columns.T.contiguous()
 
 
 class EntropyQuantize(Parametrization):

@@ -15,10 +15,9 @@ An embedding reads one row at a time: H is a multiple of the identity for each r
 rounding to nearest. A bare parameter has no input that could be seen, and is rounded too.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -29,10 +28,8 @@ from mmcompress.compression.quantization.grid import Grid
 from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.quantization.scales import choose_scale
 from mmcompress.compression.statistics import INPUTS, Statistic
+from mmcompress.functional.error_feedback import feed_back_errors
 from mmcompress.functional.hessian import DAMPING, shared_inverse_cholesky
-
-BLOCK = 128
-"""Columns after which all later ones are updated at once (section 3.3, step 2)."""
 
 _ordered: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
@@ -81,21 +78,15 @@ def gptq(
     places = range(len(columns)) if order is None else order.tolist()
     lazily = order is None and grid.group_size < weight.shape[1]
 
-    for start, end in _blocks(len(columns), grid.group_size if lazily else len(columns)):
-        errors = torch.empty_like(columns[start:end])
-        for j in range(start, end):
-            group = places[j] // grid.group_size
-            if lazily and j % grid.group_size == 0:
-                _choose_again(scale, zero_point, columns, mask, group, grid)
-            points = None if zero_point is None else zero_point[:, group].float()
-            rounded = grid.nearest(columns[j], scale[:, group].float(), points)
-            if mask is not None:
-                rounded *= mask[j]
-            error = torch.sub(columns[j], rounded, out=errors[j - start]).div_(factor[j, j])
-            columns[j] = rounded
-            columns[j + 1 : end].addr_(factor[j, j + 1 : end], error, alpha=-1.0)
-        columns[end:].addmm_(factor[start:end, end:].T, errors, alpha=-1.0)
+    def rounded(j: int) -> Tensor:
+        group = places[j] // grid.group_size
+        if lazily and j % grid.group_size == 0:
+            _choose_again(scale, zero_point, columns, mask, group, grid)
+        points = None if zero_point is None else zero_point[:, group].float()
+        found = grid.nearest(columns[j], scale[:, group].float(), points)
+        return found if mask is None else found.mul_(mask[j])
 
+    feed_back_errors(columns, factor, rounded, group_size=grid.group_size if lazily else 1)
     if order is not None:
         columns = columns[order.argsort()]
     return columns.T.contiguous(), scale, zero_point
@@ -116,15 +107,6 @@ def _choose_again(
     scale[:, group] = chosen[:, 0]
     if zero_point is not None and points is not None:
         zero_point[:, group] = points[:, 0]
-
-
-def _blocks(columns: int, group_size: int) -> Iterator[tuple[int, int]]:
-    """Runs of at most `BLOCK` columns; those of a group are up to date where the group starts."""
-    span = group_size * max(BLOCK // group_size, 1)
-    for outer in range(0, columns, span):
-        stop = min(outer + span, columns)
-        for start in range(outer, stop, BLOCK):
-            yield start, min(start + BLOCK, stop)
 
 
 def _in_order(moment: Tensor, order: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import Target
 from mmcompress.compression.base import as_matrix, kept_mask
+from mmcompress.functional.divisors import largest_divisor
 from mmcompress.functional.integers import dequantise, quantise
 
 log = logging.getLogger(__name__)
@@ -184,7 +185,7 @@ def in_columns(group_size: GroupSize, weight: Tensor) -> int:
 def _fitted(group_size: int, columns: int) -> int:
     """The divisor of `columns` that `in_columns` takes."""
     largest = min(columns, group_size)
-    fitted = next(size for size in range(largest, 0, -1) if columns % size == 0)
+    fitted = largest_divisor(columns, group_size)
     if fitted < min(largest, SMALLEST_GROUP) and columns < 2 * group_size:
         fitted = columns
     return fitted

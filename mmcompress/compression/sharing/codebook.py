@@ -27,78 +27,12 @@ from mmcompress.compression.base import (
     kept_mask,
 )
 from mmcompress.compression.statistics import Statistic
+from mmcompress.functional.divisors import largest_divisor
 from mmcompress.functional.float16 import round_to_float16
+from mmcompress.functional.kmeans import scalar_kmeans, vector_kmeans
 from mmcompress.functional.lookup import lookup
 
 log = logging.getLogger(__name__)
-
-ITERATIONS = 15
-CHUNK = 4096
-"""Vectors that are compared with the codebook at once, to bound memory."""
-
-
-def scalar_kmeans(values: Tensor, clusters: int) -> tuple[Tensor, Tensor]:
-    """One-dimensional k-means from evenly spaced centroids (arXiv:1510.00149, section 3.2).
-
-    Args:
-        values: (n,).
-        clusters: k.
-    Returns:
-        centroids (k,) ascending, and the index (n,) int64 of the nearest for each value.
-    """
-    ordered = values.double().sort().values
-    totals = torch.cat([ordered.new_zeros(1), ordered.cumsum(0)])
-    centroids = torch.linspace(
-        float(ordered[0]), float(ordered[-1]), clusters, dtype=torch.float64, device=values.device
-    )
-    for _ in range(ITERATIONS):
-        middles = (centroids[1:] + centroids[:-1]) / 2
-        inner = torch.searchsorted(ordered, middles)
-        ends = torch.cat([inner, inner.new_tensor([len(ordered)])])
-        starts = torch.cat([inner.new_zeros(1), inner])
-        counts = ends - starts
-        means = (totals[ends] - totals[starts]) / counts.clamp(min=1)
-        # An empty cluster keeps its place.
-        centroids = torch.where(counts > 0, means, centroids).sort().values
-    centroids = centroids.to(values.dtype)
-    middles = (centroids[1:] + centroids[:-1]) / 2
-    return centroids, torch.searchsorted(middles, values.contiguous())
-
-
-def vector_kmeans(vectors: Tensor, clusters: int, *, seed: int) -> tuple[Tensor, Tensor]:
-    """Lloyd's k-means; an empty cluster moves to the vector that is served worst.
-
-    Args:
-        vectors: (n, d), n at least `clusters`.
-        clusters: k.
-        seed: draws the vectors that the centroids start from.
-    Returns:
-        centroids (k, d), and the index (n,) int64 of the nearest for each vector.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    start = torch.randperm(len(vectors), generator=generator)[:clusters]
-    centroids = vectors[start.to(vectors.device)].clone()
-    for _ in range(ITERATIONS):
-        indices, distances = nearest(vectors, centroids)
-        counts = torch.bincount(indices, minlength=clusters)
-        sums = torch.zeros_like(centroids).index_add_(0, indices, vectors)
-        centroids = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], centroids)
-        empty = (counts == 0).nonzero()[:, 0]
-        if len(empty):
-            centroids[empty] = vectors[distances.topk(len(empty)).indices]
-    return centroids, nearest(vectors, centroids)[0]
-
-
-def nearest(vectors: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
-    """Index of the nearest centroid of each vector, and half the squared distance to it."""
-    # ‖v − c‖² / 2 = ‖v‖² / 2 + (‖c‖² / 2 − v·c); only the bracket depends on c.
-    offset = centroids.square().sum(dim=1) / 2  # k
-    found = [
-        torch.addmm(offset, chunk, centroids.T, alpha=-1.0).min(dim=1)
-        for chunk in vectors.split(CHUNK)
-    ]
-    bracket = torch.cat([f.values for f in found])
-    return torch.cat([f.indices for f in found]), vectors.square().sum(dim=1) / 2 + bracket
 
 
 def rounded_entries(codebook: Tensor) -> Tensor:
@@ -135,15 +69,10 @@ def block_in(weight: Tensor, block_size: int | None) -> int:
     columns = as_matrix(weight).shape[1]
     if block_size is None:
         return columns
-    fitted = fitted_block(block_size, columns)
+    fitted = largest_divisor(columns, block_size)
     if 1 < fitted < block_size:
         _tell_fitted(block_size, columns, fitted)
     return fitted
-
-
-def fitted_block(block_size: int, columns: int) -> int:
-    """The divisor of `columns` that `block_in` takes."""
-    return next(size for size in range(block_size, 0, -1) if columns % size == 0)
 
 
 @functools.cache

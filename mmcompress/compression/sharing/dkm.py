@@ -32,14 +32,12 @@ from mmcompress.compression.sharing.codebook import (
     block_in,
     check_codebook_arguments,
     does_not_fit,
-    fitted_block,
-    nearest,
-    scalar_kmeans,
-    vector_kmeans,
     would_not_shrink,
 )
 from mmcompress.compression.statistics import Statistic
+from mmcompress.functional.divisors import largest_divisor
 from mmcompress.functional.float16 import round_to_float16
+from mmcompress.functional.kmeans import nearest, scalar_kmeans, vector_kmeans
 from mmcompress.functional.lookup import lookup
 
 CHUNK = 2**22
@@ -228,7 +226,7 @@ class DKM(Compressor):
 
     def check(self, target: Target, weight: Tensor) -> None:
         columns = as_matrix(weight).shape[1]
-        blocks = weight.numel() // fitted_block(self.block_size or columns, columns)
+        blocks = weight.numel() // largest_divisor(columns, self.block_size or columns)
         if blocks * self.clusters > LIMIT:
             raise ValueError(
                 f"clusters={self.clusters} times the {blocks} blocks of {target.name} is more than "

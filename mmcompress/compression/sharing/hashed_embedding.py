@@ -19,6 +19,7 @@ from mmcompress.backbones.base import Target
 from mmcompress.compression.base import LEFT_DENSE, Compressor, Decision, tell_smallest, unit_of
 from mmcompress.compression.sharing.vq import smoothed_frequency
 from mmcompress.compression.statistics import INPUTS, Statistic
+from mmcompress.functional.conjugate_gradients import conjugate_gradients
 
 PRIME = 2**31 - 1
 """Ids times a factor below it fit into 64 bits."""
@@ -138,7 +139,7 @@ def refit_importance(table: Tensor, dense: Tensor, rows: Tensor) -> Tensor:
 def refit_table(
     table: Tensor, dense: Tensor, rows: Tensor, importance: Tensor, frequency: Tensor
 ) -> Tensor:
-    """A better table for fixed weights: steps of conjugate gradients, diagonally preconditioned."""
+    """A better table for fixed weights: conjugate gradients on the normal equations."""
     (n, k), buckets = rows.shape, len(table)
     # e ≈ A T: the normal equations are (Aᵀ F A) T = Aᵀ F e, both matrices sparse.
     tokens = torch.arange(n, device=rows.device)[:, None].expand(n, k)
@@ -153,22 +154,8 @@ def refit_table(
     on_diagonal = normal.indices()[0] == normal.indices()[1]
     diagonal = table.new_zeros(buckets)
     diagonal[normal.indices()[0, on_diagonal]] = normal.values()[on_diagonal]
-    inverse = torch.where(diagonal > 0, 1 / diagonal.clamp(min=1e-30), 0.0)[:, None]
-
     residual = right @ dense - normal @ table
-    step = inverse * residual
-    size = (residual * step).sum()
-    for _ in range(STEPS):
-        if size <= 0:
-            break
-        curved = normal @ step
-        length = size / (step * curved).sum()
-        table = table + length * step
-        residual = residual - length * curved
-        conditioned = inverse * residual
-        size, before = (residual * conditioned).sum(), size
-        step = conditioned + size / before * step
-    return table
+    return conjugate_gradients(table, residual, normal.matmul, diagonal[:, None], steps=STEPS)
 
 
 class HashEmbedding(Compressor):

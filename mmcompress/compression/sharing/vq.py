@@ -22,18 +22,18 @@ from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import WEIGHTS, Target
 from mmcompress.compression.base import LEFT_DENSE, Compressor, Decision, as_matrix, unit_of
 from mmcompress.compression.sharing.codebook import (
-    CHUNK,
-    ITERATIONS,
     block_in,
     check_codebook_arguments,
     does_not_fit,
-    nearest,
     rounded_entries,
     would_not_shrink,
 )
 from mmcompress.compression.statistics import Statistic
+from mmcompress.functional.conjugate_gradients import conjugate_gradients
+from mmcompress.functional.error_feedback import feed_back_joint_errors
 from mmcompress.functional.float16 import round_to_float16
 from mmcompress.functional.hessian import DAMPING, shared_inverse_cholesky
+from mmcompress.functional.kmeans import nearest, weighted_kmeans
 from mmcompress.functional.lookup import lookup
 
 SAMPLE = 65536
@@ -129,50 +129,8 @@ def rms_scale(weight: Tensor, wanted: bool) -> Tensor:
     return rms.clamp(limits.smallest_normal, limits.max).half()
 
 
-def weighted_kmeans(vectors: Tensor, importance: Tensor, clusters: int, *, seed: int) -> Tensor:
-    """Lloyd's k-means of Σ_t h_t (v_t − c_t)²; an empty cluster moves to the vector served worst.
-
-    Args:
-        vectors: (n, d), n at least `clusters`.
-        importance: (n, d), h, positive.
-        clusters: k.
-        seed: draws the vectors that the centroids start from, important ones more often.
-    Returns:
-        centroids (k, d).
-    """
-    generator = torch.Generator().manual_seed(seed)
-    start = torch.multinomial(importance.sum(dim=1).cpu(), clusters, generator=generator)
-    centroids = vectors[start.to(vectors.device)].clone()
-    weighted = importance * vectors
-    for _ in range(ITERATIONS):
-        indices, distances = _weighted_nearest(vectors, importance, centroids)
-        sums = torch.zeros_like(centroids).index_add_(0, indices, weighted)
-        totals = torch.zeros_like(centroids).index_add_(0, indices, importance)
-        centroids = torch.where(totals > 0, sums / totals.clamp(min=1e-30), centroids)
-        empty = (torch.bincount(indices, minlength=clusters) == 0).nonzero()[:, 0]
-        if len(empty):
-            centroids[empty] = vectors[distances.topk(len(empty)).indices]
-    return centroids
-
-
-def _weighted_nearest(
-    vectors: Tensor, importance: Tensor, centroids: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Index of the nearest centroid, and the distance to it, halved."""
-    pieces = []
-    for v, h in zip(vectors.split(CHUNK), importance.split(CHUNK), strict=True):
-        bracket = torch.addmm(h @ (centroids.square().T / 2), h * v, centroids.T, alpha=-1.0)
-        least = bracket.min(dim=1)
-        pieces.append((least.indices, least.values + (h * v.square()).sum(dim=1) / 2))
-    indices, distances = zip(*pieces, strict=True)
-    return torch.cat(indices), torch.cat(distances)
-
-
 def assign(layer: Layer, codebook: Tensor) -> Tensor:
     """Entry of each block, with the error fed into later columns (arXiv:2402.15319, algorithm 1).
-
-    With H⁻¹ = Uᵀ U, a block J that is off by the row vector δ costs ‖δ U_JJ⁻¹‖² once the columns
-    after it have made up for what they can, by moving by −δ U_JJ⁻¹ U_J,later.
 
     Args:
         layer: R rows, C columns.
@@ -184,17 +142,16 @@ def assign(layer: Layer, codebook: Tensor) -> Tensor:
     left = layer.normalised
     if layer.moment is None:
         return nearest(left.reshape(-1, size), codebook)[0]
-    factor = shared_inverse_cholesky(layer.moment)
-    identity = torch.eye(size, device=left.device)
     chosen = []
-    for start in range(0, left.shape[1], size):
-        stop = start + size
-        root = factor[start:stop, start:stop]
-        inverse = torch.linalg.solve_triangular(root, identity, upper=True)
-        indices, _ = nearest(left[:, start:stop] @ inverse, codebook @ inverse)
-        missed = (left[:, start:stop] - codebook[indices]) @ inverse
-        left[:, stop:] -= missed @ factor[start:stop, stop:]
+
+    def nearest_entries(start: int, inverse: Tensor) -> Tensor:
+        run = left[:, start : start + size]
+        indices, _ = nearest(run @ inverse, codebook @ inverse)
         chosen.append(indices)
+        return codebook[indices].T
+
+    factor = shared_inverse_cholesky(layer.moment)
+    feed_back_joint_errors(left.T, factor, nearest_entries, size=size)
     return torch.stack(chosen, dim=1).flatten()
 
 
@@ -230,22 +187,14 @@ def refit(
         difference = layer.weight - gather(codebook, layer, index)
         residual += share * pulled(difference, layer, index)
         diagonal += share * scatter(layer.importance, index)
-    inverse = torch.where(diagonal > 0, 1 / diagonal.clamp(min=1e-30), torch.zeros_like(diagonal))
-    step = inverse * residual
-    size = (residual * step).sum()
-    for _ in range(REFITS):
-        if size <= 1e-12 * (codebook.square() * diagonal).sum():
-            break
+
+    def normal(direction: Tensor) -> Tensor:
         curved = torch.zeros_like(codebook)
         for layer, index, share in places:
-            curved += share * pulled(gather(step, layer, index), layer, index)
-        length = size / (step * curved).sum()
-        codebook = codebook + length * step
-        residual = residual - length * curved
-        conditioned = inverse * residual
-        size, before = (residual * conditioned).sum(), size
-        step = conditioned + size / before * step
-    return codebook
+            curved += share * pulled(gather(direction, layer, index), layer, index)
+        return curved
+
+    return conjugate_gradients(codebook, residual, normal, diagonal, steps=REFITS, tolerance=1e-12)
 
 
 def fit(
