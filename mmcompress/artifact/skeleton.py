@@ -1,10 +1,11 @@
 """The empty model that a manifest describes: the adapter's skeleton, structural edits replayed.
 
-A manifest names an adapter and edits of this package and nothing else; no other code is reached
-from it.
+A manifest names classes of this package and nothing else; no other code is reached from it.
 """
 
 import importlib
+import inspect
+import re
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -18,15 +19,17 @@ from mmcompress.artifact.spec import check_spec
 from mmcompress.backbones.adapters import find_adapter
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.empty import without_weights
+from mmcompress.compression.base import Compressor, put
 from mmcompress.format.errors import ArtifactError, refusing
-from mmcompress.format.manifest import UPGRADE, Manifest
-from mmcompress.modules.edits import EDITS, Edit
+from mmcompress.format.manifest import Manifest
 
 Skeleton = Callable[[], Backbone]
 """Builds the dense model where only the user's code can."""
 
 OWN = "custom"
 """The adapter of models of the user's own."""
+
+UPGRADE = "install the version of mmcompress that wrote it"
 
 
 def build_skeleton(
@@ -56,7 +59,7 @@ def build_skeleton(
     except ValueError as error:
         raise ArtifactError(path, f"is refused: {error}", "get it from who made it") from error
     adapter = _find_adapter(manifest["adapter"], path)
-    edits = [_find_edit(edit["edit"], edit["version"], path) for edit in manifest["structure"]]
+    methods = [_find_method(edit["method"], path) for edit in manifest["structure"]]
     with refusing(path, "describes a model that cannot be built", UPGRADE):
         backbone = _build_own(own, path) if manifest["adapter"] == OWN else None
         # On the meta device all is counted; the same follows for another.
@@ -65,8 +68,8 @@ def build_skeleton(
                 backbone = _build(adapter, manifest["spec"], folder, on_meta=on_meta)
             _empty(backbone.model)
             with torch.device("meta"):
-                for edit, stored_edit in zip(edits, manifest["structure"], strict=True):
-                    edit.replay(backbone.model, stored_edit["modules"])
+                for method, edit in zip(methods, manifest["structure"], strict=True):
+                    _replay(backbone.model, method, edit["modules"])
         if counter is not None and manifest["adapter"] != OWN:
             check_unsaved(backbone.model, counter.largest)
     return backbone
@@ -90,6 +93,11 @@ def _build_own(own: Skeleton | None, path: Path) -> Backbone:
         return own()
 
 
+def _replay(model: nn.Module, method: type[Compressor], modules: dict[str, Any]) -> None:
+    for name, decision in modules.items():
+        put(model, name, method.apply(model.get_submodule(name), "weight", decision))
+
+
 def _empty(model: nn.Module) -> None:
     """Move all that a state dict holds to the meta device, ties kept."""
     moved: dict[int, nn.Parameter] = {}
@@ -110,12 +118,22 @@ def _find_adapter(name: str, path: Path) -> type[Backbone]:
         raise ArtifactError(path, str(error), UPGRADE) from error
 
 
-def _find_edit(name: str, version: int, path: Path) -> Edit:
-    if (name, version) not in EDITS:
-        raise ArtifactError(
-            path, f"edit={name!r}, version {version}, is no edit of this mmcompress", UPGRADE
-        )
-    return EDITS[name, version]
+def _find_method(name: str, path: Path) -> type[Compressor]:
+    refused = ArtifactError(
+        path, f"method={name!r} is no structural method of this mmcompress", UPGRADE
+    )
+    if not re.fullmatch(r"mmcompress\.compression(\.[a-z0-9_]+)+\.[A-Za-z0-9]+", name):
+        raise refused
+    module_name, _, class_name = name.rpartition(".")
+    found = vars(_import(module_name, refused)).get(class_name)
+    if (
+        not inspect.isclass(found)
+        or not issubclass(found, Compressor)
+        or found.__module__ != module_name
+        or getattr(found, "stage", None) != "structure"
+    ):
+        raise refused
+    return found
 
 
 def _import(name: str, refused: ArtifactError) -> Any:

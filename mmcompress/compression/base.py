@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import UNITS, Backbone, Target
 from mmcompress.compression.statistics import Statistic
-from mmcompress.modules.edits import Edit
 
 log = logging.getLogger(__name__)
 
@@ -118,12 +117,8 @@ class Compressor(ABC):
     settles: ClassVar[bool] = False
     """Whether `settle` has something to do, for which a dense copy is kept."""
 
-    edit: ClassVar[Edit]
-    """Of a `structure` method, and of a mask whose `cut` removes something: what the artifact says
-    was done to the modules."""
-
-    cuts: ClassVar[bool] = False
-    """Whether `cut` has something to do."""
+    cuts_as: ClassVar[type["Compressor"] | None] = None
+    """The structural method whose `apply` understands what `cut` returns."""
 
     ladder: ClassVar[dict[str, tuple[Any, ...]]] = {}
     """Constructor arguments that a byte budget may vary, and the values it tries."""
@@ -297,13 +292,13 @@ class Compressor(ABC):
             backbone: baked, edited in place.
             encodings: by target name; those of weights that are cut must be cut too.
         Returns:
-            By module path: settings of `edit`.
+            By module path: what `apply` has to do to a dense skeleton to get the same shapes.
         """
         return {}
 
     @classmethod
-    def edit_settings(cls, decision: Decision) -> Decision:
-        """The settings of `edit` in a decision; they are stored, so keep them small."""
+    def skeleton_of(cls, decision: Decision) -> Decision:
+        """The part of a decision that an empty skeleton needs; it is stored, so keep it small."""
         return decision
 
     def on_step(self, progress: float) -> None:
@@ -321,6 +316,22 @@ class Compressor(ABC):
             weight: the baked weight, after all parametrisations.
         """
         raise TypeError(f"{type(self).__name__} leaves nothing to store but its modules' weights")
+
+
+def put(model: nn.Module, path: str, new: nn.Module) -> None:
+    """Let `new` take the place of the module at `path`, in every place that shares that module.
+
+    Args:
+        path: dotted; the empty path is the model itself, which can only be edited in place.
+    """
+    old = model.get_submodule(path)
+    if old is new:
+        return
+    assert path, "a method that works on the whole model edits it in place"
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child is old:
+                parent._modules[name] = new
 
 
 def as_matrix(weight: Tensor) -> Tensor:

@@ -5,16 +5,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mmcompress.format import version_2
 from mmcompress.format.errors import ArtifactError
 from mmcompress.format.table import read_table
 
-FORMAT_VERSION = 3
-OLDEST_VERSION = 2
+FORMAT_VERSION = 2
 TENSORS_FILE = "model.safetensors"
 MANIFEST_FILE = "manifest.json"
-
-UPGRADE = "install the version of mmcompress that wrote it"
 
 SHORT, LONGEST = 2**22, 2**26
 """Bytes that any manifest may have, and that none may have."""
@@ -42,7 +38,7 @@ FIELDS: dict[str, type] = {
     "assets": dict,
     "checksum": str,
 }
-STRUCTURE_FIELDS: dict[str, type] = {"step": str, "edit": str, "version": int, "modules": dict}
+STRUCTURE_FIELDS: dict[str, type] = {"method": str, "step": str, "modules": dict}
 DENSE_FIELDS: dict[str, type] = {"bytes": int, "parameters": int, "dtype": str}
 TENSORS_FIELDS: dict[str, type] = {"bytes": int, "sha256": str}
 
@@ -79,7 +75,7 @@ def parse(data: bytes, path: Path) -> Manifest:
         raise ArtifactError(
             path, f"has format version {version}, newer than {FORMAT_VERSION}", "upgrade mmcompress"
         )
-    if version < OLDEST_VERSION:
+    if version < FORMAT_VERSION:
         old = f"has format version {version}, which is no longer read"
         raise ArtifactError(path, old, "save it again with this version")
     try:
@@ -90,11 +86,6 @@ def parse(data: bytes, path: Path) -> Manifest:
     # Comparing all bytes also finds what parsing forgives: spaces, repeated keys.
     if signed != data:
         raise ArtifactError(path, "does not match its checksum, it was damaged or edited")
-    if version == 2:
-        try:
-            manifest = version_2.upgrade(manifest)
-        except ValueError as error:
-            raise ArtifactError(path, str(error), UPGRADE) from error
     problem = _find_problem(manifest)
     if problem:
         raise ArtifactError(path, problem)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from mmcompress.modules.anatomy import Stack, attention_parts, is_stack, mlp_parts
+from mmcompress.modules.anatomy import Stack, attention_parts, mlp_parts
 from mmcompress.modules.lowrank import LowRankLinear
 
 Index = Sequence[int]
@@ -107,21 +107,6 @@ def keep_blocks(stack: Stack, kept: Index) -> Stack:
     """The list with only these blocks."""
     blocks = [stack[index] for index in kept]
     return nn.ModuleList(blocks) if isinstance(stack, nn.ModuleList) else nn.Sequential(*blocks)
-
-
-def cut(module: nn.Module, *, kept: int, of: str | None = None) -> nn.Module:
-    """The module with only so many of its structures, for weights that are loaded afterwards.
-
-    Args:
-        module: a list of blocks, an attention or an MLP.
-        kept: how many blocks, heads or neurons stay.
-        of: `head_dims`: how many dimensions stay in each head.
-    """
-    if is_stack(module):
-        return keep_blocks(module, range(kept))
-    if of == "head_dims":
-        return keep_head_dims(module, range(kept))
-    return (keep_heads if is_attention(module) else keep_neurons)(module, range(kept))
 
 
 def is_attention(module: nn.Module) -> bool:

@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmcompress.modules.anatomy import attention_parts
-
 
 class LowRankLinear(nn.Module):
     """y = U (Vᵀ x) + b.
@@ -130,21 +128,6 @@ def factorise(layer: nn.Module, rank: int) -> LowRankLinear | LowRankEmbedding |
         return LowRankEmbedding(layer, rank)
     assert isinstance(layer, nn.Conv2d), layer
     return LowRankConv2d(layer, rank)
-
-
-def factorise_qkv(attention: nn.Module, rank: int) -> nn.Module:
-    """The attention with low-rank q, k and v that share one V, factors not yet set."""
-    parts = attention_parts(attention)
-    assert parts is not None
-    paths = (parts.q, parts.k, parts.v)
-    layers = [attention.get_submodule(path) for path in paths]
-    linears = [layer for layer in layers if isinstance(layer, nn.Linear)]
-    assert len(linears) == len(layers), f"{paths} are not linear"
-    factored = [LowRankLinear(layer, rank) for layer in linears]
-    for path, low in zip(paths, factored, strict=True):
-        low.v = factored[0].v
-        attention.set_submodule(path, low)
-    return attention
 
 
 def _like(layer: nn.Linear | nn.Embedding | nn.Conv2d) -> dict[str, Any]:

@@ -23,8 +23,7 @@ from mmcompress.compression.lowrank.lowrank import (
 )
 from mmcompress.compression.statistics import GradientStatistic, Statistic
 from mmcompress.modules.anatomy import ATTENTIONS, attention_parts
-from mmcompress.modules.edits import LOW_RANK_QKV
-from mmcompress.modules.lowrank import LowRankLinear, factorise_qkv
+from mmcompress.modules.lowrank import LowRankLinear
 
 
 def projections(attention: str, names: Mapping[str, Any]) -> list[str]:
@@ -45,7 +44,6 @@ class JointQKV(LowRank):
         **settings: the others are those of `LowRank`.
     """
 
-    edit = LOW_RANK_QKV
     granularities = ("attention",)
     ladder: ClassVar[dict[str, tuple[Any, ...]]] = {
         "rank_ratio": (0.06, 0.12, 0.18, 0.25, 0.34, 0.5, 0.65)
@@ -102,11 +100,16 @@ class JointQKV(LowRank):
         parts = attention_parts(module)
         assert parts is not None
         paths = (parts.q, parts.k, parts.v)
-        weights = [module.get_parameter(f"{path}.weight").detach() for path in paths]
-        factored = factorise_qkv(module, decision["rank"])
-        weighting: Weighting = decision.get("weighting", "none")
-        moment = input_moment(statistic, weighting, alpha=decision.get("alpha", 0.5))
-        u, vt = truncated_svd(torch.cat(weights), decision["rank"], moment)
-        for path, part in zip(paths, u.split([len(w) for w in weights]), strict=True):
-            cast(LowRankLinear, factored.get_submodule(path)).set_factors(part, vt)
-        return factored
+        layers = [cast(nn.Linear, module.get_submodule(path)) for path in paths]
+        factored = [LowRankLinear(layer, decision["rank"]) for layer in layers]
+        weights = [layer.weight.detach() for layer in layers]
+        if not weights[0].is_meta:
+            weighting: Weighting = decision.get("weighting", "none")
+            moment = input_moment(statistic, weighting, alpha=decision.get("alpha", 0.5))
+            u, vt = truncated_svd(torch.cat(weights), decision["rank"], moment)
+            for low, part in zip(factored, u.split([len(w) for w in weights]), strict=True):
+                low.set_factors(part, vt)
+        for path, low in zip(paths, factored, strict=True):
+            low.v = factored[0].v
+            module.set_submodule(path, low)
+        return module

@@ -44,7 +44,6 @@ from mmcompress.compression.base import (
 )
 from mmcompress.compression.statistics import GRADIENTS, INPUTS, Statistic
 from mmcompress.functional.hessian import damp
-from mmcompress.modules.edits import LOW_RANK
 from mmcompress.modules.lowrank import factorise
 
 Weighting = Literal["none", "whiten", "asvd", "fisher"]
@@ -211,7 +210,6 @@ class LowRank(Compressor):
     """
 
     stage = "structure"
-    edit = LOW_RANK
     granularities: ClassVar[tuple[str, ...]] = ("linear", "embedding", "conv")
     ladder: ClassVar[dict[str, tuple[Any, ...]]] = {
         "rank_ratio": (0.06, 0.12, 0.18, 0.25, 0.34, 0.45, 0.6)
@@ -307,5 +305,5 @@ class LowRank(Compressor):
         return factored
 
     @classmethod
-    def edit_settings(cls, decision: Decision) -> Decision:
+    def skeleton_of(cls, decision: Decision) -> Decision:
         return {"rank": decision["rank"]}

@@ -31,10 +31,10 @@ from mmcompress.modules.cuts import (
     head_dim,
     is_attention,
     keep_blocks,
+    keep_head_dims,
     keep_heads,
     keep_neurons,
 )
-from mmcompress.modules.edits import CUT
 
 TINY = torch.finfo(torch.float32).tiny
 
@@ -100,7 +100,6 @@ class Structured(Compressor):
     """
 
     stage = "structure"
-    edit = CUT
     granularities = ("attention", "mlp", "stack")
     ladder: ClassVar[dict[str, tuple[Any, ...]]] = {
         "pruning_ratio": (0.125, 0.25, 0.375, 0.5, 0.625, 0.75)
@@ -203,8 +202,11 @@ class Structured(Compressor):
         statistic: Statistic | None = None,
     ) -> nn.Module:
         kept = decision["kept"]
+        kept = range(kept) if isinstance(kept, int) else kept
         if is_stack(module):
             return keep_blocks(module, kept)
+        if decision.get("of") == "head_dims":
+            return keep_head_dims(module, kept)
         attention = is_attention(module)
         gain = None
         if decision.get("update") and statistic is not None:
@@ -214,5 +216,6 @@ class Structured(Compressor):
         return keep_heads(module, kept, gain) if attention else keep_neurons(module, kept, gain)
 
     @classmethod
-    def edit_settings(cls, decision: Decision) -> Decision:
-        return {"kept": len(decision["kept"])}
+    def skeleton_of(cls, decision: Decision) -> Decision:
+        of = {"of": decision["of"]} if "of" in decision else {}
+        return {"kept": len(decision["kept"])} | of

@@ -38,6 +38,7 @@ from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import Backbone, Target
 from mmcompress.compression.base import Compressor, Decision, Parametrization
 from mmcompress.compression.pruning.encodings import keep_in_encoding
+from mmcompress.compression.pruning.structured import Structured
 from mmcompress.compression.statistics import GRADIENTS, Statistic
 from mmcompress.modules.anatomy import ATTENTIONS, MLPS, attention_parts, is_rotary, mlp_parts
 from mmcompress.modules.cuts import (
@@ -49,7 +50,6 @@ from mmcompress.modules.cuts import (
     keep_head_dims,
     keep_neurons,
 )
-from mmcompress.modules.edits import CUT
 from mmcompress.modules.lowrank import LowRankLinear
 from mmcompress.system.distributed import mean
 
@@ -186,8 +186,7 @@ class UPop(Compressor):
     granularities = ("linear",)
     learns_mask = True
     needs = frozenset({GRADIENTS})
-    edit = CUT
-    cuts = True
+    cuts_as = Structured
     ladder: ClassVar[dict[str, tuple[Any, ...]]] = {"pruning_ratio": (0.25, 0.5, 0.75)}
     no_speedup = None
 

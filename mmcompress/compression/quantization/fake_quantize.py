@@ -15,6 +15,18 @@ from mmcompress.compression.quantization.grid import Grid, as_scale
 from mmcompress.compression.quantization.rows import by_rows
 
 
+class StraightThrough(torch.autograd.Function):
+    """Take `rounded` forward, and hand its gradient to `weight`."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, rounded: Tensor) -> Tensor:
+        return rounded.view_as(weight)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
+
+
 class NearThrough(torch.autograd.Function):
     """`StraightThrough` for weights that rounding moved by no more than `step`."""
 

@@ -11,16 +11,14 @@ Two trained towers have nothing in common at first, so this wants training.
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 from torch import Tensor, nn
 
 from mmcompress.backbones.base import Target
-from mmcompress.compression.base import LEFT_DENSE, Compressor, Decision
+from mmcompress.compression.base import LEFT_DENSE, Compressor, Decision, put
 from mmcompress.compression.statistics import Statistic
-from mmcompress.modules.edits import SHARED_TOWERS
-from mmcompress.modules.shared import INITIALS, Initial
-from mmcompress.modules.shared_blocks import share_towers
+from mmcompress.modules.shared import INITIALS, Initial, share_linear
 
 TRANSFORMS = ("norms", "scale")
 ALIGNMENTS = ("first", "last")
@@ -62,7 +60,6 @@ class CrossTower(Compressor):
     """
 
     stage = "structure"
-    edit = SHARED_TOWERS
     granularities = ("model",)
     ladder: ClassVar[dict[str, tuple[Any, ...]]] = {}
     no_speedup = "shared layers are computed once in every place"
@@ -127,8 +124,22 @@ class CrossTower(Compressor):
         decision: Decision,
         statistic: Statistic | None = None,
     ) -> nn.Module:
-        return share_towers(module, **decision)
+        for pair in decision["pairs"]:
+            places = [f"{s}.{i}" for s, i in zip(decision["stacks"], pair, strict=True)]
+            for layer in decision["layers"]:
+                paths = [f"{place}.{layer}" for place in places]
+                layers = [cast(nn.Linear, module.get_submodule(path)) for path in paths]
+                if layers[0] is layers[1]:  # an earlier step has shared blocks of one tower
+                    continue
+                shared = share_linear(
+                    layers,
+                    transform=decision["transform"],
+                    initial=decision.get("initial", "first"),
+                )
+                for path, new in zip(paths, shared, strict=True):
+                    put(module, path, new)
+        return module
 
     @classmethod
-    def edit_settings(cls, decision: Decision) -> Decision:
+    def skeleton_of(cls, decision: Decision) -> Decision:
         return {key: value for key, value in decision.items() if key != "initial"}
