@@ -1,108 +1,118 @@
-"""The command `mmcompress`: train, targets, inspect, evaluate, export, report.
+"""The command `mmcompress`: `COMMANDS` is the table of its words, each a function of this file.
 
-What needs torch is imported where it is used: a report does without and is seconds faster.
+Everything heavy is imported where it is used: `--help` waits for nothing, `report` not for torch.
 """
 
 import json
 import logging
-import runpy
 import sys
-from collections.abc import Callable
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from mmcompress.config.commandline import Plain
-from mmcompress.config.compose import compose_config
+from mmcompress.config.commandline import Parser, start
 from mmcompress.config.errors import in_one_sentence
-from mmcompress.exports.dense import LOADED_BY, export
-from mmcompress.report.metrics import with_interval
-from mmcompress.system.locations import project_path
+from mmcompress.exports.dense import LOADED_BY
+
+Argument = tuple[str, Mapping[str, Any]]
+"""Name and settings of `ArgumentParser.add_argument`."""
+
+ARTIFACT: Argument = ("artifact", {"type": Path, "help": "its folder, or that of its run"})
 
 
-def main() -> None:
-    """Entry point of the console script."""
-    parser = Plain(
+@dataclass(frozen=True)
+class Command:
+    """One word after `mmcompress`.
+
+    Attributes:
+        help: what it does, in one line.
+        run: gets what was parsed.
+        overrides: what they are for, where it takes overrides of the configuration.
+    """
+
+    help: str
+    run: Callable[[Namespace], object]
+    arguments: Sequence[Argument] = ()
+    overrides: str = ""
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Entry point of the console script.
+
+    Args:
+        words: after `mmcompress`; those of the command line when None.
+    """
+    words = sys.argv[1:] if words is None else words
+    if words[:1] == ["train"]:  # Hydra reads the rest, which has options of its own
+        train(words[1:])
+        return
+    parser = _parser()
+    # Overrides may stand before and after --json, which argparse alone does not allow.
+    args, more = parser.parse_known_args(words)
+    command = COMMANDS[args.command]
+    if any(word.startswith("-") for word in more) or (more and not command.overrides):
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    if command.overrides:
+        args.overrides += more
+        if args.config_dir is not None:
+            args.overrides.append(f"hydra.searchpath=[file://{args.config_dir.resolve()}]")
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
+    command.run(args)
+
+
+def _parser() -> Parser:
+    parser = Parser(
         prog="mmcompress",
         description="Compress multimodal models, and look at what came out.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser(
-        "train",
-        add_help=False,
-        help="the whole line, as train.py; takes Hydra overrides such as compression=int4",
-    )
-    naming = commands.add_parser("targets", help="what of a model may be compressed, by tower")
-    naming.add_argument("overrides", nargs="*", help="such as backbone=open_clip backbone.name=…")
-    inspecting = commands.add_parser("inspect", help="where the bytes of an artifact went")
-    inspecting.add_argument("artifact", type=Path, help="its folder, or that of its run")
-    inspecting.add_argument("overrides", nargs="*", help="backbone=… of a model of your own")
-    scoring = commands.add_parser("evaluate", help="score an artifact in this process")
-    scoring.add_argument("artifact", type=Path, help="its folder, or that of its run")
-    scoring.add_argument("overrides", nargs="*", help="such as data=openmoji evaluation.split=val")
-    exporting = commands.add_parser(
-        "export", help="write an artifact as a dense checkpoint of the library it comes from"
-    )
-    exporting.add_argument("artifact", type=Path, help="its folder, or that of its run")
-    exporting.add_argument("--to", required=True, choices=LOADED_BY)
-    exporting.add_argument("--out", type=Path, help="folder to create; ARTIFACT_<to> by default")
-    reporting = commands.add_parser(
-        "report", help="tables, pictures and a page from the run folders below one"
-    )
-    reporting.add_argument("runs", type=Path)
-    reporting.add_argument("--out", type=Path, help="folder for the files; RUNS/report by default")
-    reporting.add_argument(
-        "--metric", help="such as retrieval/mean_recall; the main one by default"
-    )
-    reporting.add_argument(
-        "--run", type=Path, action="append", default=[], help="folder of a run to show from close"
-    )
-    for command in (naming, inspecting, scoring):
-        command.add_argument("--config-dir", type=Path, help="folder with configs of your own")
-    scoring.add_argument("--json", action="store_true", help="print full precision as JSON")
+    for name, command in COMMANDS.items():
+        own = commands.add_parser(name, help=command.help, add_help=name != "train")
+        for flag, settings in command.arguments:
+            own.add_argument(flag, **settings)
+        if command.overrides:
+            own.add_argument("overrides", nargs="*", default=[], help=command.overrides)
+            own.add_argument("--config-dir", type=Path, help="folder with configs of your own")
+    return parser
 
-    # Hydra has options of its own, so `train` hands everything over.
-    if sys.argv[1:2] == ["train"]:
-        sys.argv = ["mmcompress train", *sys.argv[2:]]
-        runpy.run_path(str(project_path("train.py")), run_name="__main__")
-        return
-    # Overrides may stand before and after --json, which argparse alone does not allow.
-    args, more = parser.parse_known_args()
-    if any(word.startswith("-") for word in more):
-        parser.error(f"unrecognized arguments: {' '.join(more)}")
-    if args.command in ("export", "report"):
-        if more:
-            parser.error(f"unrecognized arguments: {' '.join(more)}")
-        if args.command == "export":
-            write_back(args.artifact, args.to, args.out)
-        else:
-            report(args.runs, args.out, args.metric, args.run)
-        return
-    overrides = [*args.overrides, *more]
-    if args.config_dir is not None:
-        overrides.append(f"hydra.searchpath=[file://{args.config_dir.resolve()}]")
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    if args.command == "targets":
-        name_targets(overrides)
-    elif args.command == "inspect":
-        inspect(args.artifact, overrides)
-    else:
-        score(args.artifact, overrides, as_json=args.json)
+
+def train(words: Sequence[str]) -> None:
+    """`python train.py WORDS`: overrides, and Hydra's options such as `-m`."""
+    start(job, words)
+
+
+def job(cfg: DictConfig) -> Any:
+    """One run, by itself or in a sweep; launchers send this function to other processes.
+
+    Returns:
+        The numbers that `goals` names, in a sweep.
+    """
+    from mmcompress.sweeps.job import as_job
+
+    return as_job(_run)(cfg)
+
+
+def _run(cfg: DictConfig) -> None:
+    from mmcompress.experiment import run
+
+    run(cfg)
 
 
 @in_one_sentence
-def name_targets(overrides: list[str]) -> None:
+def name_targets(overrides: Sequence[str]) -> None:
     """Print the card of a backbone."""
     from mmcompress.backbones.card import card_of
     from mmcompress.report.console import print_card
 
-    print_card(card_of(_built(compose_config(*overrides), "backbone")))
+    print_card(card_of(_backbone(overrides)))
 
 
 @in_one_sentence
-def inspect(folder: Path, overrides: list[str]) -> None:
+def inspect(folder: Path, overrides: Sequence[str]) -> None:
     """Print the ledger of an artifact."""
     from mmcompress.artifact.folder import Artifact, artifact_folder
     from mmcompress.report.console import print_ledger
@@ -115,6 +125,7 @@ def inspect(folder: Path, overrides: list[str]) -> None:
 def write_back(folder: Path, library: str, out: Path | None) -> None:
     """Write the dense checkpoint and say what loads it."""
     from mmcompress.artifact.folder import Artifact, artifact_folder
+    from mmcompress.exports.dense import export
 
     out = out or folder.with_name(f"{folder.name}_{library}")
     export(Artifact.load(artifact_folder(folder)), library, out)
@@ -122,12 +133,16 @@ def write_back(folder: Path, library: str, out: Path | None) -> None:
 
 
 @in_one_sentence
-def score(folder: Path, overrides: list[str], *, as_json: bool = False) -> dict[str, Any]:
+def score(folder: Path, overrides: Sequence[str], *, as_json: bool = False) -> dict[str, Any]:
     """Print the metrics of an artifact, by the evaluators and data of the configuration."""
+    from hydra.utils import instantiate
+
     from mmcompress.artifact.folder import Artifact, artifact_folder
+    from mmcompress.config.compose import compose_config
     from mmcompress.config.validation import check_settings
     from mmcompress.evaluation.evaluate import evaluate
     from mmcompress.functional.score import intervals
+    from mmcompress.report.metrics import with_interval
 
     cfg = compose_config(*overrides)
     check_settings(cfg, "data", "evaluation")
@@ -146,7 +161,7 @@ def score(folder: Path, overrides: list[str], *, as_json: bool = False) -> dict[
 
 
 @in_one_sentence
-def report(runs: Path, out: Path | None, metric: str | None, chosen: list[Path]) -> None:
+def report(runs: Path, out: Path | None, metric: str | None, chosen: Sequence[Path]) -> None:
     """Print the tables and what did not finish, and write the report."""
     from mmcompress.report.report import printed, read_report, write_report
 
@@ -156,19 +171,79 @@ def report(runs: Path, out: Path | None, metric: str | None, chosen: list[Path])
     print(f"{files[0]} (and {len(files) - 1} files beside it)")
 
 
-def _built(cfg: DictConfig, group: str) -> Any:
-    """The object that a group of the configuration describes."""
+def _backbone(overrides: Sequence[str]) -> Any:
+    """The model that the configuration describes."""
+    from hydra.utils import instantiate
+
+    from mmcompress.config.compose import compose_config
     from mmcompress.config.validation import check_settings
 
-    check_settings(cfg, group)
-    return instantiate(cfg[group])
+    cfg = compose_config(*overrides)
+    check_settings(cfg, "backbone")
+    return instantiate(cfg.backbone)
 
 
-def _own_model(overrides: list[str]) -> Callable[[], Any] | None:
+def _own_model(overrides: Sequence[str]) -> Callable[[], Any] | None:
     """Builds the backbone that the command line names; None when it names none."""
     if not any(override.startswith("backbone") for override in overrides):
         return None
-    return lambda: _built(compose_config(*overrides), "backbone")
+    return lambda: _backbone(overrides)
+
+
+COMMANDS = {
+    "train": Command(
+        "compress, fine-tune, store and score a model, as train.py; takes Hydra overrides such as "
+        "compression=int4",
+        lambda args: None,
+    ),
+    "targets": Command(
+        "what of a model may be compressed, by tower",
+        lambda args: name_targets(args.overrides),
+        overrides="such as backbone=open_clip backbone.name=…",
+    ),
+    "inspect": Command(
+        "where the bytes of an artifact went",
+        lambda args: inspect(args.artifact, args.overrides),
+        [ARTIFACT],
+        overrides="backbone=… of a model of your own",
+    ),
+    "evaluate": Command(
+        "score an artifact in this process",
+        lambda args: score(args.artifact, args.overrides, as_json=args.json),
+        [ARTIFACT, ("--json", {"action": "store_true", "help": "print full precision as JSON"})],
+        overrides="such as data=openmoji evaluation.split=val",
+    ),
+    "export": Command(
+        "write an artifact as a dense checkpoint of the library it comes from",
+        lambda args: write_back(args.artifact, args.to, args.out),
+        [
+            ARTIFACT,
+            ("--to", {"required": True, "choices": LOADED_BY, "help": "the library"}),
+            ("--out", {"type": Path, "help": "folder to create; ARTIFACT_<to> by default"}),
+        ],
+    ),
+    "report": Command(
+        "tables, pictures and a page from the run folders below one",
+        lambda args: report(args.runs, args.out, args.metric, args.run),
+        [
+            ("runs", {"type": Path, "help": "the folder"}),
+            ("--out", {"type": Path, "help": "folder for the files; RUNS/report by default"}),
+            (
+                "--metric",
+                {"help": "such as retrieval/mean_recall; by default the first that was measured"},
+            ),
+            (
+                "--run",
+                {
+                    "type": Path,
+                    "action": "append",
+                    "default": [],
+                    "help": "folder of a run to show in detail; may be given several times",
+                },
+            ),
+        ],
+    ),
+}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""A run from its folder to its last printed line."""
+"""What surrounds the line of `experiment.run`: folder, lock, record, log, loggers, checkpoints.
+
+W&B, signals and other processes are dealt with here, so that the line need not.
+"""
 
 import json
 import logging
@@ -15,7 +18,6 @@ import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.utilities import rank_zero_only
 from rich import get_console
 
 from mmcompress.artifact.folder import Artifact
@@ -41,21 +43,22 @@ from mmcompress.records.settings import config_hash
 from mmcompress.report.console import print_report
 from mmcompress.report.pictures import accuracy_vs_size
 from mmcompress.report.summary import comparable
-from mmcompress.system.distributed import from_first
+from mmcompress.system.distributed import from_first, is_first_process
 from mmcompress.system.files import set_aside, write_atomically, write_json
-from mmcompress.system.interruption import Interrupted, listen
+from mmcompress.system.interruption import Interrupted, interruptible, listen
 from mmcompress.system.seeds import seed_from
 from mmcompress.tracking.loggers import Sink
 from mmcompress.tracking.results import Results, log_results
 from mmcompress.tracking.weights_and_biases import finish
+from mmcompress.training.launch import start_processes
 from mmcompress.training.module import calibrated_in
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
-class Run:
-    """What `train.py` fills.
+class Session:
+    """One start of a run.
 
     Attributes:
         record: becomes `run.json`.
@@ -63,7 +66,7 @@ class Run:
         checkpoint: where training goes on from; None to begin anew.
         calibrated: what that checkpoint says of the calibration, for `Recipe.restore`.
         is_scored: an earlier start has come to all results; only `report` is left to do.
-        artifact: what it has stored then, without weights; of the first process alone.
+        artifact: what was stored and scored; None before that, and in other processes.
     """
 
     record: RunRecord
@@ -78,6 +81,11 @@ class Run:
     def folder(self) -> Path:
         return self.record.folder
 
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the first of the run's processes, which stores and scores."""
+        return is_first_process()
+
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """A part of the run, timed, with random numbers that do not depend on the parts before."""
@@ -85,21 +93,27 @@ class Run:
         with self.record.time(name):
             yield
 
-    def agree(self) -> None:
-        """Let all processes of the run go on from where the first of them does."""
+    def start_trainer(self, settings: DictConfig) -> pl.Trainer:
+        """Lightning's trainer; where it works with several processes, all are up now, and go on
+        from where the first of them does."""
+        trainer = instantiate(settings, logger=self.loggers, callbacks=self.callbacks)
+        start_processes(trainer)
         shared = from_first((self.checkpoint, self.calibrated, self.is_scored))
         self.checkpoint, self.calibrated, self.is_scored = shared
+        return trainer
 
     def keep_results(self, artifact: Artifact, plan: Plan) -> None:
         """Write the record: from here on nothing is computed again."""
+        self.artifact = artifact
         self.record.ledger = compact(artifact.ledger())
         write_json(self.folder / PLAN, plan)
         self.record.save("scored")
 
-    def report(self, artifact: Artifact) -> None:
-        """Draw, send and print what the record says, in this order."""
-        with self.stage("report_s"):
-            self._report(artifact)
+    def report(self) -> None:
+        """Draw, send and print what the record says, in this order; the first process does."""
+        if self.artifact is not None:
+            with self.stage("report_s"):
+                self._report(self.artifact)
 
     def _report(self, artifact: Artifact) -> None:
         record = read_record(self.folder)
@@ -119,8 +133,9 @@ class Run:
 
 
 @contextmanager
-def start_run(cfg: DictConfig) -> Iterator[Run]:
-    """Make the run folder and open loggers; whatever happens inside, the record is written.
+def start_run(cfg: DictConfig) -> Iterator[Session]:
+    """Make the run folder and open loggers; whatever happens inside, the record is written, also
+    when a signal ends it.
 
     Where the folder holds the same run, cut short, that run goes on from its last checkpoint. Of
     several processes only the first has a folder and loggers; the others show warnings alone.
@@ -138,20 +153,22 @@ def start_run(cfg: DictConfig) -> Iterator[Run]:
     config = plain(cfg)
     key = config_hash(config)
     path = run_path(cfg)
-    if getattr(rank_zero_only, "rank", 0) != 0:
+    if not is_first_process():
         logging.getLogger().setLevel(logging.WARNING)
         get_console().quiet = True
-        yield _run(cfg, RunRecord.start(path, config), [], None)
+        yield _session(cfg, RunRecord.start(path, config), [], None)
         return
     held = claim_folder(path, key) if job.sweep_folder() else open_folder(path, key)
     try:
-        with _files(cfg, held) as (record, loggers):
-            yield _run(cfg, record, loggers, held.path)
+        with interruptible(), _files(cfg, held) as (record, loggers):
+            yield _session(cfg, record, loggers, held.path)
     finally:
         held.release()
 
 
-def _run(cfg: DictConfig, record: RunRecord, loggers: list[Sink], folder: Path | None) -> Run:
+def _session(
+    cfg: DictConfig, record: RunRecord, loggers: list[Sink], folder: Path | None
+) -> Session:
     """With the last whole checkpoint in the folder, else with the one that `resume` names."""
     artifact = _scored_artifact(cfg, folder) if folder else None
     if artifact is not None:
@@ -159,14 +176,14 @@ def _run(cfg: DictConfig, record: RunRecord, loggers: list[Sink], folder: Path |
         assert earlier is not None
         record.take_results(earlier)
         log.info("the results in %s are complete, their report is made up", folder)
-        return Run(record, loggers, [], is_scored=True, artifact=artifact)
+        return Session(record, loggers, [], is_scored=True, artifact=artifact)
     checkpoint, calibrated = _last_checkpoint(folder) if folder else (None, None)
     if checkpoint is not None:
         log.info("going on from %s", checkpoint)
     elif cfg.resume:
         checkpoint, calibrated = Path(cfg.resume), calibrated_in(cfg.resume)
     callbacks = [*_instantiate(cfg.callbacks), Listening()]
-    return Run(record, loggers, callbacks, checkpoint, calibrated)
+    return Session(record, loggers, callbacks, checkpoint, calibrated)
 
 
 def _scored_artifact(cfg: DictConfig, folder: Path) -> Artifact | None:

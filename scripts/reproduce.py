@@ -9,9 +9,9 @@ whose exact configuration has finished is not repeated, so a second call runs no
 several tables have in common run once. At scale=full what is missing is said before anything runs.
 """
 
+import logging
 import multiprocessing
 import os
-import runpy
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mmcompress.config.compose import compose_config
+from mmcompress.config.compose import compose_config, plain
 from mmcompress.config.errors import in_one_sentence
 from mmcompress.papers.needs import missing
 from mmcompress.papers.published import read_papers
@@ -38,8 +38,9 @@ from mmcompress.records.settings import config_hash
 from mmcompress.report.formats import comma_separated
 from mmcompress.system.files import write_atomically
 from mmcompress.system.locations import project_path
+from mmcompress.system.quiet import quiet_libraries
 
-PRELOADED = ("mmcompress.artifact.folder", "mmcompress.training.module", "mmcompress.session")
+PRELOADED = ("mmcompress.experiment",)
 """What every run imports; it takes longer than a small run itself."""
 
 
@@ -107,9 +108,7 @@ def run_all(
 
 def hash_of(overrides: Sequence[str]) -> str:
     """Of the configuration that a run has in its record, whatever its folder and name."""
-    configuration = compose_config(*overrides, "name=any", "run_dir=__any__")
-    plain: Any = OmegaConf.to_container(configuration, resolve=True)
-    return config_hash(plain)
+    return config_hash(plain(compose_config(*overrides, "name=any", "run_dir=__any__")))
 
 
 def finished_runs(runs: Path) -> dict[str, Mapping[str, Any]]:
@@ -140,13 +139,14 @@ def run(job: Job, folder: Path) -> str:
 
 
 def train(overrides: Sequence[str], log: Path) -> None:
-    """`python train.py OVERRIDES`, its output in a file."""
+    """`mmcompress.experiment.run`, its output in a file."""
     with log.open("w", encoding="utf-8") as file:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
             os.dup2(file.fileno(), stream.fileno())
-    sys.argv = [str(project_path("train.py")), *overrides]
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    quiet_libraries()
+    in_one_sentence(experiment.run)(overrides)
 
 
 def write(out: Path, text: str, values: str) -> None:

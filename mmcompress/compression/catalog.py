@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from mmcompress.config.comments import idea_of
 from mmcompress.records.settings import family
 from mmcompress.system.locations import project_path
 
@@ -100,24 +101,6 @@ def recipes(*folders: Path) -> dict[str, RecipeCard]:
         for path in folder.glob("*.yaml")
     }
     return {name: _recipe(files[name], files) for name in sorted(files)}
-
-
-def idea_of(path: Path) -> str:
-    """The first comment of a YAML file, in one line; empty where it begins with something else.
-
-    A line that says `@package` is Hydra's and is passed over. The comment ends with its first
-    sentence.
-    """
-    words: list[str] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if line.startswith("# @package"):
-            continue
-        if not line.startswith("# "):
-            break
-        words.append(line.removeprefix("# ").strip())
-        if words[-1].endswith("."):
-            break
-    return " ".join(words)
 
 
 def _recipe(path: Path, files: Mapping[str, Path]) -> RecipeCard:

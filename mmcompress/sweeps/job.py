@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
-from pytorch_lightning.utilities import rank_zero_only
 
 from mmcompress.config import job
 from mmcompress.config.compose import plain
@@ -26,6 +25,7 @@ from mmcompress.records.place import run_path
 from mmcompress.records.record import RunRecord, error_line, read_record
 from mmcompress.records.schema import FINISHED
 from mmcompress.records.settings import config_hash
+from mmcompress.system.distributed import is_first_process
 from mmcompress.system.files import write_atomically
 from mmcompress.system.interruption import Interrupted, interruptible
 from mmcompress.system.quiet import quiet_libraries
@@ -62,7 +62,7 @@ def as_job(function: Callable[[DictConfig], None]) -> Callable[[DictConfig], Val
             with interruptible():
                 return _started(function, cfg)
         except Interrupted as interrupted:
-            if _is_first():
+            if is_first_process():
                 log.error("%s: %s", interrupted, interrupted.advice)
             raise
 
@@ -74,7 +74,7 @@ def _started(function: Callable[[DictConfig], None], cfg: DictConfig) -> Values 
         in_one_sentence(function)(cfg)
         return None
     path = run_path(cfg)
-    reason = _is_done(path) or (at_work(path) if _is_first() else None)
+    reason = _is_done(path) or (at_work(path) if is_first_process() else None)
     if reason is None:
         try:
             function(cfg)
@@ -123,16 +123,11 @@ def goals(record: Mapping[str, Any] | None, names: list[str]) -> Values | None:
     return tuple(values[name] for name in names)
 
 
-def _is_first() -> bool:
-    """Whether this is the first of the processes of a run, which works in its folder."""
-    return getattr(rank_zero_only, "rank", 0) == 0
-
-
 def _keep(cfg: DictConfig, path: Path, error: Exception) -> None:
     """Say what went wrong, and see that it is recorded: it may have been before the run began."""
     cause = root_cause(error)
     log.error("error: %s", cause, exc_info=os.environ.get("HYDRA_FULL_ERROR") == "1")
-    if not _is_first():
+    if not is_first_process():
         return
     record = _record_in(path)
     if record is not None and record.get("error") == error_line(error) and claimed_here(path):

@@ -4,6 +4,7 @@ All of them do the same, with the same random numbers, but for what `in_order` a
 What a decision hangs on comes from the first (`from_first`), which stores and scores the result.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -11,8 +12,12 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from lightning_utilities.core.rank_zero import rank_zero_only
 from rich.progress import track
 from torch import Tensor
+
+RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+"""Of the environment, in Lightning's order."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -33,11 +38,24 @@ def from_first(value: T) -> T:
     return _sent(value, source=0)
 
 
-def wait_for_first() -> None:
-    """Hold the other processes until the first has come here too.
+def is_first_process() -> bool:
+    """Whether this process is the first of its run, also before they know each other.
+
+    Lightning says so once it is there, and before that the variables that it reads itself.
+    """
+    known = getattr(rank_zero_only, "rank", None)
+    if known is None:
+        known = next((int(os.environ[key]) for key in RANK_VARIABLES if key in os.environ), 0)
+    return known == 0
+
+
+def on_first(work: Callable[[], object]) -> None:
+    """Let the first process alone do something, and the others wait until it has.
 
     What then fails in one of them is heard by the first, which otherwise works on and is killed.
     """
+    if rank() == 0:
+        work()
     from_first(None)
 
 

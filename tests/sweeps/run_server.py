@@ -10,15 +10,14 @@ the answer is a line with the list of their return codes, negative for a signal.
 
 import json
 import os
-import runpy
 import signal
 import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
 
-from mmcompress.session import Run
-from mmcompress.system.locations import project_path
+from mmcompress.cli import train
+from mmcompress.session import Session
 
 
 def main() -> None:
@@ -61,20 +60,20 @@ def run(argv: list[str], cwd: str, output: str, stages: int) -> None:
     out = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(out, 1)
     os.dup2(out, 2)
-    announced = Run.stage
+    announced = Session.stage
 
     @contextmanager
-    def stage(self: Run, name: str):
+    def stage(self: Session, name: str):
         with suppress(BrokenPipeError):  # nobody wants to know
             os.write(stages, f"{name}\n".encode())
         with announced(self, name):
             yield
 
-    Run.stage = stage
+    Session.stage = stage
     sys.argv = ["train.py", *argv]
     code = 1
     try:
-        runpy.run_path(str(project_path("train.py")), run_name="__main__")
+        train(argv)
         code = 0
     except SystemExit as ended:
         if isinstance(ended.code, str):

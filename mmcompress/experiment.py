@@ -1,0 +1,158 @@
+"""The line: from a configuration to a stored, scored and reported model.
+
+Read `run` from top to bottom: everything is made and checked, then compressed, fine-tuned, stored,
+loaded again and scored. `python train.py`, sweeps, `scripts/` and users' own code all call it.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import pytorch_lightning as pl
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from mmcompress.artifact.dense import dense_checksum, dense_file_bytes
+from mmcompress.artifact.folder import Artifact
+from mmcompress.config.compose import composed_job
+from mmcompress.config.validation import check_settings
+from mmcompress.evaluation.base import check_split
+from mmcompress.evaluation.baseline import dense_baseline
+from mmcompress.evaluation.evaluate import evaluate
+from mmcompress.evaluation.float16 import float16_baseline
+from mmcompress.functional.score import intervals
+from mmcompress.records.folder import ARTIFACT
+from mmcompress.records.record import RunRecord
+from mmcompress.rehearsal import rehearse
+from mmcompress.runtime.latency import measure_latency
+from mmcompress.session import start_run
+from mmcompress.system.distributed import on_first
+from mmcompress.system.mapped import mapped_copy
+from mmcompress.system.memory import large_blocks_apart
+from mmcompress.training.launch import check_trainer
+from mmcompress.training.module import CompressionModule, check_optimizer
+from mmcompress.training.sharding import unsharded
+
+
+def run(cfg: DictConfig | Sequence[str]) -> RunRecord:
+    """Record of one run: what it was, did and measured; also written to `run.json` in its folder.
+
+    A folder that holds the same run, cut short, is gone on in. Where Lightning starts several
+    processes, the first one stores and scores; in the others the record is what they know of it.
+
+    Args:
+        cfg: as `conf/train.yaml` composes it, or the overrides to compose it from, such as
+            `["compression=int8", "trainer=post_training"]`.
+    Raises:
+        ValueError: a setting that cannot be; the message names it.
+        hydra.errors.HydraException: an override names what there is not.
+    """
+    if not isinstance(cfg, DictConfig):
+        with composed_job(cfg) as composed:
+            return run(composed)
+
+    # Everything is made and tried on a few items before the run has a folder.
+    check_settings(cfg)
+    check_trainer(cfg.trainer)
+    instantiate(cfg.callbacks)
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    with large_blocks_apart():
+        backbone = instantiate(cfg.backbone)
+    recipe = instantiate(cfg.compression)
+    recipe.check(backbone)
+    reconstruction = instantiate(cfg.reconstruction)
+    data = instantiate(cfg.data)
+    data.attach(backbone)
+    objective = instantiate(cfg.objective)
+    optimizer = instantiate(cfg.optimizer)
+    check_optimizer(optimizer)
+    evaluators = instantiate(cfg.evaluation.evaluators)
+    split = cfg.evaluation.split
+    check_split(data, split)
+    for part in ("train", "val"):
+        if part in data.splits:
+            data.check_readable(part)
+    rehearse(backbone, data, objective if cfg.trainer.max_steps else None, evaluators, split)
+
+    with start_run(cfg) as session:
+        record = session.record
+        trainer = session.start_trainer(cfg.trainer)
+        if session.is_scored:  # by an earlier start, which was cut short after that
+            session.report()
+            return record
+
+        dense_bytes = dense_file_bytes(backbone.model)
+        teacher = mapped_copy(backbone)
+
+        def score_dense() -> None:
+            record.dense_sha256 = dense_checksum(teacher.model)
+            record.metrics["dense"] = dense_baseline(
+                teacher, data, evaluators, split, checksum=record.dense_sha256
+            )
+            record.float16 = float16_baseline(teacher, data, evaluators, split)
+            record.float16["intervals"] = intervals(
+                record.metrics["dense"], record.float16["metrics"]
+            )
+
+        on_first(score_dense)
+
+        with session.stage("calibrate_s"):
+            if session.calibrated is None:
+                batches = list(data.calibration_dataloader())
+                recipe.apply(backbone, batches)
+                if reconstruction:
+                    reconstruction(backbone, teacher, recipe, batches)
+                del batches
+            else:
+                recipe.restore(backbone, **session.calibrated)
+            record.budget = recipe.budget_report
+
+        module = CompressionModule(
+            backbone,
+            recipe,
+            objective,
+            optimizer=optimizer,
+            warmup_ratio=cfg.warmup_ratio,
+            teacher=teacher,
+            seed=cfg.seed,
+        )
+        with session.stage("fit_s"):
+            trainer.fit(module, data, ckpt_path=session.checkpoint)
+        backbone = unsharded(backbone, recipe, teacher)
+        if not session.is_first:
+            return record
+
+        with session.stage("save_s"):
+            Artifact.save(
+                session.folder / ARTIFACT,
+                backbone,
+                encodings=recipe.bake(backbone.cpu()),
+                structure=recipe.structure(),
+                reasons=recipe.reasons(),
+                dense_bytes=dense_bytes,
+                dense_parameters=sum(p.numel() for p in teacher.parameters()),
+                dense_dtype=recipe.dense_dtype,
+                run={"config_hash": record.config_hash, "recipe": cfg.name},
+            )
+
+        del backbone, module, trainer  # what follows looks at the stored model alone
+        artifact = Artifact.load(
+            session.folder / ARTIFACT, skeleton=partial(instantiate, cfg.backbone), in_file=True
+        )
+        with session.stage("evaluate_s"):
+            record.metrics["compressed"] = evaluate(
+                artifact.backbone, data, evaluators, split, dense=teacher
+            )
+            record.intervals = intervals(record.metrics["dense"], record.metrics["compressed"])
+            record.size = artifact.size_summary() | {"coverage": recipe.coverage}
+            record.latency = measure_latency(
+                teacher.cpu(),
+                artifact.backbone,
+                data,
+                split,
+                no_speedup=recipe.no_speedup,
+                **cfg.evaluation.latency,
+            )
+        record.data = data.summary()
+        session.keep_results(artifact, recipe.plan)
+        session.report()
+    return record
