@@ -28,6 +28,7 @@ from mmcompress.session import start_run
 from mmcompress.system.distributed import on_first
 from mmcompress.system.mapped import mapped_copy
 from mmcompress.system.memory import large_blocks_apart
+from mmcompress.system.quiet import quiet_libraries
 from mmcompress.training.launch import check_trainer
 from mmcompress.training.module import CompressionModule, check_optimizer
 from mmcompress.training.sharding import unsharded
@@ -52,6 +53,7 @@ def run(cfg: DictConfig | Sequence[str]) -> RunRecord:
 
     # Everything is made and tried on a few items before the run has a folder.
     check_settings(cfg)
+    quiet_libraries()
     check_trainer(cfg.trainer)
     instantiate(cfg.callbacks)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)

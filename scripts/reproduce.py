@@ -38,7 +38,6 @@ from mmcompress.records.settings import config_hash
 from mmcompress.report.formats import comma_separated
 from mmcompress.system.files import write_atomically
 from mmcompress.system.locations import project_path
-from mmcompress.system.quiet import quiet_libraries
 
 PRELOADED = ("mmcompress.experiment",)
 """What every run imports; it takes longer than a small run itself."""
@@ -145,7 +144,8 @@ def train(overrides: Sequence[str], log: Path) -> None:
             stream.flush()
             os.dup2(file.fileno(), stream.fileno())
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    quiet_libraries()
+    from mmcompress import experiment  # the process was started with it, see `PRELOADED`
+
     in_one_sentence(experiment.run)(overrides)
 
 

@@ -8,8 +8,8 @@ from hydra.errors import ConfigCompositionException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from mmcompress.compression.catalog import idea_of
 from mmcompress.compression.recipe import Recipe
+from mmcompress.config.comments import idea_of
 from mmcompress.config.compose import compose_config
 from mmcompress.config.validation import check_settings, parameters_of
 from mmcompress.system.locations import project_path

@@ -31,8 +31,11 @@ def composed_job(overrides: Sequence[str]) -> Iterator[DictConfig]:
     """What `python train.py` with these overrides would run; inside, Hydra answers as it would.
 
     Raises:
+        ValueError: a text where a list of them belongs.
         hydra.errors.HydraException: an override names what `conf/` does not have.
     """
+    if isinstance(overrides, str):
+        raise ValueError(f"{overrides!r} is one text: give a list of overrides, [{overrides!r}]")
     folder = str(project_path("conf").resolve())
     with initialize_config_dir(folder, job_name=FROM_PYTHON, version_base="1.3"):
         cfg = compose(MAIN, overrides=list(overrides), return_hydra_config=True)

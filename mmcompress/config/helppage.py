@@ -94,7 +94,7 @@ def _group(
     else:
         width = max(map(len, names.values())) + 2
         for path, name in names.items():
-            idea = idea_of(path).partition(". ")[0].rstrip(".:")
+            idea = idea_of(path).removesuffix(".")
             yield _wrapped(f"    {name:<{width}}", idea).rstrip()
     yield ""
 

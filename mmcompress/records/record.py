@@ -1,8 +1,6 @@
 """`run.json`: what one run was, did and measured. Tables and plots read these files only."""
 
 import logging
-import shlex
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +10,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from mmcompress.config.errors import root_cause
+from mmcompress.config.job import command
 from mmcompress.records.environment import git_commit, hardware, peak_memory_bytes, versions
 from mmcompress.records.numerics import NUMERICS
 from mmcompress.records.schema import COMPLETE, SCORED, parse_record
@@ -93,7 +92,7 @@ class RunRecord:
         """
         return cls(
             folder=folder,
-            command=shlex.join([Path(sys.executable).name, *sys.argv]),
+            command=command(),
             config=config,
             config_hash=config_hash(config),
             seed=config.get("seed"),

@@ -28,7 +28,6 @@ from mmcompress.records.settings import config_hash
 from mmcompress.system.distributed import is_first_process
 from mmcompress.system.files import write_atomically
 from mmcompress.system.interruption import Interrupted, interruptible
-from mmcompress.system.quiet import quiet_libraries
 from mmcompress.tracking.results import summary_values
 
 log = logging.getLogger(__name__)
@@ -57,7 +56,6 @@ def as_job(function: Callable[[DictConfig], None]) -> Callable[[DictConfig], Val
                 f"error: W&B's server runs sweep={choice}: "
                 f"python scripts/wandb_sweep.py conf/sweep/{choice}.yaml"
             )
-        quiet_libraries()
         try:
             with interruptible():
                 return _started(function, cfg)

@@ -21,15 +21,17 @@ SPEAKERS = (
 
 
 def quiet_libraries() -> None:
-    """Leave out their tips, deprecations and bars; errors and what a log of ours says stay.
+    """Leave out their tips, deprecations and bars; errors and what a log of ours says stay. Call it
+    when the libraries in use are imported.
 
     `python -W default train.py …` shows the warnings.
     """
     for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
-    from transformers.utils import logging as transformers_logging
+    if "transformers" in sys.modules:
+        from transformers.utils import logging as transformers_logging
 
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+        transformers_logging.set_verbosity_error()
     if not sys.warnoptions:
         warnings.filterwarnings("ignore", module=rf"({SPEAKERS})(\.|$)")
