@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import track
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.utils import parametrize
@@ -39,6 +38,7 @@ from mmcompress.functional.finite import describe_not_finite, find_not_finite
 from mmcompress.functional.float16 import fits_float16
 from mmcompress.system.files import check_new, folder_atomically
 from mmcompress.system.memory import give_back, large_blocks_apart
+from mmcompress.system.progress import progress
 
 LIBRARIES = (
     *["mmcompress", "torch", "safetensors", "zstandard", "constriction"],
@@ -170,7 +170,7 @@ def _encode_all(
     stored_payloads: list[Tensor] = []
     # By identity of a codebook: owner; itself, so that no later one is taken for it; as stored.
     codebooks: dict[int, tuple[str, Tensor, Tensor]] = {}
-    for key in track(sorted([*encodings, *wide]), description="store", transient=True):
+    for key in progress(sorted([*encodings, *wide]), "store"):
         encoding = Encoding() if key in wide else encodings[key]
         weight = stored[key] if encoding.weight is None else encoding.weight.detach().cpu()
         found = describe_not_finite(weight)

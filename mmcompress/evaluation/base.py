@@ -5,13 +5,12 @@ from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from rich import get_console
-from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from mmcompress.data.base import PairData
 from mmcompress.functional.finite import NotFiniteError, check_rows, not_scored
+from mmcompress.system.progress import progress
 
 ABOUT = ("label", "owner", "content", "wording")
 """What batches say of items beside the inputs of the encoders."""
@@ -69,13 +68,7 @@ def embed(encode: Encode, batches: DataLoader, *modalities: str) -> dict[str, Te
     parts: dict[str, list[Tensor]] = {}
     bad: dict[str, list[int]] = {}
     items = 0
-    bar = track(
-        batches,
-        description=f"embed {' and '.join(modalities)}",
-        transient=True,
-        disable=not get_console().is_terminal,
-    )
-    for batch in bar:
+    for batch in progress(batches, f"embed {' and '.join(modalities)}"):
         for modality in modalities:  # all of them before the model runs
             if modality not in batch:
                 there = ", ".join(key for key in batch if key not in ABOUT)

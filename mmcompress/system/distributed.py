@@ -13,8 +13,9 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from lightning_utilities.core.rank_zero import rank_zero_only
-from rich.progress import track
 from torch import Tensor
+
+from mmcompress.system.progress import progress
 
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 """Of the environment, in Lightning's order."""
@@ -88,10 +89,10 @@ def in_order(
         description: for the progress bar.
     """
     if size() == 1:
-        for item in track(items, description=description, transient=True):
+        for item in progress(items, description):
             work(item, take)
         return
-    for start in track(range(0, len(items), size()), description=description, transient=True):
+    for start in progress(range(0, len(items), size()), description):
         given: list[R] = []
         if start + rank() < len(items):
             work(items[start + rank()], given.append)

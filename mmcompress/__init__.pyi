@@ -1,0 +1,11 @@
+from . import testing as testing
+from .api import backbone as backbone
+from .api import compress as compress
+from .api import evaluate as evaluate
+from .api import export as export
+from .api import load as load
+from .api import recipes as recipes
+from .artifact.folder import Artifact as Artifact
+from .backbones.base import Backbone as Backbone
+from .backbones.base import Target as Target
+from .compression.recipe import Recipe as Recipe
