@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from mmcompress.backbones.base import Backbone
-from mmcompress.backbones.hf import HF
-from mmcompress.backbones.hf_clip import HFClip
+from mmcompress.backbones.hf.clip import HFClip
+from mmcompress.backbones.hf.two_towers import HF
 from mmcompress.data.decode import Waveform
 from mmcompress.runtime.dense import DenseModel
 
