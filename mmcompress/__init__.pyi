@@ -9,3 +9,4 @@ from .artifact.folder import Artifact as Artifact
 from .backbones.base import Backbone as Backbone
 from .backbones.base import Target as Target
 from .compression.recipe import Recipe as Recipe
+from .experiment import run as run
