@@ -36,7 +36,7 @@ def test_what_goes_together_leaves_no_trace(
     ("objective", "evaluators", "sentence"),
     [
         (CrossEntropy(), {}, "needs a classifier"),
-        (None, {"perplexity": Perplexity()}, "need a generative model and HFClip is none"),
+        (None, {"perplexity": Perplexity()}, "needs a generative model and HFClip is none"),
     ],
 )
 def test_what_does_not_go_together(

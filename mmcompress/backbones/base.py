@@ -1,17 +1,15 @@
-"""What mmcompress needs of a model: how it encodes each modality, what may be compressed."""
+"""What mmcompress needs of every model: its inputs, what may be compressed, how it is rebuilt."""
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmcompress.functional.contrastive import contrastive_loss
+from mmcompress.backbones.passes import Batch, Pass
 from mmcompress.functional.finite import check_weights
 from mmcompress.modules.anatomy import attention_of, find_stacks, heads_of, mlp_of
 
@@ -75,8 +73,9 @@ class Target:
 class Backbone(nn.Module, ABC):
     """A multimodal model around a library's.
 
-    A subclass sets the class attributes and implements `encode_*`, `preprocess`, `tokenize`,
-    `spec`, `from_spec`; `targets` and the rest follow from them.
+    A subclass inherits what it can do from `mmcompress.backbones.capabilities`. It sets the class
+    attributes and implements the capability's methods, `preprocess`, `tokenize`, `spec` and
+    `from_spec`; `targets` and the rest follow from them.
 
     Raises:
         ValueError: the model's weights are not finite.
@@ -108,9 +107,6 @@ class Backbone(nn.Module, ABC):
     window: float | None = None
     """Seconds that `preprocess_audio` keeps of a longer sound, its middle; None when all."""
 
-    joint: Collection[str] = ()
-    """Modalities of targets that read all modalities at once: `run_jointly` runs them."""
-
     model: nn.Module
 
     def __init__(self, model: nn.Module) -> None:
@@ -118,56 +114,21 @@ class Backbone(nn.Module, ABC):
         check_weights(model)
         self.model = model
 
-    def encode(self, modality: str, inputs: Tensor) -> Tensor:
-        """Embeddings (B, D), L2-normalised, of a batch of one modality.
-
-        Raises:
-            ValueError: another modality, or ids that the model has no embedding for.
-        """
-        if modality not in self.modalities:
-            raise ValueError(
-                f"{type(self).__name__} has no modality {modality!r}; it has {self.modalities}"
-            )
-        try:
-            return F.normalize(getattr(self, f"encode_{modality}")(inputs), dim=-1)
-        except IndexError as error:  # of a table of embeddings
-            raise ValueError(
-                f"the {modality} inputs hold ids up to {inputs.max().item()}, for which "
-                f"{type(self).__name__} has no embedding: use its own tokenize"
-            ) from error
-
-    @property
     @abstractmethod
-    def logit_scale(self) -> Tensor:
-        """The factor on cosine similarities, already exponentiated: a scalar."""
-
-    def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
+    def loss(self, batch: Batch) -> Tensor:
         """What the model is trained to minimise, a scalar; its gradients say what weights matter.
-
-        Of two towers the contrastive loss.
 
         Args:
             batch: of `PairData`.
         """
-        if len(self.modalities) != 2:
-            raise ValueError(
-                f"this needs a loss on pairs of two modalities and {type(self).__name__} has "
-                f"{', '.join(self.modalities)} alone: choose a recipe that looks at weights or "
-                "activations"
-            )
-        first, second = (self.encode(m, batch[m]) for m in self.modalities)
-        return contrastive_loss(first, second, self.logit_scale.detach(), batch.get("concept"))
 
-    def caption_logits(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Of a generative model what it expects of each token of a caption, and the tokens.
+    @abstractmethod
+    def passes(self) -> list[Pass]:
+        """How to run all of the model on a batch."""
 
-        Raises:
-            ValueError: the model is none.
-        """
-        raise ValueError(
-            f"captioning and perplexity need a generative model and {type(self).__name__} is none: "
-            "choose backbone=llava, or objective=contrastive evaluation=default"
-        )
+    def pass_of(self, modality: str) -> Pass:
+        """The pass that shows what targets of a modality read."""
+        return next(one for one in self.passes() if modality in one.modalities)
 
     def preprocess(self, image: Any) -> Tensor:
         """PIL image or uint8 tensor (…, 3, H, W) → the encoder's input (…, 3, S, S), float32."""
@@ -177,25 +138,12 @@ class Backbone(nn.Module, ABC):
         """Waveforms (samples,), float32 in [−1, 1] → the encoder's input (B, …)."""
         raise ValueError(f"{type(self).__name__} has no audio tower: choose another backbone")
 
-    @abstractmethod
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Strings → token ids (B, L) int64, cut to the context length, padded."""
-
-    def passes(self, batch: Mapping[str, Tensor]) -> dict[str, Callable[[], object]]:
-        """All that the model computes on a batch, for its latency, in parts: every tower once."""
-        return {m: partial(self.encode, m, batch[m]) for m in self.modalities}
-
-    def run_jointly(self, batch: Mapping[str, Tensor]) -> None:
-        """Run everything on a batch, layers behind the towers too, for what they read."""
-        raise TypeError(f"{type(self).__name__} has no layers behind its towers")
-
-    def valid_jointly(self, batch: Mapping[str, Tensor]) -> Tensor | None:
-        """Which tokens (B, T) are content in `run_jointly`; None when all are."""
-        return None
-
-    def valid_tokens(self, modality: str, inputs: Tensor) -> Tensor | None:
-        """Which tokens (B, L) of a batch are content and not padding; None when all are."""
-        return None
+        raise ValueError(
+            f"{type(self).__name__} has no text tower: set evaluation=accuracy for a classifier, "
+            "or choose another backbone"
+        )
 
     @property
     @abstractmethod

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from mmcompress.backbones.attention import split_attention
-from mmcompress.backbones.base import Backbone, Row
+from mmcompress.backbones.base import Row
+from mmcompress.backbones.capabilities import Classifier, Encoder
 from mmcompress.backbones.fused import split_fused
 from mmcompress.backbones.hf.bert import split_blocks
 
@@ -29,7 +30,7 @@ class Towers(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(math.log(logit_scale)))
 
 
-class Custom(Backbone):
+class Custom(Encoder, Classifier):
     """Adapter for encoders that you give.
 
     Attention of PyTorch, open_clip and timm in them is split into `nn.Linear`s at once. Every
@@ -97,6 +98,11 @@ class Custom(Backbone):
 
     def encode_text(self, ids: Tensor) -> Tensor:
         return self.model.text_encoder(ids)  # type: ignore[operator]
+
+    def class_logits(self, inputs: Tensor) -> Tensor:
+        """What the one encoder gives: where it is a classifier, a logit for each class."""
+        (modality,) = self.modalities
+        return getattr(self, f"encode_{modality}")(inputs)
 
     @property
     def logit_scale(self) -> Tensor:

@@ -1,20 +1,19 @@
 """A fully connected classifier of grey images, without a second tower."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from mmcompress.backbones.base import Backbone
+from mmcompress.backbones.capabilities import Classifier, Encoder
 from mmcompress.functional.rgb import to_rgb
 
 
-class MLP(Backbone):
+class MLP(Classifier, Encoder):
     """Pixels → hidden layers with ReLU → one logit per class.
 
     `encode_image` gives the logits, so that `encode` gives them normalised, in the same order.
@@ -62,8 +61,8 @@ class MLP(Backbone):
             x = layer(x).relu()
         return self.model["head"](x)  # type: ignore[index]
 
-    def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
-        return F.cross_entropy(self.encode_image(batch["image"]), batch["label"])
+    def class_logits(self, inputs: Tensor) -> Tensor:
+        return self.encode_image(inputs)
 
     @property
     def logit_scale(self) -> Tensor:
@@ -71,9 +70,6 @@ class MLP(Backbone):
 
     def preprocess(self, image: Any) -> Tensor:
         return self._transform(to_rgb(image)).as_subclass(torch.Tensor)
-
-    def tokenize(self, texts: Sequence[str]) -> Tensor:
-        raise ValueError("MLP has no text tower: set evaluation=accuracy")
 
     @property
     def spec(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmcompress.backbones.base import Backbone
+from mmcompress.backbones.passes import Batch
 from mmcompress.modules.anatomy import Stack, find_stacks
 
 
@@ -31,7 +32,7 @@ class Call:
 
 @torch.no_grad()
 def block_calls(
-    backbone: Backbone, stack: Stack, modality: str, inputs: Sequence[Tensor]
+    backbone: Backbone, stack: Stack, modality: str, batches: Sequence[Batch]
 ) -> list[Call]:
     """How the first block of a tower is called on each batch; later ones get the output before
     them in place of `hidden`, and all else alike.
@@ -40,7 +41,7 @@ def block_calls(
         backbone: evaluation mode, or its dropout counts.
         stack: the tower's blocks.
         modality: of the tower.
-        inputs: batches for `backbone.encode`.
+        batches: calibration data.
     """
     calls: list[Call] = []
 
@@ -49,8 +50,8 @@ def block_calls(
 
     handle = stack[0].register_forward_pre_hook(hook, with_kwargs=True)
     try:
-        for batch in inputs:
-            backbone.encode(modality, batch)
+        for batch in batches:
+            backbone.pass_of(modality).run(batch)
     finally:
         handle.remove()
     return calls

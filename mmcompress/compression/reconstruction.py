@@ -84,7 +84,7 @@ class Reconstruction:
         errors: dict[str, tuple[float, float]] = {}
         for path, ours, theirs in pairs:
             modality = backbone.modality_of(f"{path}.")
-            chunks = _rechunk(batches, modality, self.batch_size)
+            chunks = _rechunk(batches, backbone.modalities, self.batch_size)
             ours_calls = block_calls(backbone, ours, modality, chunks)
             dense_calls = block_calls(dense, theirs, modality, chunks)
             for block, dense_block in zip(ours, theirs, strict=True):
@@ -133,8 +133,14 @@ class Reconstruction:
         return before, after
 
 
-def _rechunk(batches: Sequence[Batch], modality: str, size: int) -> list[Tensor]:
-    return [part for batch in batches for part in batch[modality].split(size)]
+def _rechunk(batches: Sequence[Batch], modalities: Sequence[str], size: int) -> list[Batch]:
+    """The inputs of calibration batches, `size` items at a time."""
+    chunks = []
+    for batch in batches:
+        parts = {m: batch[m].split(size) for m in modalities if m in batch}
+        for rows in zip(*parts.values(), strict=True):
+            chunks.append(dict(zip(parts, rows, strict=True)))
+    return chunks
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from mmcompress.backbones.base import UNOBSERVED, Backbone, Target
+from mmcompress.backbones.capabilities import Encoder
 from mmcompress.functional.contrastive import contrastive_loss
 from mmcompress.functional.finite import describe_not_finite
 from mmcompress.system.distributed import from_all, in_order, rank, size
@@ -148,22 +149,16 @@ def collect_inputs(
             module = backbone.model.get_submodule(target.module)
             handle = module.register_forward_pre_hook(observer.hook(target.name))
             stack.callback(handle.remove)
-        behind = {t.name for t in seen if t.modality in backbone.joint}
-        wanted = {t.modality for t in seen if t.name not in behind}
-        if "shared" in wanted:  # any tower may run them
-            wanted |= set(backbone.modalities)
+        wanted = {t.modality for t in seen}
+        passes = [p for p in backbone.passes() if wanted.intersection(p.modalities)]
 
         def run(batch: Batch, give: Callable[[Seen], None]) -> None:
             observer.give = give
-            observer.ignored = behind
-            for modality in sorted(wanted & set(backbone.modalities)):
-                observer.valid = backbone.valid_tokens(modality, batch[modality])
-                backbone.encode(modality, batch[modality])
-                observer.forget()
-            if behind:
-                observer.ignored = {t.name for t in seen} - behind
-                observer.valid = backbone.valid_jointly(batch)
-                backbone.run_jointly(batch)
+            for one in passes:
+                others = {t.name for t in seen if t.modality not in one.modalities}
+                observer.ignored = others if one.repeats else set()
+                observer.valid = one.valid(batch)
+                one.run(batch)
                 observer.forget()
 
         in_order(batches, run, observer.add, description="calibrate")
@@ -252,18 +247,19 @@ def _first_pairs(batches: Sequence[Batch], pairs: int) -> list[Batch]:
 
 def _contrast(backbone: Backbone, batches: Sequence[Batch]) -> Callable[[Target], list[Tensor]]:
     """Which tower moved → the loss of each batch, without running the other towers again."""
-    of_pairs = type(backbone).loss is Backbone.loss and len(backbone.modalities) == 2
+    of_pairs = type(backbone).loss is Encoder.loss and len(backbone.modalities) == 2
     if not of_pairs:  # it is not one of embeddings, or says why there is none
         return lambda target: [backbone.loss(batch) for batch in batches]
-    scale = backbone.logit_scale
-    dense = {m: [backbone.encode(m, b[m]) for b in batches] for m in backbone.modalities}
+    assert isinstance(backbone, Encoder)
+    towers_of, scale = backbone, backbone.logit_scale
+    dense = {m: [towers_of.encode(m, b[m]) for b in batches] for m in towers_of.modalities}
 
     def losses(target: Target) -> list[Tensor]:
         towers = [
-            [backbone.encode(m, b[m]) for b in batches]
+            [towers_of.encode(m, b[m]) for b in batches]
             if target.modality in (m, "shared")
             else dense[m]
-            for m in backbone.modalities
+            for m in dense
         ]
         return [
             contrastive_loss(a, b, scale, batch.get("concept"))

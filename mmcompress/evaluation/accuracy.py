@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import torch
 
+from mmcompress.backbones.capabilities import classifier
 from mmcompress.data.base import PairData
 from mmcompress.evaluation.base import Encode, embed
 from mmcompress.functional.score import Score
@@ -24,12 +25,8 @@ class Accuracy:
         if labelled is None:
             log.warning("data %s has no labels in %s: accuracy left out", data.name, split)
             return
-        (modality, *others) = data.backbone.modalities
-        if others:
-            raise ValueError(
-                f"evaluation=accuracy is for a classifier and {type(data.backbone).__name__} has "
-                "two towers: set evaluation=classification"
-            )
+        fix = "set evaluation=classification"
+        (modality,) = classifier(data.backbone, "evaluation=accuracy is for", fix).modalities
         embedded = embed(encode, data.loader(labelled.dataset), modality)
         outputs, labels = embedded[modality], embedded["label"]
         if int(labels.max()) >= outputs.shape[1]:

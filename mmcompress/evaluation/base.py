@@ -27,11 +27,7 @@ class Encode(Protocol):
         """
 
     def caption_logits(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Of a generative model what it expects of each token, and the tokens.
-
-        Raises:
-            ValueError: the model is none.
-        """
+        """Of a `Generator` what it expects of each token, and the tokens."""
 
 
 class Evaluator(Protocol):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mmcompress.backbones.base import Backbone
+from mmcompress.backbones.capabilities import encoder, generator
 from mmcompress.data.base import PairData
 from mmcompress.evaluation.base import Comparison, Evaluator, check_split, inference
 from mmcompress.functional.finite import check_rows
@@ -81,10 +82,12 @@ class _Encoder:
         self.backbone, self.device = backbone, next(backbone.parameters()).device
 
     def __call__(self, modality: str, inputs: Tensor, /) -> Tensor:
-        rows = self.backbone.encode(modality, inputs.to(self.device)).float().cpu()
+        model = encoder(self.backbone, "this evaluation needs", "choose another evaluation")
+        rows = model.encode(modality, inputs.to(self.device)).float().cpu()
         return check_rows(f"{modality} embeddings", rows)
 
     def caption_logits(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         moved = {key: tensor.to(self.device) for key, tensor in batch.items()}
-        logits, targets = self.backbone.caption_logits(moved)
+        model = generator(self.backbone, "this evaluation needs", "choose another evaluation")
+        logits, targets = model.caption_logits(moved)
         return logits.float().cpu(), targets.cpu()

@@ -7,6 +7,7 @@ import torch
 from rich import get_console
 from rich.progress import track
 
+from mmcompress.backbones.capabilities import generator
 from mmcompress.data.base import PairData
 from mmcompress.evaluation.base import Encode
 from mmcompress.functional.finite import check_rows
@@ -22,6 +23,8 @@ class Perplexity:
         if not data.splits[split].captioned:
             log.warning("data %s has no captions in %s: perplexity left out", data.name, split)
             return
+        fix = "choose backbone=llava, or evaluation=default"
+        generator(data.backbone, "perplexity needs", fix)
         bar = track(
             data.eval_dataloader(split),
             description="read captions",

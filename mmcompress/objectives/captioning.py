@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmcompress.backbones.base import Backbone
+from mmcompress.backbones.capabilities import generator
 from mmcompress.functional.distillation import softened_divergence
 from mmcompress.functional.tokens import IGNORED, perplexity, token_losses
 from mmcompress.objectives.base import Gather, alone, share
@@ -44,23 +45,29 @@ class Captioning:
         gather: Gather = alone,
     ) -> dict[str, Tensor]:
         """See `Loss`; both terms are means over the tokens."""
-        logits, targets = student.caption_logits(batch)
+        logits, targets = _logits(student, batch)
         valid = targets != IGNORED
         part = share(valid.sum(), gather)
         terms = {"captioning": part * F.cross_entropy(logits[valid], targets[valid])}
         if self.needs_teacher:
             assert teacher is not None
             with torch.no_grad():
-                theirs, _ = teacher.caption_logits(batch)
+                theirs, _ = _logits(teacher, batch)
             divergence = softened_divergence(logits[valid], theirs[valid], self.temperature)
             terms["distillation"] = self.distillation * part * divergence
         return terms
 
     def outputs(self, student: Backbone, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """See `Loss`."""
-        losses, tokens = token_losses(*student.caption_logits(batch))
+        losses, tokens = token_losses(*_logits(student, batch))
         return {"loss": losses, "tokens": tokens}
 
     def metrics(self, outputs: Mapping[str, Tensor]) -> dict[str, float]:
         """`perplexity`."""
         return {"perplexity": perplexity(outputs["loss"], outputs["tokens"])}
+
+
+def _logits(backbone: Backbone, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """See `Generator.caption_logits`."""
+    fix = "choose backbone=llava, or objective=contrastive"
+    return generator(backbone, "objective=captioning needs", fix).caption_logits(batch)

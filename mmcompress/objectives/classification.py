@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmcompress.backbones.base import Backbone
+from mmcompress.backbones.capabilities import classifier
 from mmcompress.functional.distillation import softened_divergence
 from mmcompress.objectives.base import Gather, alone, share
 
@@ -65,10 +66,12 @@ class CrossEntropy:
 
 def _logits(backbone: Backbone, batch: Mapping[str, Tensor]) -> Tensor:
     """(B, classes)."""
-    if len(backbone.modalities) != 1 or "label" not in batch:
+    fix = "choose objective=contrastive, or another backbone"
+    found = classifier(backbone, "objective=cross_entropy needs", fix)
+    if "label" not in batch:
         raise ValueError(
-            "objective=cross_entropy needs a classifier and data with labels: choose "
-            "objective=contrastive, or another backbone or data"
+            "objective=cross_entropy needs data with labels: choose objective=contrastive, or "
+            "other data"
         )
-    (modality,) = backbone.modalities
-    return getattr(backbone, f"encode_{modality}")(batch[modality])
+    (modality,) = found.modalities
+    return found.class_logits(batch[modality])

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mmcompress.backbones.base import Backbone
+from mmcompress.backbones.capabilities import Encoder, dual_encoder
 from mmcompress.functional.contrastive import contrastive_loss
 from mmcompress.functional.distillation import affinity_loss, feature_loss, interactive_loss
 from mmcompress.functional.retrieval import retrieval_metrics
@@ -61,19 +62,21 @@ class Objective:
         gather: Gather = alone,
     ) -> dict[str, Tensor]:
         """See `Loss`; the negatives come from the batches of all processes."""
-        ours = _embed(student, batch, gather)
+        learner = _dual(student)
+        ours = _embed(learner, batch, gather)
         theirs, teacher_scale = None, None
         if self.needs_teacher:
             assert teacher is not None
+            dense = _dual(teacher)
             with torch.no_grad():
-                theirs, teacher_scale = _embed(teacher, batch, gather), teacher.logit_scale
+                theirs, teacher_scale = _embed(dense, batch, gather), dense.logit_scale
         concept = gather(batch["concept"]) if "concept" in batch else None
-        scale = student.logit_scale.clamp(max=MAX_LOGIT_SCALE)
+        scale = learner.logit_scale.clamp(max=MAX_LOGIT_SCALE)
         return self.terms(ours, scale, theirs, teacher_scale, concept)
 
     def outputs(self, student: Backbone, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """See `Loss`: the embeddings of both modalities, and the concept where there is one."""
-        pair = dict(zip(student.modalities, _embed(student, batch, alone), strict=True))
+        pair = dict(zip(student.modalities, _embed(_dual(student), batch, alone), strict=True))
         return pair | {key: batch[key] for key in ("concept",) if key in batch}
 
     def metrics(self, outputs: Mapping[str, Tensor]) -> dict[str, float]:
@@ -118,16 +121,13 @@ class Objective:
         return {name: self.weights[name] * term for name, term in terms.items()}
 
 
-def _embed(
-    backbone: Backbone, batch: Mapping[str, Tensor], gather: Gather
-) -> tuple[Tensor, Tensor]:
+def _dual(backbone: Backbone) -> Encoder:
+    fix = "set trainer=post_training, or objective=cross_entropy for a classifier"
+    return dual_encoder(backbone, "this objective needs", fix)
+
+
+def _embed(backbone: Encoder, batch: Mapping[str, Tensor], gather: Gather) -> tuple[Tensor, Tensor]:
     """Both modalities (B, D)."""
-    if len(backbone.modalities) != 2:
-        raise ValueError(
-            f"this objective needs pairs of two modalities and {type(backbone).__name__} has "
-            f"{', '.join(backbone.modalities)} alone: set trainer=post_training, "
-            "or objective=cross_entropy for a classifier"
-        )
     first, second = backbone.modalities
     pair = backbone.encode(first, batch[first]), backbone.encode(second, batch[second])
     return gather(pair[0]), gather(pair[1])

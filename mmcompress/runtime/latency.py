@@ -130,7 +130,8 @@ def _passes(backbone: Backbone, batch: Mapping[str, Tensor]) -> dict[str, Callab
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    return {part: partial(to_the_end, run) for part, run in backbone.passes(inputs).items()}
+    timed = [one for one in backbone.passes() if one.timed]
+    return {one.name: partial(to_the_end, partial(one.run, inputs)) for one in timed}
 
 
 def _runtime(backbone: Backbone) -> str:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mmcompress.backbones.base import Backbone
+from mmcompress.backbones.capabilities import Encoder, encoder
 from mmcompress.functional.distillation import affinity_loss, feature_loss
 from mmcompress.functional.finite import check_rows
 
@@ -22,7 +23,7 @@ class Yardstick:
     def __init__(self, dense: Backbone, batches: Sequence[dict[str, Tensor]], pairs: int) -> None:
         self.batches, self.pairs = batches, pairs
         self.dense = {m: self._embed(dense, m) for m in dense.modalities}
-        self.scale = dense.logit_scale.detach()
+        self.scale = _encoder(dense).logit_scale.detach()
 
     def loss(self, backbone: Backbone, modality: str) -> float:
         """Squared distance of the embeddings plus divergence of the similarities.
@@ -49,9 +50,13 @@ class Yardstick:
         # Texts of different batches are padded to different lengths.
         parts, left = [], self.pairs
         for batch in self.batches:
-            parts.append(backbone.encode(modality, batch[modality][:left]))
+            parts.append(_encoder(backbone).encode(modality, batch[modality][:left]))
             left -= len(parts[-1])
             if left <= 0:
                 break
         backbone.train(training)
         return check_rows(f"{modality} embeddings of calibration pairs", torch.cat(parts).float())
+
+
+def _encoder(backbone: Backbone) -> Encoder:
+    return encoder(backbone, "a budget compares", "choose a recipe without a budget")

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 from mmcompress.artifact.dense import dense_file_bytes
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.base import Backbone
-from mmcompress.backbones.hf.generative import HFGenerative
+from mmcompress.backbones.capabilities import encoder
 from mmcompress.compression.recipe import Plan, Recipe
 from mmcompress.config.compose import compose_config
 from mmcompress.system.locations import project_path
@@ -189,12 +189,9 @@ class Contract:
 def outputs(backbone: Backbone, batch: Batch, *, grad: bool = False) -> list[Tensor]:
     """All that the model computes: embeddings, and what lies behind the towers."""
     with torch.set_grad_enabled(grad), parametrize.cached():
-        found = [backbone.encode(m, batch[m]) for m in backbone.modalities]
-        if isinstance(backbone, HFGenerative):
-            found.append(backbone.caption_logits(batch)[0])
-        elif backbone.joint:
-            found.append(backbone.model(batch["image"], batch["text"])["logits"])
-    return found
+        model = encoder(backbone, "the contract compares", "inherit from Encoder")
+        found = [model.encode(m, batch[m]) for m in model.modalities]
+        return found + [one.run(batch) for one in model.passes() if one.repeats]
 
 
 def assert_equal(found: Backbone, wanted: Backbone, batch: Batch) -> None:

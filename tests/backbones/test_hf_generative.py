@@ -112,8 +112,32 @@ def test_covered_and_every_target_runs(backbone: HFGenerative) -> None:
     for target in layers:
         module = backbone.model.get_submodule(target.module)
         module.register_forward_hook(lambda *_, name=target.name: ran.add(name))
-    backbone.run_jointly(batch_of(backbone))
+    for one in backbone.passes():
+        one.run(batch_of(backbone))
     assert ran == {t.name for t in layers}
+
+
+def test_passes_show_all_and_time_everything_once(backbone: HFGenerative) -> None:
+    image, caption = backbone.passes()
+    assert (image.name, image.modalities, image.timed) == ("image", ("image",), False)
+    assert (caption.name, caption.modalities, caption.repeats) == ("caption", ("text",), True)
+    assert backbone.pass_of("text").name == "caption"
+
+
+def test_captions_are_the_most_probable_tokens(backbone: HFGenerative) -> None:
+    """One token after the other by the logits of the caption so far."""
+    images = batch_of(backbone)["image"]
+    expected = []
+    for image in images:
+        ids = [backbone._first]
+        while len(ids) <= 6 and ids[-1] != backbone._end:
+            padded = torch.tensor([[*ids, backbone._end]])  # what comes last is not read
+            with torch.no_grad():
+                logits, _ = backbone.caption_logits({"image": image[None], "text": padded})
+            ids.append(int(logits[0, len(ids) - 1].argmax()))
+        expected.append(backbone.tokenizer.decode([i for i in ids[1:] if i != backbone._end]))
+    assert backbone.generate(images, max_tokens=6) == expected
+    assert any(expected)
 
 
 def test_calibration_sees_image_and_caption_and_no_padding(backbone: HFGenerative) -> None:
@@ -181,7 +205,7 @@ def test_what_it_refuses(tmp_path: Path, tiny_backbone, tiny_data) -> None:
     with pytest.raises(ValueError, match="HFClip is none: choose backbone=llava"):
         Captioning()(tiny_backbone, {})
     tiny_data.attach(tiny_backbone)
-    with pytest.raises(ValueError, match="perplexity need a generative model and HFClip is none"):
+    with pytest.raises(ValueError, match="perplexity needs a generative model and HFClip is none"):
         evaluate(tiny_backbone, tiny_data, {"perplexity": Perplexity()}, "test")
     with pytest.raises(ValueError, match="cannot be loaded as a generative image-text model"):
         from_pretrained(str(tmp_path))

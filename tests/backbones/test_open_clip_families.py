@@ -57,9 +57,8 @@ def check_family(reference: Any, backbone: OpenClip) -> None:
     for target in layers:
         module = backbone.model.get_submodule(target.module)
         module.register_forward_hook(lambda *_, name=target.name: ran.add(name))
-    encode_both(backbone, pixels, ids)
-    if backbone.joint:
-        backbone.run_jointly({"image": pixels[:2], "text": ids})
+    for one in backbone.passes():
+        one.run({"image": pixels[:2], "text": ids})
     assert ran == {t.name for t in layers}
 
 

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmcompress.backbones.base import Backbone
+from mmcompress.backbones.capabilities import Encoder
 from mmcompress.data.base import Classification, PairData
 from mmcompress.data.items import Items, PairDataset
 
 COLOURS = ("red", "green", "blue")
 
 
-class ColourModel(Backbone):
+class ColourModel(Encoder):
     """Image → its mean colour; text → the unit vector of the colour it names. Both are weights."""
 
     adapter = "colour"

@@ -59,7 +59,10 @@ def test_by_hand(threshold: MLP) -> None:
 def test_what_it_refuses(threshold: MLP, model, data, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(ValueError, match="run to 2 and the model has 2 classes"):
         score(threshold, 0, 0, 1, 2)
-    with pytest.raises(ValueError, match="has two towers: set evaluation=classification"):
+    with pytest.raises(
+        ValueError,
+        match="is for a classifier and ColourModel is none: set evaluation=classification",
+    ):
         evaluate(model, data, {"accuracy": Accuracy()}, "test")
     with caplog.at_level(logging.WARNING):
         assert evaluate(model, data, {"accuracy": Accuracy()}, "val") == {}

@@ -46,7 +46,7 @@ def test_distillation_by_hand() -> None:
 def test_what_it_refuses(tiny_backbone) -> None:
     with pytest.raises(ValueError, match="temperature=0 must be positive"):
         CrossEntropy(temperature=0)
-    with pytest.raises(ValueError, match="needs a classifier and data with labels"):
+    with pytest.raises(ValueError, match="needs a classifier and HFClip is none"):
         CrossEntropy()(tiny_backbone, BATCH)
-    with pytest.raises(ValueError, match="needs a classifier and data with labels"):
+    with pytest.raises(ValueError, match="needs data with labels"):
         CrossEntropy()(fixed(0.0, 0.0), {"image": BATCH["image"]})

@@ -13,7 +13,8 @@ from transformers import (
     CLIPVisionConfig,
 )
 
-from mmcompress.backbones.base import Backbone, Row
+from mmcompress.backbones.base import Row
+from mmcompress.backbones.capabilities import Encoder
 from mmcompress.backbones.complete import check_loaded
 from mmcompress.backbones.hf.files import (
     about,
@@ -39,7 +40,7 @@ from mmcompress.backbones.hf.tokenizers import (
 from mmcompress.backbones.images import CLIP_MEAN, CLIP_STD
 
 
-class HFClip(Backbone):
+class HFClip(Encoder):
     """Adapter for any `CLIPModel`.
 
     Its attention already is four `nn.Linear`s, so nothing needs to be rewritten.

@@ -4,19 +4,23 @@
 pass a small projector and stand in front of the text as if they were tokens.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForImageTextToText, LlavaForConditionalGeneration
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    GenerationConfig,
+    LlavaForConditionalGeneration,
+)
 
 from mmcompress.backbones.attention import split_attention
-from mmcompress.backbones.base import Backbone, Row
+from mmcompress.backbones.base import Row
+from mmcompress.backbones.capabilities import Encoder, Generator
 from mmcompress.backbones.complete import check_loaded
 from mmcompress.backbones.hf.bert import mean_pool
 from mmcompress.backbones.hf.files import (
@@ -37,15 +41,17 @@ from mmcompress.backbones.hf.tokenizers import (
     store_tokenizer,
     stored_tokenizer,
     to_bare_ids,
+    to_text,
     unlimited,
     write_tokenizer,
 )
 from mmcompress.backbones.images import CLIP_MEAN, CLIP_STD
+from mmcompress.backbones.passes import Batch, Pass
 from mmcompress.functional.tokens import IGNORED
 from mmcompress.modules.anatomy import Stack, find_stacks
 
 
-class HFGenerative(Backbone):
+class HFGenerative(Generator, Encoder):
     """Adapter for `LlavaForConditionalGeneration` with a language model like Llama's.
 
     The image comes first, then the caption, whose every token is predicted from all before it. As
@@ -67,7 +73,6 @@ class HFGenerative(Backbone):
     adapter = "hf_generative"
     library = "hf"
     reads_alpha = True
-    joint = ("text",)
     roles: Sequence[Row] = [
         *(
             (rf"{tower}.*{name}\.weight", modality, role)
@@ -154,23 +159,21 @@ class HFGenerative(Backbone):
     def encode_text(self, ids: Tensor) -> Tensor:
         """(B, D): mean over the last hidden states of a caption without an image."""
         valid = torch.ne(ids, self._pad)
-        found = self.model.model.language_model(input_ids=ids, attention_mask=valid.long())
+        found = self.model.model.language_model(
+            input_ids=ids, attention_mask=valid.long(), use_cache=False
+        )
         return mean_pool(found.last_hidden_state, valid)
 
-    def caption_logits(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """What the model expects of a caption's tokens, and what they are.
-
-        Args:
-            batch: `image` (B, 3, S, S) and `text` (B, L).
-        Returns:
-            Logits (B, L − 1, V) for each token but the first, and the tokens (B, L − 1) int64,
-            `IGNORED` where padding stands.
-        """
+    def caption_logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """See `Generator`; every token is predicted except the first, (B, L − 1, V)."""
         ids = batch["text"]
         joined, valid = self._joined(ids)
         with self._depth_as_it_is():
             found = self.model(
-                input_ids=joined, pixel_values=batch["image"], attention_mask=valid.long()
+                input_ids=joined,
+                pixel_values=batch["image"],
+                attention_mask=valid.long(),
+                use_cache=False,  # blocks are run again on what they were called with
             )
         # The last patch predicts nothing: the caption's first token is known.
         logits = found.logits[:, self._patches : -1]
@@ -198,20 +201,44 @@ class HFGenerative(Backbone):
         joined = torch.cat([places, ids], dim=1)
         return joined, torch.ne(joined, self._pad)
 
-    def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Mean cross entropy of a caption's tokens."""
-        logits, targets = self.caption_logits(batch)
-        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+    @torch.no_grad()
+    def generate(self, images: Tensor, *, max_tokens: int = 32) -> list[str]:
+        """See `Generator`; the captions without special tokens."""
+        first = torch.full((len(images), 1), self._first, device=images.device)
+        joined, valid = self._joined(first)
+        with self._depth_as_it_is():
+            found = self.model.generate(
+                input_ids=joined,
+                pixel_values=images,
+                attention_mask=valid.long(),
+                generation_config=GenerationConfig(
+                    max_new_tokens=max_tokens,
+                    do_sample=False,
+                    bos_token_id=self._first,
+                    eos_token_id=self._end,
+                    pad_token_id=self._pad,
+                ),
+            )
+        return [self._text(row) for row in found[:, joined.shape[1] :].tolist()]
 
-    def passes(self, batch: Mapping[str, Tensor]) -> dict[str, Callable[[], object]]:
-        """Image and caption together, once."""
-        return {"caption": partial(self.caption_logits, batch)}
+    def _text(self, ids: list[int]) -> str:
+        """The words of a caption, up to its end token."""
+        words = ids[: ids.index(self._end)] if self._end in ids else ids
+        return to_text(self.tokenizer, words)
 
-    def run_jointly(self, batch: Mapping[str, Tensor]) -> None:
-        self.caption_logits(batch)
+    def passes(self) -> list[Pass]:
+        """The image encoder alone; image and caption together, where the language model reads."""
 
-    def valid_jointly(self, batch: Mapping[str, Tensor]) -> Tensor:
-        return self._joined(batch["text"])[1]
+        def logits(batch: Batch) -> Tensor:
+            return self.caption_logits(batch)[0]
+
+        def valid(batch: Batch) -> Tensor:
+            return self._joined(batch["text"])[1]
+
+        return [
+            self.tower_pass("image", timed=False),
+            Pass("caption", logits, ("text",), valid, repeats=True),
+        ]
 
     @property
     def logit_scale(self) -> Tensor:

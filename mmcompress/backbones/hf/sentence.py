@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel
 
-from mmcompress.backbones.base import Backbone, Row
+from mmcompress.backbones.base import Row
+from mmcompress.backbones.capabilities import Encoder
 from mmcompress.backbones.complete import check_loaded, refuse_adapters
 from mmcompress.backbones.hf.bert import TextEncoder, check_kind, mean_pool
 from mmcompress.backbones.hf.files import about, fit_config
@@ -54,7 +55,7 @@ TEXT_SETTINGS = tuple(f"sentence_{kind}_config.json" for kind in _KINDS)
 PROMPT_SETTINGS = "config_sentence_transformers.json"
 
 
-class HFText(Backbone):
+class HFText(Encoder):
     """Adapter for an encoder that `TextEncoder` understands. There is no other modality.
 
     Args:

@@ -140,6 +140,13 @@ def to_bare_ids(tokenizer: AnyTokenizer, texts: Sequence[str]) -> list[list[int]
     return [tokenizer.source.encode(text, add_special_tokens=False) for text in texts]
 
 
+def to_text(tokenizer: AnyTokenizer, ids: Sequence[int]) -> str:
+    """The text that ids spell, without special tokens."""
+    if not isinstance(tokenizer, PythonTokenizer):
+        return tokenizer.decode(list(ids), skip_special_tokens=True)
+    return str(tokenizer.source.decode(list(ids), skip_special_tokens=True))
+
+
 def id_tensor(rows: Sequence[Sequence[int]], texts: Sequence[str], embeddings: int) -> Tensor:
     """Rows of ids of equal length as a tensor (B, L) int64, once `check_ids` has seen them."""
     ids = torch.tensor(rows, dtype=torch.int64)

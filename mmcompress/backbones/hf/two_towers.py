@@ -24,6 +24,7 @@ from transformers import (
 
 from mmcompress.backbones.attention import split_attention
 from mmcompress.backbones.base import Backbone, Row
+from mmcompress.backbones.capabilities import Encoder
 from mmcompress.backbones.complete import check_loaded
 from mmcompress.backbones.fused import split_fused
 from mmcompress.backbones.hf.bert import split_blocks
@@ -108,7 +109,7 @@ _TOWERS = [
 ]
 
 
-class HF(Backbone):
+class HF(Encoder):
     """Adapter for the models of `KINDS`.
 
     Fused attention is split into `nn.Linear`s, BERT's blocks are put together anew, at once.

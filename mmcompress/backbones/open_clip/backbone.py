@@ -1,7 +1,7 @@
 """Models of open_clip: its own transformers, ResNets, timm and Hugging Face towers, CoCa."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -13,7 +13,8 @@ from open_clip.tokenizer import HFTokenizer
 from torch import Tensor
 
 from mmcompress.backbones.attention import split_attention
-from mmcompress.backbones.base import Backbone, Row
+from mmcompress.backbones.base import Row
+from mmcompress.backbones.capabilities import Encoder
 from mmcompress.backbones.empty import without_weights
 from mmcompress.backbones.fused import split_fused
 from mmcompress.backbones.hf.bert import split_blocks
@@ -38,6 +39,7 @@ from mmcompress.backbones.open_clip.hub import (
     save_weights,
     warn_of_unread_weights,
 )
+from mmcompress.backbones.passes import Batch, Pass
 
 _ATTENTION = [(rf"attn\.{part}_proj\.weight", f"attn.{part}") for part in ("q", "k", "v", "out")]
 _BLOCK = [*_ATTENTION, (r"mlp\.c_fc\.weight", "mlp.up"), (r"mlp\.c_proj\.weight", "mlp.down")]
@@ -90,7 +92,7 @@ def _rows(prefix: str, modality: str, patterns: Sequence[tuple[str, str]]) -> li
     return [(rf"{prefix}{pattern}", modality, role) for pattern, role in patterns]
 
 
-class OpenClip(Backbone):
+class OpenClip(Encoder):
     """Adapter for `open_clip.CLIP`, `CustomTextCLIP` and `CoCa`.
 
     Fused attention is split into `nn.Linear`s (`mmcompress.backbones.attention`, `.fused`) at once.
@@ -145,7 +147,6 @@ class OpenClip(Backbone):
         split_attention(model)
         split_fused(model)
         split_blocks(model)
-        self.joint = ("shared",) if isinstance(model, CoCa) else ()
         self.name, self.config = name, copy.deepcopy(config)
         self.preprocessing: dict[str, Any] = {
             "mean": list(mean),
@@ -235,8 +236,17 @@ class OpenClip(Backbone):
             end = (inputs == text.get("eos_id", 2)).int().argmax(dim=1, keepdim=True)
         return torch.arange(inputs.shape[1], device=inputs.device) <= end
 
-    def run_jointly(self, batch: Mapping[str, Tensor]) -> None:
-        self.model(batch["image"], batch["text"])
+    def passes(self) -> list[Pass]:
+        """CoCa's decoder reads both towers: it has a pass of its own."""
+        if not isinstance(self.model, CoCa):
+            return super().passes()
+        towers = [self.tower_pass(modality) for modality in ("image", "text")]
+        decoder = Pass("decoder", self._decode, ("shared",), repeats=True, timed=False)
+        return [*towers, decoder]
+
+    def _decode(self, batch: Batch) -> Tensor:
+        """What CoCa expects of each token of the captions: (B, L, V)."""
+        return self.model(batch["image"], batch["text"])["logits"]
 
     @property
     def spec(self) -> dict[str, Any]:

@@ -203,10 +203,9 @@ class QwT(Compressor):
             if not any(NAME in block._modules for block in ours):
                 continue
             modality = backbone.modality_of(f"{path}.")
-            inputs = [batch[modality] for batch in batches]
-            calls = block_calls(backbone, ours, modality, inputs)
-            dense_calls = block_calls(dense, theirs, modality, inputs)
-            valid = [backbone.valid_tokens(modality, x) for x in inputs]
+            calls = block_calls(backbone, ours, modality, batches)
+            dense_calls = block_calls(dense, theirs, modality, batches)
+            valid = [backbone.pass_of(modality).valid(batch) for batch in batches]
             blocks = list(zip(ours, theirs, strict=True))
             for block, dense_block in track(blocks, description="compensate", transient=True):
                 self._settle_block(block, dense_block, calls, dense_calls, valid)
