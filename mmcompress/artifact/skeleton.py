@@ -1,11 +1,9 @@
 """The empty model that a manifest describes: the adapter's skeleton, structural edits replayed.
 
-A manifest names classes of this package and nothing else; no other code is reached from it.
+A manifest names adapters and edits of this package and nothing else; no other code is reached from
+it.
 """
 
-import importlib
-import inspect
-import re
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -19,9 +17,9 @@ from mmcompress.artifact.spec import check_spec
 from mmcompress.backbones.adapters import find_adapter
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.empty import without_weights
-from mmcompress.compression.base import Compressor, put
 from mmcompress.format.errors import ArtifactError, refusing
 from mmcompress.format.manifest import Manifest
+from mmcompress.modules.edits import Edit, find_edit, replay
 
 Skeleton = Callable[[], Backbone]
 """Builds the dense model where only the user's code can."""
@@ -50,7 +48,7 @@ def build_skeleton(
             as position ids, have their values.
         own: what builds a model of the user's own; it is called for those alone.
     Raises:
-        ArtifactError: a class is not ours, or it refuses what the manifest gives it.
+        ArtifactError: a name is not ours, or what it stands for refuses what the manifest gives it.
     """
     stored = manifest["tensors"]["bytes"]
     try:
@@ -59,7 +57,7 @@ def build_skeleton(
     except ValueError as error:
         raise ArtifactError(path, f"is refused: {error}", "get it from who made it") from error
     adapter = _find_adapter(manifest["adapter"], path)
-    methods = [_find_method(edit["method"], path) for edit in manifest["structure"]]
+    edits = [_find_edit(entry, path) for entry in manifest["structure"]]
     with refusing(path, "describes a model that cannot be built", UPGRADE):
         backbone = _build_own(own, path) if manifest["adapter"] == OWN else None
         # On the meta device all is counted; the same follows for another.
@@ -68,8 +66,8 @@ def build_skeleton(
                 backbone = _build(adapter, manifest["spec"], folder, on_meta=on_meta)
             _empty(backbone.model)
             with torch.device("meta"):
-                for method, edit in zip(methods, manifest["structure"], strict=True):
-                    _replay(backbone.model, method, edit["modules"])
+                for edit, entry in zip(edits, manifest["structure"], strict=True):
+                    replay(backbone.model, edit, entry["modules"])
         if counter is not None and manifest["adapter"] != OWN:
             check_unsaved(backbone.model, counter.largest)
     return backbone
@@ -93,11 +91,6 @@ def _build_own(own: Skeleton | None, path: Path) -> Backbone:
         return own()
 
 
-def _replay(model: nn.Module, method: type[Compressor], modules: dict[str, Any]) -> None:
-    for name, decision in modules.items():
-        put(model, name, method.apply(model.get_submodule(name), "weight", decision))
-
-
 def _empty(model: nn.Module) -> None:
     """Move all that a state dict holds to the meta device, ties kept."""
     moved: dict[int, nn.Parameter] = {}
@@ -118,29 +111,8 @@ def _find_adapter(name: str, path: Path) -> type[Backbone]:
         raise ArtifactError(path, str(error), UPGRADE) from error
 
 
-def _find_method(name: str, path: Path) -> type[Compressor]:
-    refused = ArtifactError(
-        path, f"method={name!r} is no structural method of this mmcompress", UPGRADE
-    )
-    if not re.fullmatch(r"mmcompress\.compression(\.[a-z0-9_]+)+\.[A-Za-z0-9]+", name):
-        raise refused
-    module_name, _, class_name = name.rpartition(".")
-    found = vars(_import(module_name, refused)).get(class_name)
-    if (
-        not inspect.isclass(found)
-        or not issubclass(found, Compressor)
-        or found.__module__ != module_name
-        or getattr(found, "stage", None) != "structure"
-    ):
-        raise refused
-    return found
-
-
-def _import(name: str, refused: ArtifactError) -> Any:
+def _find_edit(entry: dict[str, Any], path: Path) -> Edit:
     try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        # A module of ours that misses an optional library says so itself.
-        if error.name is None or not name.startswith(error.name):
-            raise
-        raise refused from error
+        return find_edit(entry["edit"], entry["version"])
+    except ValueError as error:
+        raise ArtifactError(path, str(error), UPGRADE) from error

@@ -117,8 +117,8 @@ class Compressor(ABC):
     settles: ClassVar[bool] = False
     """Whether `settle` has something to do, for which a dense copy is kept."""
 
-    cuts_as: ClassVar[type["Compressor"] | None] = None
-    """The structural method whose `apply` understands what `cut` returns."""
+    edit: ClassVar[tuple[str, int] | None] = None
+    """Name and version, in `modules.edits`, of what a `structure` method does, or `cut`."""
 
     ladder: ClassVar[dict[str, tuple[Any, ...]]] = {}
     """Constructor arguments that a byte budget may vary, and the values it tries."""
@@ -138,6 +138,11 @@ class Compressor(ABC):
         self.granularity = _as_list(granularity)
         self.applied: dict[str, Applied] = {}
         """By target name, filled by the recipe after `apply`; empty for structure methods."""
+
+    @property
+    def cuts(self) -> bool:
+        """Whether `cut` removes something."""
+        return self.stage != "structure" and self.edit is not None
 
     def varied(self, **changes: Any) -> Self:
         """A fresh one with some constructor arguments changed.
@@ -292,14 +297,9 @@ class Compressor(ABC):
             backbone: baked, edited in place.
             encodings: by target name; those of weights that are cut must be cut too.
         Returns:
-            By module path: what `apply` has to do to a dense skeleton to get the same shapes.
+            By module path: what the edit has to do to a dense skeleton to get the same shapes.
         """
         return {}
-
-    @classmethod
-    def skeleton_of(cls, decision: Decision) -> Decision:
-        """The part of a decision that an empty skeleton needs; it is stored, so keep it small."""
-        return decision
 
     def on_step(self, progress: float) -> None:
         """Follow a schedule; `progress` in [0, 1] is the share of training that is done."""
@@ -316,22 +316,6 @@ class Compressor(ABC):
             weight: the baked weight, after all parametrisations.
         """
         raise TypeError(f"{type(self).__name__} leaves nothing to store but its modules' weights")
-
-
-def put(model: nn.Module, path: str, new: nn.Module) -> None:
-    """Let `new` take the place of the module at `path`, in every place that shares that module.
-
-    Args:
-        path: dotted; the empty path is the model itself, which can only be edited in place.
-    """
-    old = model.get_submodule(path)
-    if old is new:
-        return
-    assert path, "a method that works on the whole model edits it in place"
-    for parent in list(model.modules()):
-        for name, child in parent._modules.items():
-            if child is old:
-                parent._modules[name] = new
 
 
 def as_matrix(weight: Tensor) -> Tensor:

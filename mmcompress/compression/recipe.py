@@ -20,11 +20,12 @@ from mmcompress.compression.base import (
     Compressor,
     Decision,
     NothingCompressed,
-    put,
 )
 from mmcompress.compression.statistics import Statistic, collect
 from mmcompress.functional.finite import check_trained
 from mmcompress.functional.float16 import round_to_float16
+from mmcompress.modules.edits import find_edit
+from mmcompress.modules.replace import replace_module
 from mmcompress.search.budget import Budget, left_out
 from mmcompress.system.distributed import from_first
 from mmcompress.system.memory import give_back
@@ -286,7 +287,7 @@ class Recipe:
         for step in self.steps.values():
             step.applied.clear()
         self._cuts = {}
-        if any(step.cuts_as for step in self.steps.values()):  # sees all weights of a module
+        if any(step.cuts for step in self.steps.values()):  # sees all weights of a module
             baked = put_back(backbone.model, encodings)
             self._cuts = {name: step.cut(backbone, baked) for name, step in self.steps.items()}
             encodings = baked
@@ -356,7 +357,7 @@ class Recipe:
         statistic = step.statistic_for(target, statistics)
         new = step.apply(module, target.parameter, decision, statistic)
         if step.stage == "structure":
-            put(backbone.model, target.module, new)
+            replace_module(backbone.model, target.module, new)
             give_back(weights)
             return
         parametrize.register_parametrization(module, target.parameter, new)
@@ -388,14 +389,14 @@ def _weights_of(backbone: Backbone, targets: Sequence[Target]) -> list[Target]:
 
 
 def _edits(name: str, step: Compressor, decisions: Mapping[str, Decision]) -> dict[str, Any]:
-    method = step.cuts_as or type(step)
+    assert step.edit is not None, f"{type(step).__name__} names no edit"
+    edit, version = step.edit
+    stored = find_edit(edit, version).stored
     return {
         "step": name,
-        "method": f"{method.__module__}.{method.__qualname__}",
-        "modules": {
-            key.removesuffix(".weight"): step.skeleton_of(decision)
-            for key, decision in decisions.items()
-        },
+        "edit": edit,
+        "version": version,
+        "modules": {k.removesuffix(".weight"): stored(d) for k, d in decisions.items()},
     }
 
 

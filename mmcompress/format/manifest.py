@@ -5,10 +5,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mmcompress.format import version_2
 from mmcompress.format.errors import ArtifactError
 from mmcompress.format.table import read_table
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+"""What is written."""
+
+OLDEST = 2
+"""What is read too."""
+
 TENSORS_FILE = "model.safetensors"
 MANIFEST_FILE = "manifest.json"
 
@@ -38,7 +44,7 @@ FIELDS: dict[str, type] = {
     "assets": dict,
     "checksum": str,
 }
-STRUCTURE_FIELDS: dict[str, type] = {"method": str, "step": str, "modules": dict}
+STRUCTURE_FIELDS: dict[str, type] = {"step": str, "edit": str, "version": int, "modules": dict}
 DENSE_FIELDS: dict[str, type] = {"bytes": int, "parameters": int, "dtype": str}
 TENSORS_FIELDS: dict[str, type] = {"bytes": int, "sha256": str}
 
@@ -56,7 +62,7 @@ def sign(manifest: Manifest) -> bytes:
 
 
 def parse(data: bytes, path: Path) -> Manifest:
-    """The manifest that `sign` wrote, every field of the right type.
+    """The manifest that `sign` wrote, every field of the right type, in the words of version 3.
 
     Args:
         data: content of the file.
@@ -75,7 +81,7 @@ def parse(data: bytes, path: Path) -> Manifest:
         raise ArtifactError(
             path, f"has format version {version}, newer than {FORMAT_VERSION}", "upgrade mmcompress"
         )
-    if version < FORMAT_VERSION:
+    if version < OLDEST:
         old = f"has format version {version}, which is no longer read"
         raise ArtifactError(path, old, "save it again with this version")
     try:
@@ -86,6 +92,11 @@ def parse(data: bytes, path: Path) -> Manifest:
     # Comparing all bytes also finds what parsing forgives: spaces, repeated keys.
     if signed != data:
         raise ArtifactError(path, "does not match its checksum, it was damaged or edited")
+    if version == 2:
+        try:
+            manifest = version_2.upgrade(manifest)
+        except ValueError as error:
+            raise ArtifactError(path, str(error), "get it from who made it") from error
     problem = _find_problem(manifest)
     if problem:
         raise ArtifactError(path, problem)

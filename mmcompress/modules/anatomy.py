@@ -88,6 +88,13 @@ def attention_parts(module: nn.Module) -> AttentionParts | None:
     return next((parts for parts in ATTENTIONS if _has_attention(module, parts)), None)
 
 
+def qkv_of(attention: nn.Module) -> list[nn.Module]:
+    """The three projections that read the input of an attention."""
+    parts = attention_parts(attention)
+    assert parts is not None
+    return [attention.get_submodule(path) for path in (parts.q, parts.k, parts.v)]
+
+
 def heads_of(module: nn.Module) -> int:
     """How many heads an attention has; 0 when `module` is none."""
     parts = attention_parts(module)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from mmcompress.modules.anatomy import Stack, attention_parts, mlp_parts
+from mmcompress.modules.anatomy import Stack, attention_parts, is_stack, mlp_parts
 from mmcompress.modules.lowrank import LowRankLinear
 
 Index = Sequence[int]
@@ -107,6 +107,36 @@ def keep_blocks(stack: Stack, kept: Index) -> Stack:
     """The list with only these blocks."""
     blocks = [stack[index] for index in kept]
     return nn.ModuleList(blocks) if isinstance(stack, nn.ModuleList) else nn.Sequential(*blocks)
+
+
+def keep_structures(
+    module: nn.Module, kept: Index, *, gain: Tensor | None = None, of: str | None = None
+) -> nn.Module:
+    """The list of blocks, the attention or the MLP with only these blocks, heads or neurons.
+
+    Args:
+        gain: of `keep_inputs`, for the layer that reads heads or neurons.
+        of: `head_dims`, to keep dimensions in each head in place of heads.
+    Raises:
+        ValueError: something else in the module has the width of what goes.
+    """
+    if is_stack(module):
+        return keep_blocks(module, kept)
+    if of == "head_dims":
+        return keep_head_dims(module, kept)
+    if is_attention(module):
+        return keep_heads(module, kept, gain)
+    return keep_neurons(module, kept, gain)
+
+
+def cut(module: nn.Module, *, kept: int, of: str | None = None) -> nn.Module:
+    """The shapes of `keep_structures`, for weights that will be loaded afterwards.
+
+    Args:
+        kept: how many structures are left.
+        of: of `keep_structures`.
+    """
+    return keep_structures(module, range(kept), of=of)
 
 
 def is_attention(module: nn.Module) -> bool:

@@ -4,10 +4,12 @@ Each is built of ordinary layers named `u` and `v`, so that a later step of a re
 them, and shows the attributes of the layer it replaces: libraries read `weight.dtype`.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+
+from mmcompress.modules.anatomy import attention_parts
 
 
 class LowRankLinear(nn.Module):
@@ -128,6 +130,24 @@ def factorise(layer: nn.Module, rank: int) -> LowRankLinear | LowRankEmbedding |
         return LowRankEmbedding(layer, rank)
     assert isinstance(layer, nn.Conv2d), layer
     return LowRankConv2d(layer, rank)
+
+
+def joint_qkv(attention: nn.Module, *, rank: int) -> nn.Module:
+    """The attention with q, k and v of low rank and one V for the three, factors not yet set.
+
+    Args:
+        attention: edited in place; its q, k and v are linear layers.
+        rank: inner size.
+    """
+    parts = attention_parts(attention)
+    assert parts is not None
+    paths = (parts.q, parts.k, parts.v)
+    layers = [cast(nn.Linear, attention.get_submodule(path)) for path in paths]
+    factored = [LowRankLinear(layer, rank) for layer in layers]
+    for path, low in zip(paths, factored, strict=True):
+        low.v = factored[0].v
+        attention.set_submodule(path, low)
+    return attention
 
 
 def _like(layer: nn.Linear | nn.Embedding | nn.Conv2d) -> dict[str, Any]:

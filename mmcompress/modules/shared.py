@@ -1,10 +1,13 @@
-"""Linear layers whose weight stands in several places of a model."""
+"""Layers and blocks whose weights stand in several places of a model."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
+
+from mmcompress.modules.anatomy import attention_of, attention_parts
+from mmcompress.modules.replace import replace_module
 
 Initial = Literal["mean", "first"]
 INITIALS = ("mean", "first")
@@ -90,3 +93,86 @@ def share_linear(
     shared = nn.Linear(first.in_features, first.out_features, bias=False, device="meta")
     shared.weight = nn.Parameter(weight)
     return [SharedLinear(shared, layer, heads) for layer in layers]
+
+
+def share_blocks(
+    stack: nn.Module,
+    *,
+    groups: Sequence[Sequence[int]],
+    transform: Literal["none"] | Transform,
+    initial: Initial = "first",
+) -> nn.Module:
+    """The list of blocks in which the blocks of each group share their weights.
+
+    Args:
+        stack: edited in place.
+        groups: lists of block numbers, from 0.
+        transform: `none`, the whole block is shared; or that of `share_linear`.
+        initial: what the shared weights start from.
+    """
+    blocks = cast(nn.ModuleList, stack)
+    for group in groups:
+        distinct = list({id(blocks[i]): blocks[i] for i in group}.values())
+        if transform == "none":
+            _share_all(distinct, initial)
+            for index in group:
+                blocks[index] = distinct[0]
+        else:
+            _share_linears(distinct, transform, initial)
+    return stack
+
+
+def share_towers(
+    model: nn.Module,
+    *,
+    stacks: Sequence[str],
+    pairs: Sequence[Sequence[int]],
+    layers: Sequence[str],
+    transform: Transform,
+    initial: Initial = "first",
+) -> nn.Module:
+    """The model in which two lists of blocks share linear layers, block by block.
+
+    Args:
+        model: edited in place.
+        stacks: paths of the two lists.
+        pairs: block numbers, of the first list and of the second.
+        layers: paths inside a block.
+        transform, initial: of `share_linear`.
+    """
+    for pair in pairs:
+        places = [f"{stack}.{index}" for stack, index in zip(stacks, pair, strict=True)]
+        for layer in layers:
+            paths = [f"{place}.{layer}" for place in places]
+            found = [cast(nn.Linear, model.get_submodule(path)) for path in paths]
+            if found[0] is found[1]:  # an earlier step has shared blocks of one tower
+                continue
+            shared = share_linear(found, transform=transform, initial=initial)
+            for path, new in zip(paths, shared, strict=True):
+                replace_module(model, path, new)
+    return model
+
+
+@torch.no_grad()
+def _share_all(blocks: Sequence[nn.Module], initial: Initial) -> None:
+    for parameters in zip(*(block.parameters() for block in blocks), strict=True):
+        parameters[0].copy_(merged(parameters, initial))
+
+
+def _share_linears(blocks: Sequence[nn.Module], transform: Transform, initial: Initial) -> None:
+    heads = _heads(blocks[0]) if transform == "heads" else {}
+    paths = [path for path, m in blocks[0].named_modules() if isinstance(m, nn.Linear)]
+    for path in paths:
+        layers = [cast(nn.Linear, block.get_submodule(path)) for block in blocks]
+        shared = share_linear(layers, transform=transform, initial=initial, heads=heads.get(path))
+        for block, new in zip(blocks, shared, strict=True):
+            block.set_submodule(path, new)
+
+
+def _heads(block: nn.Module) -> dict[str, int]:
+    """Path of q, k and v in a block → how many heads there are."""
+    path, attention = attention_of(block)
+    parts = attention_parts(attention)
+    assert parts is not None
+    heads = getattr(attention, parts.heads)
+    return {f"{path}.{name}": heads for name in (parts.q, parts.k, parts.v)}

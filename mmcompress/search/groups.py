@@ -11,8 +11,8 @@ from torch import Tensor
 from mmcompress.artifact.encode import encode
 from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import Backbone, Target
-from mmcompress.compression.base import put
 from mmcompress.functional.float16 import fits_float16
+from mmcompress.modules.replace import replace_module
 
 if TYPE_CHECKING:
     from mmcompress.compression.recipe import Recipe
@@ -50,7 +50,7 @@ def find_groups(recipe: "Recipe", backbone: Backbone) -> list[Group]:
     """The outermost modules that steps select, and the bare parameters."""
     selected: dict[str, Target] = {}
     for label, step in recipe.steps.items():
-        if step.cuts_as is not None:
+        if step.cuts:
             raise ValueError(
                 f"compression.budget cannot vary step {label}, which finds only while training "
                 "what each layer loses: leave the budget out and set the step's pruning_ratio"
@@ -105,11 +105,11 @@ def swapped(probe: Backbone, source: Backbone, group: Group) -> Iterator[None]:
             owner._parameters[name] = mine
         return
     module = probe.model.get_submodule(group.name)
-    put(probe.model, group.name, source.model.get_submodule(group.name))
+    replace_module(probe.model, group.name, source.model.get_submodule(group.name))
     try:
         yield
     finally:
-        put(probe.model, group.name, module)
+        replace_module(probe.model, group.name, module)
 
 
 def bytes_outside(backbone: Backbone, groups: Sequence[Group], dense_dtype: str) -> int:

@@ -2,10 +2,8 @@
 
 import json
 import stat
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -18,11 +16,10 @@ from mmcompress.artifact.dense import dense_file_bytes
 from mmcompress.artifact.encoding import Encoding
 from mmcompress.artifact.folder import Artifact, backbone_in
 from mmcompress.backbones.hf.clip import HFClip
-from mmcompress.compression.base import Compressor
-from mmcompress.compression.lowrank.lowrank import LowRank
 from mmcompress.format import bundles
 from mmcompress.format.errors import ArtifactError
 from mmcompress.functional.lookup import lookup
+from mmcompress.modules.edits import EDITS, Edit
 from mmcompress.modules.lowrank import LowRankLinear
 from mmcompress.system import memory
 
@@ -96,7 +93,8 @@ def test_no_run_starts_from_layers_that_were_replaced(
     layer.fc1 = LowRankLinear(layer.fc1, rank=2)
     structure = {
         "step": "lowrank",
-        "method": f"{LowRank.__module__}.LowRank",
+        "edit": "lowrank",
+        "version": 1,
         "modules": {FC1.removesuffix(".weight"): {"rank": 2}},
     }
     saved = save_artifact(backbone, structure=[structure])
@@ -183,43 +181,24 @@ def test_tied_weights_are_stored_once_and_stay_tied(
     assert layers[0].mlp.fc2.weight is layers[1].mlp.fc2.weight
 
 
-class Split(Compressor):
-    """Stands in for a structural method: a linear layer becomes two."""
-
-    stage = "structure"
-    granularities = ("linear",)
-    no_speedup = None
-
-    def plan(self, targets: Any, weights: Any, statistics: Any) -> Any:
-        raise NotImplementedError
-
-    @classmethod
-    def apply(cls, module: Any, parameter: str, decision: Any, statistic: Any = None) -> nn.Module:
-        rank, device = decision["rank"], getattr(module, parameter).device
-        thin = nn.Linear(module.in_features, rank, bias=False, device=device)
-        return nn.Sequential(thin, nn.Linear(rank, module.out_features, device=device))
-
-
-@pytest.fixture
-def split(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """The structure entry of a method that exists inside the package for one test."""
-    name = "mmcompress.compression.lowrank.split"
-    module = ModuleType(name)
-    module.Split = type("Split", (Split,), {"__module__": name})  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, name, module)
-    modules = {FC1.removesuffix(".weight"): {"rank": 3}}
-    return [{"method": f"{name}.Split", "step": "lowrank", "modules": modules}]
+def split(module: Any, *, rank: int) -> nn.Module:
+    """Stands in for an edit: a linear layer becomes two."""
+    device = module.weight.device
+    thin = nn.Linear(module.in_features, rank, bias=False, device=device)
+    return nn.Sequential(thin, nn.Linear(rank, module.out_features, device=device))
 
 
 def test_structure_is_replayed(
-    split: list[dict[str, Any]], backbone: HFClip, encode_as: EncodeAs, save_artifact: Save
+    monkeypatch: pytest.MonkeyPatch, backbone: HFClip, encode_as: EncodeAs, save_artifact: Save
 ) -> None:
+    monkeypatch.setitem(EDITS, ("split", 7), Edit(split, ("rank",)))
     path = FC1.removesuffix(".weight")
+    structure = [{"step": "x", "edit": "split", "version": 7, "modules": {path: {"rank": 3}}}]
     layer = backbone.model.get_submodule(path)
-    backbone.model.set_submodule(path, Split.apply(layer, "weight", {"rank": 3}))
+    backbone.model.set_submodule(path, split(layer, rank=3))
     factor = f"{path}.0.weight"
     encodings = {factor: encode_as("int4", backbone.model.state_dict()[factor])}
-    saved = save_artifact(backbone, structure=split, encodings=encodings)
+    saved = save_artifact(backbone, structure=structure, encodings=encodings)
     assert_same_model(Artifact.load(saved.folder).backbone, backbone)
     assert Artifact.read(saved.folder).backbone.model.get_parameter(factor).is_meta
 

@@ -21,6 +21,8 @@ from mmcompress.format.errors import ArtifactError
 Forge = Callable[..., Any]
 
 FC1 = "vision_model.encoder.layers.0.mlp.fc1.weight"
+MLP = "vision_model.encoder.layers.0.mlp"
+LOWRANK = "mmcompress.compression.lowrank.lowrank.LowRank"
 BIAS = "vision_model.encoder.layers.0.mlp.fc1.bias"
 EMBEDDING = "text_model.embeddings.token_embedding.weight"
 FC2 = "vision_model.encoder.layers.0.mlp.fc2.weight"
@@ -82,8 +84,8 @@ def test_one_flipped_byte_anywhere(name: str, forge: Forge) -> None:
 
 def test_newer_format(forge: Forge) -> None:
     forger = forge()
-    forger.manifest["format_version"] = 3
-    refuse(forger.sign(), "format version 3, newer than 2; upgrade mmcompress")
+    forger.manifest["format_version"] = 4
+    refuse(forger.sign(), "format version 4, newer than 3; upgrade mmcompress")
 
 
 def test_older_format(forge: Forge) -> None:
@@ -456,23 +458,108 @@ def test_adapter_that_is_not_ours(adapter: str, forge: Forge) -> None:
 
 
 @pytest.mark.parametrize(
+    ("edit", "version"),
+    [
+        ("os.system", 1),
+        ("mmcompress.compression.lowrank.lowrank.LowRank", 1),
+        ("mmcompress.modules.lowrank.factorise", 1),
+        ("replay", 1),
+        ("", 1),
+        ("lowrank", 0),
+        ("lowrank", 2),
+        ("lowrank", -1),
+        ("lowrank", 2**62),
+    ],
+)
+def test_edit_that_is_not_ours(edit: str, version: int, forge: Forge) -> None:
+    forger = forge()
+    forger.manifest["structure"] = [
+        {"edit": edit, "version": version, "step": "x", "modules": {MLP: {"rank": 2}}}
+    ]
+    refuse(forger.sign(), "is no edit of this mmcompress; install the version of mmcompress that")
+
+
+@pytest.mark.parametrize(
+    ("edit", "fields", "message"),
+    [
+        ("lowrank", {}, r"mlp has \[\] where \['rank'\] are expected"),
+        ("lowrank", {"rank": 2, "layer": 1}, "where .'rank'. are expected"),
+        ("cut", {"of": "head_dims"}, "where .'kept'. are expected"),
+        ("lowrank", {"rank": 2}, "describes a model that cannot be built"),
+        ("cut", {"kept": "all"}, "describes a model that cannot be built"),
+        ("cut", {"kept": 10**5}, "whose tensors are not those that were stored"),
+        ("hashed_embedding", {"buckets": 2, "hashes": 1, "seed": 0}, "that cannot be built"),
+        ("share_blocks", {"groups": [[0, 1]], "transform": "none"}, "that cannot be built"),
+        ("quantized_input", {"bits": 8, "smoothing": None}, "that cannot be built"),
+    ],
+)
+def test_edit_that_does_not_fit(
+    edit: str, fields: dict[str, Any], message: str, forge: Forge
+) -> None:
+    forger = forge()
+    forger.manifest["structure"] = [
+        {"edit": edit, "version": 1, "step": "x", "modules": {MLP: fields}}
+    ]
+    refuse(forger.sign(), message)
+
+
+def as_version_2(forger: Any, structure: list[dict[str, Any]]) -> Path:
+    """The forged artifact as mmcompress 0.1 would have written it."""
+    forger.manifest |= {"format_version": 2, "structure": structure}
+    return forger.sign()
+
+
+def test_version_2_is_read(forge: Forge) -> None:
+    forger = forge()
+    expected = Artifact.load(forger.folder).backbone.model.state_dict()
+    loaded = Artifact.load(as_version_2(forger, []))
+    assert loaded.manifest["format_version"] == 3
+    assert all(
+        torch.equal(expected[key], v) for key, v in loaded.backbone.model.state_dict().items()
+    )
+
+
+@pytest.mark.parametrize(
     "method",
     [
         "os.system",
         "torch.nn.Linear",
+        "lowrank",
         "mmcompress.compression.nothing.Here",
         "mmcompress.compression.base.Compressor",
-        "mmcompress.compression.base.Any",
         "mmcompress.compression.pruning.magnitude.Magnitude",
         "mmcompress.compression.pruning.magnitude.torch",
         "mmcompress.backbones.hf.clip.HFClip",
         "mmcompress.compression.....os.system",
     ],
 )
-def test_method_that_is_not_ours(method: str, forge: Forge) -> None:
+def test_method_of_version_2_that_is_not_ours(method: str, forge: Forge) -> None:
+    folder = as_version_2(forge(), [{"method": method, "step": "x", "modules": {}}])
+    refuse(folder, "is no structural method of mmcompress 0.1")
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {},
+        None,
+        {"method": 1, "step": "x", "modules": {}},
+        {"method": ["os"], "step": "x", "modules": {}},
+        {"edit": "lowrank", "step": "x", "modules": {}},
+        {"method": LOWRANK, "step": "x"},
+        {"method": LOWRANK, "step": "x", "modules": {}, "edit": "cut"},
+    ],
+)
+def test_structure_of_version_2_of_another_form(entry: Any, forge: Forge) -> None:
+    refuse(as_version_2(forge(), [entry]), r"structure\[0\] does not have exactly")
+
+
+def test_structure_of_version_2_that_is_no_list(forge: Forge) -> None:
     forger = forge()
-    forger.manifest["structure"] = [{"method": method, "step": "x", "modules": {}}]
-    refuse(forger.sign(), "is no structural method of this mmcompress")
+    forger.manifest |= {"format_version": 2, "structure": {}}
+    refuse(forger.sign(), "structure of the wrong type")
+    del forger.manifest["structure"]
+    refuse(forger.sign(), "does not have exactly the fields")
 
 
 def test_spec_and_assets_that_the_adapter_refuses(forge: Forge) -> None:
@@ -527,7 +614,7 @@ def test_json_that_is_no_manifest(forge: Forge) -> None:
         ("[" * 10**5, "is no JSON"),
         ("[1]", "is no manifest"),
         ("{}", "is no manifest"),
-        ('{"format_version":2,"x":NaN}', "holds what no manifest holds"),
+        ('{"format_version":3,"x":NaN}', "holds what no manifest holds"),
         (" " + text, "does not match its checksum"),
         ('{"adapter":"x",' + text[1:], "does not match its checksum"),
     ]:

@@ -7,14 +7,13 @@ from torch import Tensor, nn
 from mmcompress.compression.lowrank.lowrank import LowRank
 from mmcompress.compression.quantization.activations import (
     Activations,
-    QuantizedInput,
-    round_tokens,
     smoothing_factors,
 )
 from mmcompress.compression.quantization.gptq import GPTQ
 from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.recipe import Recipe
 from mmcompress.compression.statistics import InputStatistic, Statistic
+from mmcompress.modules.quantized_input import QuantizedInput, round_tokens
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

@@ -10,16 +10,14 @@ from mmcompress.compression.base import LEFT_DENSE
 from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.recipe import Recipe
 from mmcompress.compression.sharing.hashed_embedding import (
-    PRIME,
-    HashedEmbedding,
     HashEmbedding,
     alternating_least_squares,
-    hash_rows,
     refit_importance,
     refit_table,
 )
 from mmcompress.compression.statistics import Statistic, input_statistic
 from mmcompress.data.base import PairData
+from mmcompress.modules.hashed_embedding import PRIME, HashedEmbedding, hash_rows
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

@@ -10,11 +10,11 @@ from mmcompress.compression.quantization.qwt import (
     NAME,
     Moments,
     QwT,
-    compensate,
     fit,
     split_samples,
 )
 from mmcompress.compression.recipe import Recipe
+from mmcompress.modules.compensation import add_compensation
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -121,20 +121,20 @@ class Block(nn.Module):
 def test_a_block_is_called_as_before(rank: int | None) -> None:
     block, x = Block(), random(2, 3, 12)
     expected = block(x)
-    compensate(block, 12, rank)
+    add_compensation(block, 12, rank)
     assert torch.equal(block(x), expected), "it starts at zero"
     nn.init.ones_(block.compensation.bias)
     for output in (block(x), block(hidden=x), block(x, None, pair=True)[0]):
         assert torch.equal(output, expected + 1)
     assert torch.equal(copy.deepcopy(block)(x), expected + 1)
-    compensate(block, 12, rank)
+    add_compensation(block, 12, rank)
     assert torch.equal(block(x), expected + 1), "a second time changes nothing"
 
 
 @pytest.mark.parametrize("rank", [None, 4])
 def test_gradients_reach_a_map_that_is_zero(rank: int | None) -> None:
     block = Block()
-    compensate(block, 12, rank)
+    add_compensation(block, 12, rank)
     for _ in range(2):  # of a product whose first factor is zero, one factor moves first
         for parameter in block.parameters():
             parameter.grad = None

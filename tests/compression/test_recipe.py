@@ -128,7 +128,7 @@ def test_coverage_structure_and_reasons(tiny_backbone: Backbone) -> None:
     # rank 12 of 32: 12·(64 + 32) < 64·32, and 12·64 < 32·32; two layers in two towers
     assert recipe.coverage["lowrank"] == pytest.approx(4 * (64 * 32 + 32 * 32) / total)
     (edit,) = recipe.structure()
-    assert edit["method"] == "mmcompress.compression.lowrank.lowrank.LowRank"
+    assert (edit["step"], edit["edit"], edit["version"]) == ("lowrank", "lowrank", 1)
     assert len(edit["modules"]) == 8
     assert set(map(str, edit["modules"].values())) == {"{'rank': 12}"}
     assert recipe.reasons() == {}

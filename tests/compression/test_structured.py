@@ -113,7 +113,11 @@ def test_without_blocks_equals_blocks_that_add_nothing(backbone: Backbone):
                 silence(layer, list(range(layer.in_features)))
                 layer.bias.zero_()
     expected = encode_all(backbone)
-    plan = {u.name: {"kept": [1]} for u in backbone.units() if u.granularity == "stack"}
+    plan = {
+        u.name: {"kept": 1, "indices": [1], "update": False}
+        for u in backbone.units()
+        if u.granularity == "stack"
+    }
     recipe = Recipe({"blocks": Structured(pruning_ratio=0.5, granularity="stack")})
     recipe.restore(backbone, {"blocks": plan})
     torch.testing.assert_close(encode_all(backbone), expected, rtol=0, atol=1e-6)
@@ -301,7 +305,7 @@ def test_update_lowers_the_error_of_every_module(
         statistic = Structured.statistic_for(unit, collect(tiny_backbone, batches, targets))
         expected, errors = run(module, inputs), []
         for update in (False, True):
-            decision = {"kept": kept, "update": update}
+            decision = {"kept": len(kept), "indices": kept, "update": update}
             cut = Structured.apply(copy.deepcopy(module), "", decision, statistic)
             errors.append((run(cut, inputs) - expected).square().sum().item())
         assert errors[1] < errors[0]
@@ -352,7 +356,7 @@ def test_the_least_important_go_and_the_manifest_holds_counts(
         }
     )
     plan = recipe.apply(tiny_backbone, [])
-    assert plan["neurons"][f"{LAYER}.mlp"]["kept"] == [*range(10), *range(26, 64)]
+    assert plan["neurons"][f"{LAYER}.mlp"]["indices"] == [*range(10), *range(26, 64)]
     artifact = Artifact.save(
         tmp_path / "artifact",
         tiny_backbone,
@@ -386,7 +390,7 @@ def test_one_scope_lets_the_towers_compete(tiny_backbone: HFClip):
             for t in tiny_backbone.targets()
         }
         plan = step.plan(targets, weights, {})
-        kept[scope] = {name: len(d.get("kept", range(64))) for name, d in plan.items()}
+        kept[scope] = {name: d.get("kept", 64) for name, d in plan.items()}
     assert list(kept["global"].values()) == [64, 64, 32, 32]
     assert sum(list(kept["modality"].values())[2:]) == 96, "each tower loses a quarter"
 

@@ -22,8 +22,8 @@ from mmcompress.compression.lowrank.lowrank import (
     truncated_svd,
 )
 from mmcompress.compression.statistics import GradientStatistic, Statistic
-from mmcompress.modules.anatomy import ATTENTIONS, attention_parts
-from mmcompress.modules.lowrank import LowRankLinear
+from mmcompress.modules.anatomy import ATTENTIONS, qkv_of
+from mmcompress.modules.lowrank import LowRankLinear, joint_qkv
 
 
 def projections(attention: str, names: Mapping[str, Any]) -> list[str]:
@@ -44,6 +44,7 @@ class JointQKV(LowRank):
         **settings: the others are those of `LowRank`.
     """
 
+    edit = ("joint_qkv", 1)
     granularities = ("attention",)
     ladder: ClassVar[dict[str, tuple[Any, ...]]] = {
         "rank_ratio": (0.06, 0.12, 0.18, 0.25, 0.34, 0.5, 0.65)
@@ -97,19 +98,13 @@ class JointQKV(LowRank):
         decision: Decision,
         statistic: Statistic | None = None,
     ) -> nn.Module:
-        parts = attention_parts(module)
-        assert parts is not None
-        paths = (parts.q, parts.k, parts.v)
-        layers = [cast(nn.Linear, module.get_submodule(path)) for path in paths]
-        factored = [LowRankLinear(layer, decision["rank"]) for layer in layers]
-        weights = [layer.weight.detach() for layer in layers]
+        weights = [cast(nn.Linear, layer).weight.detach() for layer in qkv_of(module)]
+        joint_qkv(module, rank=decision["rank"])
         if not weights[0].is_meta:
             weighting: Weighting = decision.get("weighting", "none")
             moment = input_moment(statistic, weighting, alpha=decision.get("alpha", 0.5))
             u, vt = truncated_svd(torch.cat(weights), decision["rank"], moment)
-            for low, part in zip(factored, u.split([len(w) for w in weights]), strict=True):
-                low.set_factors(part, vt)
-        for path, low in zip(paths, factored, strict=True):
-            low.v = factored[0].v
-            module.set_submodule(path, low)
+            parts = u.split([len(weight) for weight in weights])
+            for layer, part in zip(qkv_of(module), parts, strict=True):
+                cast(LowRankLinear, layer).set_factors(part, vt)
         return module

@@ -210,6 +210,7 @@ class LowRank(Compressor):
     """
 
     stage = "structure"
+    edit = ("lowrank", 1)
     granularities: ClassVar[tuple[str, ...]] = ("linear", "embedding", "conv")
     ladder: ClassVar[dict[str, tuple[Any, ...]]] = {
         "rank_ratio": (0.06, 0.12, 0.18, 0.25, 0.34, 0.45, 0.6)
@@ -303,7 +304,3 @@ class LowRank(Compressor):
             )
             factored.set_factors(*truncated_svd(as_matrix(weight), decision["rank"], moment))
         return factored
-
-    @classmethod
-    def skeleton_of(cls, decision: Decision) -> Decision:
-        return {"rank": decision["rank"]}

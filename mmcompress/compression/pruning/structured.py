@@ -30,10 +30,7 @@ from mmcompress.modules.cuts import (
     expand,
     head_dim,
     is_attention,
-    keep_blocks,
-    keep_head_dims,
-    keep_heads,
-    keep_neurons,
+    keep_structures,
 )
 
 TINY = torch.finfo(torch.float32).tiny
@@ -100,6 +97,7 @@ class Structured(Compressor):
     """
 
     stage = "structure"
+    edit = ("cut", 1)
     granularities = ("attention", "mlp", "stack")
     ladder: ClassVar[dict[str, tuple[Any, ...]]] = {
         "pruning_ratio": (0.125, 0.25, 0.375, 0.5, 0.625, 0.75)
@@ -167,9 +165,9 @@ class Structured(Compressor):
             if count == len(found):
                 decisions[target.name] = self._left_dense(count)
                 continue
-            kept = chosen(target, weights, statistics, self.importance, found, count)
+            indices = chosen(target, weights, statistics, self.importance, found, count)
             update = self.update and target.granularity != "stack"
-            decisions[target.name] = {"kept": kept, "update": update}
+            decisions[target.name] = {"kept": count, "indices": indices, "update": update}
         return decisions
 
     def _left_dense(self, count: int) -> Decision:
@@ -201,21 +199,9 @@ class Structured(Compressor):
         decision: Decision,
         statistic: Statistic | None = None,
     ) -> nn.Module:
-        kept = decision["kept"]
-        kept = range(kept) if isinstance(kept, int) else kept
-        if is_stack(module):
-            return keep_blocks(module, kept)
-        if decision.get("of") == "head_dims":
-            return keep_head_dims(module, kept)
-        attention = is_attention(module)
-        gain = None
-        if decision.get("update") and statistic is not None:
+        kept, gain = decision["indices"], None
+        if decision["update"] and statistic is not None:
             assert statistic.inputs is not None
-            columns = expand(kept, head_dim(module)) if attention else kept
+            columns = expand(kept, head_dim(module)) if is_attention(module) else kept
             gain = reconstruction_gain(statistic.inputs.second_moment, columns)
-        return keep_heads(module, kept, gain) if attention else keep_neurons(module, kept, gain)
-
-    @classmethod
-    def skeleton_of(cls, decision: Decision) -> Decision:
-        of = {"of": decision["of"]} if "of" in decision else {}
-        return {"kept": len(decision["kept"])} | of
+        return keep_structures(module, kept, gain=gain)

@@ -38,7 +38,6 @@ from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import Backbone, Target
 from mmcompress.compression.base import Compressor, Decision, Parametrization
 from mmcompress.compression.pruning.encodings import keep_in_encoding
-from mmcompress.compression.pruning.structured import Structured
 from mmcompress.compression.statistics import GRADIENTS, Statistic
 from mmcompress.modules.anatomy import ATTENTIONS, MLPS, attention_parts, is_rotary, mlp_parts
 from mmcompress.modules.cuts import (
@@ -186,7 +185,7 @@ class UPop(Compressor):
     granularities = ("linear",)
     learns_mask = True
     needs = frozenset({GRADIENTS})
-    cuts_as = Structured
+    edit = ("cut", 1)
     ladder: ClassVar[dict[str, tuple[Any, ...]]] = {"pruning_ratio": (0.25, 0.5, 0.75)}
     no_speedup = None
 

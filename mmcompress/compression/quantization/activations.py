@@ -19,33 +19,12 @@ from torch import Tensor, nn
 
 from mmcompress.backbones.base import Target
 from mmcompress.compression.base import Compressor, Decision
-from mmcompress.compression.quantization.fake_quantize import StraightThrough
 from mmcompress.compression.quantization.grid import check_bits
 from mmcompress.compression.statistics import INPUTS, Statistic
+from mmcompress.modules.quantized_input import QuantizedInput
 
 SMALLEST = 1e-5
 """Bound on magnitudes that are divided by."""
-
-
-def round_tokens(x: Tensor, bits: int) -> Tensor:
-    """Each vector to the nearest of its own −(2^(bits−1) − 1) … 2^(bits−1) − 1 steps.
-
-    Args:
-        x: (…, features).
-        bits: at least 2.
-    Returns:
-        Shape and dtype of `x`; the gradient passes straight through.
-
-    Example:
-        >>> round_tokens(torch.tensor([[1.0, 0.4, -0.6], [30.0, 4.0, 0.0]]), 2).tolist()
-        [[1.0, 0.0, -1.0], [30.0, 0.0, 0.0]]
-    """
-    with torch.no_grad():
-        values = x.float()
-        largest = values.abs().amax(dim=-1, keepdim=True)
-        step = (largest / (2 ** (bits - 1) - 1)).clamp(min=torch.finfo(torch.float32).tiny)
-        rounded = (values / step).round_().mul_(step).to(x.dtype)
-    return StraightThrough.apply(x, rounded)
 
 
 def smoothing_factors(input_max: Tensor, weight: Tensor, alpha: float) -> Tensor:
@@ -62,52 +41,6 @@ def smoothing_factors(input_max: Tensor, weight: Tensor, alpha: float) -> Tensor
     return input_max.clamp(min=SMALLEST).pow(alpha) / weight_max.pow(1 - alpha)
 
 
-class QuantizedInput(nn.Module):
-    """y = W Q(x / s) + b.
-
-    Args:
-        linear: the layer; with `factors` it gets a new weight W diag(s).
-        bits: of each input.
-        factors: s (in,), or None for none.
-    """
-
-    smoothing: Tensor | None
-
-    def __init__(self, linear: nn.Linear, *, bits: int, factors: Tensor | None = None) -> None:
-        super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.bits = bits
-        self.linear = linear
-        self.register_buffer("smoothing", factors)
-        if factors is not None:
-            linear.weight = nn.Parameter(linear.weight.detach() * factors)
-
-    @property
-    def weight(self) -> Tensor:
-        """The inner layer's (out, in)."""
-        return self.linear.weight
-
-    @property
-    def bias(self) -> Tensor | None:
-        return self.linear.bias
-
-    def native_state(self, path: str) -> dict[str, Tensor]:
-        """No library of dense models rounds what a layer reads."""
-        raise ValueError(
-            f"{path} rounds its inputs while the model runs, which a dense checkpoint cannot "
-            "express: keep the artifact, or compress weights alone"
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.smoothing is not None:
-            x = x / self.smoothing
-        return self.linear(round_tokens(x, self.bits))
-
-    def __rmatmul__(self, x: Tensor) -> Tensor:
-        """open_clip calls a text projection that is an `nn.Linear` and multiplies with others."""
-        return self(x)
-
-
 class Activations(Compressor):
     """Linear layers that read rounded inputs; a later step may round their weights.
 
@@ -118,6 +51,7 @@ class Activations(Compressor):
     """
 
     stage = "structure"
+    edit = ("quantized_input", 1)
     granularities = ("linear",)
     no_speedup = "integer activations are simulated in floats"
 

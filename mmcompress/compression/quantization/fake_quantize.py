@@ -1,7 +1,7 @@
 """Fake quantisation while training: the weight that is used is the one that will be stored.
 
-The gradient passes straight through the rounding (Bengio et al. 2013, arXiv:1308.3432) and is zero
-where a weight is clipped by more than a step.
+The gradient passes straight through the rounding (`StraightThrough`) and is zero where a weight is
+clipped by more than a step.
 """
 
 from typing import Any
@@ -13,18 +13,6 @@ from mmcompress.artifact.encoding import Encoding
 from mmcompress.compression.base import Parametrization, as_matrix
 from mmcompress.compression.quantization.grid import Grid, as_scale
 from mmcompress.compression.quantization.rows import by_rows
-
-
-class StraightThrough(torch.autograd.Function):
-    """Take `rounded` forward, and hand its gradient to `weight`."""
-
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, rounded: Tensor) -> Tensor:
-        return rounded.view_as(weight)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0], None
 
 
 class NearThrough(torch.autograd.Function):

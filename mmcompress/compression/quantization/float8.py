@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import WEIGHTS, Target
 from mmcompress.compression.base import Compressor, Decision, Parametrization, as_matrix
-from mmcompress.compression.quantization.fake_quantize import StraightThrough
 from mmcompress.compression.quantization.grid import (
     as_scale,
     check_divides,
@@ -24,6 +23,7 @@ from mmcompress.compression.quantization.grid import (
 from mmcompress.compression.quantization.rows import by_rows
 from mmcompress.compression.statistics import Statistic
 from mmcompress.functional.float8 import LARGEST, from_float8, to_float8
+from mmcompress.functional.straight_through import StraightThrough
 
 
 class FakeFloat8(Parametrization):

@@ -27,10 +27,8 @@ from mmcompress.backbones.base import Backbone, Target
 from mmcompress.compression.base import Compressor, Decision
 from mmcompress.compression.calls import Call, block_calls, paired_stacks
 from mmcompress.compression.statistics import Statistic, matching
-from mmcompress.modules.anatomy import attention_of, attention_parts
+from mmcompress.modules.compensation import NAME, compensate
 from mmcompress.modules.lowrank import LowRankLinear
-
-NAME = "compensation"
 
 HELD_OUT = 5
 """One in so many samples takes no part in the fit, and judges it."""
@@ -110,35 +108,6 @@ def fit(used: Moments, held_out: Moments, rank: int | None) -> tuple[Tensor, Ten
     return *(used + held_out).regression(ridge, rank), scores[ridge]
 
 
-def compensate(block: nn.Module, width: int, rank: int | None) -> None:
-    """Hang a map that is zero on a block; nothing happens to a block that has one."""
-    if NAME in block._modules:
-        return
-    like = next(block.parameters())
-    linear = nn.Linear(width, width, dtype=like.dtype, device=like.device)
-    added: nn.Linear | LowRankLinear = linear
-    if rank is not None and 2 * rank < width:
-        added = LowRankLinear(linear, rank)
-        start = torch.eye(rank, width, dtype=like.dtype, device=like.device)
-        added.set_factors(torch.zeros_like(start.T), start)
-    else:
-        nn.init.zeros_(linear.weight)
-    if added.bias is not None:
-        nn.init.zeros_(added.bias)
-    block.add_module(NAME, added)
-    block.register_forward_hook(_add_compensation, with_kwargs=True)
-
-
-def _add_compensation(
-    block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
-) -> Any:
-    x = args[0] if args else next(iter(kwargs.values()))
-    added = block.get_submodule(NAME)(x)
-    if isinstance(output, tuple):
-        return output[0] + added, *output[1:]
-    return output + added
-
-
 class QwT(Compressor):
     """Blocks with a linear map that makes up for what the other steps do to them.
 
@@ -149,6 +118,7 @@ class QwT(Compressor):
     """
 
     stage = "structure"
+    edit = ("compensation", 1)
     granularities = ("block",)
     settles = True
     no_speedup = "each block gets one more map"
@@ -182,8 +152,7 @@ class QwT(Compressor):
         decision: Decision,
         statistic: Statistic | None = None,
     ) -> nn.Module:
-        compensate(module, _width(module), decision["rank"])
-        return module
+        return compensate(module, rank=decision["rank"])
 
     @torch.no_grad()
     def settle(
@@ -275,11 +244,3 @@ def _fill(module: nn.Module, weight: Tensor, bias: Tensor) -> None:
         cast(nn.Linear, module).weight.copy_(weight)
     assert isinstance(module.bias, Tensor)
     module.bias.copy_(bias)
-
-
-def _width(block: nn.Module) -> int:
-    """Features of a token, in and out."""
-    name, attention = attention_of(block)
-    parts = attention_parts(attention)
-    assert parts is not None, name
-    return attention.get_submodule(parts.q).in_features  # type: ignore[return-value]

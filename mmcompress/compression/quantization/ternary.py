@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import WEIGHTS, Target
 from mmcompress.compression.base import Compressor, Decision, Parametrization, as_matrix
-from mmcompress.compression.quantization.fake_quantize import StraightThrough
 from mmcompress.compression.quantization.grid import (
     TENSOR,
     Grid,
@@ -32,6 +31,7 @@ from mmcompress.compression.quantization.grid import (
 from mmcompress.compression.quantization.rows import by_rows
 from mmcompress.compression.quantization.scales import mean_magnitude
 from mmcompress.compression.statistics import Statistic
+from mmcompress.functional.straight_through import StraightThrough
 
 THRESHOLD = 0.7
 """Δ in units of mean |W| (arXiv:1605.04711, section 2.2)."""

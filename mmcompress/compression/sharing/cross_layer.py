@@ -14,22 +14,14 @@ The blocks of a trained model are far from equal, so this wants training.
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, Literal, Self
 
-import torch
 from torch import Tensor, nn
 
 from mmcompress.backbones.base import Target
 from mmcompress.compression.base import LEFT_DENSE, Compressor, Decision
 from mmcompress.compression.statistics import Statistic
-from mmcompress.modules.anatomy import attention_of, attention_parts
-from mmcompress.modules.shared import (
-    INITIALS,
-    Initial,
-    Transform,
-    merged,
-    share_linear,
-)
+from mmcompress.modules.shared import INITIALS, Initial, share_blocks
 
 TRANSFORMS = ("none", "norms", "scale", "heads")
 
@@ -74,6 +66,7 @@ class CrossLayer(Compressor):
     """
 
     stage = "structure"
+    edit = ("share_blocks", 1)
     granularities = ("stack",)
     ladder: ClassVar[dict[str, tuple[Any, ...]]] = {"share_every": (2, 3, 6, 12)}
     no_speedup = "shared layers are computed once in every place"
@@ -147,43 +140,4 @@ class CrossLayer(Compressor):
         decision: Decision,
         statistic: Statistic | None = None,
     ) -> nn.Module:
-        stack = cast(nn.ModuleList, module)
-        initial: Initial = decision.get("initial", "first")
-        for group in decision["groups"]:
-            blocks = list({id(stack[i]): stack[i] for i in group}.values())
-            if decision["transform"] == "none":
-                _share_all(blocks, initial)
-                for index in group:
-                    stack[index] = blocks[0]
-            else:
-                _share_linears(blocks, decision["transform"], initial)
-        return stack
-
-    @classmethod
-    def skeleton_of(cls, decision: Decision) -> Decision:
-        return {key: decision[key] for key in ("groups", "transform")}
-
-
-@torch.no_grad()
-def _share_all(blocks: Sequence[nn.Module], initial: Initial) -> None:
-    for parameters in zip(*(block.parameters() for block in blocks), strict=True):
-        parameters[0].copy_(merged(parameters, initial))
-
-
-def _share_linears(blocks: Sequence[nn.Module], transform: Transform, initial: Initial) -> None:
-    heads = _heads(blocks[0]) if transform == "heads" else {}
-    paths = [path for path, m in blocks[0].named_modules() if isinstance(m, nn.Linear)]
-    for path in paths:
-        layers = [cast(nn.Linear, block.get_submodule(path)) for block in blocks]
-        shared = share_linear(layers, transform=transform, initial=initial, heads=heads.get(path))
-        for block, new in zip(blocks, shared, strict=True):
-            block.set_submodule(path, new)
-
-
-def _heads(block: nn.Module) -> dict[str, int]:
-    """Path of q, k and v in a block → how many heads there are."""
-    path, attention = attention_of(block)
-    parts = attention_parts(attention)
-    assert parts is not None
-    heads = getattr(attention, parts.heads)
-    return {f"{path}.{name}": heads for name in (parts.q, parts.k, parts.v)}
+        return share_blocks(module, **decision)

@@ -11,14 +11,14 @@ Two trained towers have nothing in common at first, so this wants training.
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
 from mmcompress.backbones.base import Target
-from mmcompress.compression.base import LEFT_DENSE, Compressor, Decision, put
+from mmcompress.compression.base import LEFT_DENSE, Compressor, Decision
 from mmcompress.compression.statistics import Statistic
-from mmcompress.modules.shared import INITIALS, Initial, share_linear
+from mmcompress.modules.shared import INITIALS, Initial, share_towers
 
 TRANSFORMS = ("norms", "scale")
 ALIGNMENTS = ("first", "last")
@@ -60,6 +60,7 @@ class CrossTower(Compressor):
     """
 
     stage = "structure"
+    edit = ("share_towers", 1)
     granularities = ("model",)
     ladder: ClassVar[dict[str, tuple[Any, ...]]] = {}
     no_speedup = "shared layers are computed once in every place"
@@ -124,22 +125,4 @@ class CrossTower(Compressor):
         decision: Decision,
         statistic: Statistic | None = None,
     ) -> nn.Module:
-        for pair in decision["pairs"]:
-            places = [f"{s}.{i}" for s, i in zip(decision["stacks"], pair, strict=True)]
-            for layer in decision["layers"]:
-                paths = [f"{place}.{layer}" for place in places]
-                layers = [cast(nn.Linear, module.get_submodule(path)) for path in paths]
-                if layers[0] is layers[1]:  # an earlier step has shared blocks of one tower
-                    continue
-                shared = share_linear(
-                    layers,
-                    transform=decision["transform"],
-                    initial=decision.get("initial", "first"),
-                )
-                for path, new in zip(paths, shared, strict=True):
-                    put(module, path, new)
-        return module
-
-    @classmethod
-    def skeleton_of(cls, decision: Decision) -> Decision:
-        return {key: value for key, value in decision.items() if key != "initial"}
+        return share_towers(module, **decision)

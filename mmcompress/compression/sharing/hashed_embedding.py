@@ -20,9 +20,7 @@ from mmcompress.compression.base import LEFT_DENSE, Compressor, Decision, tell_s
 from mmcompress.compression.sharing.vq import smoothed_frequency
 from mmcompress.compression.statistics import INPUTS, Statistic
 from mmcompress.functional.conjugate_gradients import conjugate_gradients
-
-PRIME = 2**31 - 1
-"""Ids times a factor below it fit into 64 bits."""
+from mmcompress.modules.hashed_embedding import HashedEmbedding
 
 ROUNDS = 20
 """Of the alternating least squares."""
@@ -32,73 +30,6 @@ STEPS = 4
 
 RIDGE = 1e-6
 """Added to the diagonal of a token's normal equations, relative to it: rows may coincide."""
-
-
-def hash_rows(ids: Tensor, *, buckets: int, hashes: int, seed: int) -> Tensor:
-    """((a · id + b) mod p) mod buckets, with a and b drawn for each function (Carter & Wegman).
-
-    Args:
-        ids: any shape, int64.
-        buckets: rows to choose from.
-        hashes: k.
-        seed: draws the functions.
-    Returns:
-        (…, k) int64.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    draws = [
-        torch.randint(low, PRIME, (hashes,), generator=generator, device="cpu").tolist()
-        for low in (1, 0)
-    ]
-    rows = [(a * ids + b) % PRIME % buckets for a, b in zip(*draws, strict=True)]
-    return torch.stack(rows, dim=-1)
-
-
-class HashedEmbedding(nn.Module):
-    """Row i is Σ_h p_ih · table[hash_h(i)].
-
-    Args:
-        layer: what it replaces.
-        buckets: rows of the table.
-        hashes: rows that a token mixes.
-        seed: of the hash functions.
-    """
-
-    def __init__(self, layer: nn.Embedding, *, buckets: int, hashes: int, seed: int) -> None:
-        super().__init__()
-        self.num_embeddings, self.embedding_dim = layer.num_embeddings, layer.embedding_dim
-        self.buckets, self.hashes, self.seed = buckets, hashes, seed
-        like: dict[str, Any] = {"dtype": layer.weight.dtype, "device": layer.weight.device}
-        self.table = nn.Embedding(buckets, layer.embedding_dim, **like)
-        self.importance = nn.Embedding(layer.num_embeddings, hashes, **like)
-
-    def rows(self, ids: Tensor) -> Tensor:
-        """Which rows of the table each id mixes: (…, k)."""
-        return hash_rows(ids, buckets=self.buckets, hashes=self.hashes, seed=self.seed)
-
-    @property
-    def weight(self) -> Tensor:
-        """All rows (num_embeddings, embedding_dim)."""
-        return self(torch.arange(self.num_embeddings, device=self.table.weight.device))
-
-    def forward(self, ids: Tensor) -> Tensor:
-        mixed = self.importance(ids).unsqueeze(-1) * self.table(self.rows(ids))  # … k D
-        return mixed.sum(dim=-2)
-
-    @torch.no_grad()
-    def fit(self, dense: Tensor, frequency: Tensor) -> None:
-        """Approach a dense table.
-
-        Args:
-            dense: (num_embeddings, embedding_dim).
-            frequency: (num_embeddings,), how much each row counts.
-        """
-        rows = self.rows(torch.arange(len(dense), device=dense.device))
-        table, importance = alternating_least_squares(
-            dense, rows, frequency, buckets=self.buckets, seed=self.seed
-        )
-        self.table.weight.copy_(table)
-        self.importance.weight.copy_(importance)
 
 
 def alternating_least_squares(
@@ -169,6 +100,7 @@ class HashEmbedding(Compressor):
     """
 
     stage = "structure"
+    edit = ("hashed_embedding", 1)
     granularities = ("embedding",)
     ladder: ClassVar[dict[str, tuple[Any, ...]]] = {"bucket_ratio": (0.05, 0.1, 0.2, 0.35, 0.5)}
     no_speedup = "looking a token up takes as long as before"
@@ -219,5 +151,13 @@ class HashEmbedding(Compressor):
         hashed = HashedEmbedding(layer, **decision)
         if statistic is not None and statistic.inputs is not None:
             frequency = smoothed_frequency(statistic.inputs.second_moment)
-            hashed.fit(layer.weight.detach(), frequency)
+            rows = hashed.rows(torch.arange(hashed.num_embeddings, device=frequency.device))
+            fitted = alternating_least_squares(
+                layer.weight.detach(),
+                rows,
+                frequency,
+                buckets=hashed.buckets,
+                seed=hashed.seed,
+            )
+            hashed.set_tables(*fitted)
         return hashed
