@@ -13,6 +13,7 @@ version = release = version_of("mmcompress")
 
 extensions = [
     "mathml",
+    "recipes",
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
