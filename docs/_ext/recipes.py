@@ -52,8 +52,11 @@ class Row:
     cells: dict[str, str]
 
     def shown(self, column: str) -> str:
-        """A cell in short: seeds stand in `name`, and the size hardly depends on them."""
-        cell = re.sub(r" \(\d+ seeds\)", "", self.cells[column])
+        """A cell in short: seeds stand in `name`, and the size hardly depends on them.
+
+        A report has no column that would be empty throughout.
+        """
+        cell = re.sub(r" \(\d+ seeds\)", "", self.cells.get(column, "–"))
         return cell if COLUMNS[column].endswith(("(%)", "(points)")) else cell.split(" ")[0]
 
     @property
