@@ -43,6 +43,7 @@ from mmcompress.records.settings import config_hash
 from mmcompress.report.console import print_report
 from mmcompress.report.pictures import accuracy_vs_size
 from mmcompress.report.summary import comparable
+from mmcompress.system.devices import gpu_name
 from mmcompress.system.distributed import from_first, is_first_process
 from mmcompress.system.files import set_aside, write_atomically, write_json
 from mmcompress.system.interruption import Interrupted, interruptible, listen
@@ -54,6 +55,11 @@ from mmcompress.training.launch import start_processes
 from mmcompress.training.module import calibrated_in
 
 log = logging.getLogger(__name__)
+
+STAGE_LOG = f"{__name__}.stages"
+BEGINS, ENDS = "begins", "ends"
+stages = logging.getLogger(STAGE_LOG)
+"""Says at level DEBUG where each stage of a run begins and ends, for who watches memory or time."""
 
 
 @dataclass
@@ -90,8 +96,10 @@ class Session:
     def stage(self, name: str) -> Iterator[None]:
         """A part of the run, timed, with random numbers that do not depend on the parts before."""
         seed_from(self.record.seed, name)
+        stages.debug("%s %s", name, BEGINS)
         with self.record.time(name):
             yield
+        stages.debug("%s %s", name, ENDS)
 
     def start_trainer(self, settings: DictConfig) -> pl.Trainer:
         """Lightning's trainer; where it works with several processes, all are up now, and go on
@@ -156,7 +164,7 @@ def start_run(cfg: DictConfig) -> Iterator[Session]:
     if not is_first_process():
         logging.getLogger().setLevel(logging.WARNING)
         get_console().quiet = True
-        yield _session(cfg, RunRecord.start(path, config), [], None)
+        yield _session(cfg, RunRecord.start(path, config, gpu=gpu_name()), [], None)
         return
     held = claim_folder(path, key) if job.sweep_folder() else open_folder(path, key)
     try:
@@ -258,7 +266,7 @@ def _files(cfg: DictConfig, held: RunFolder) -> Iterator[tuple[RunRecord, list[S
     logging.getLogger().addHandler(handler)
     failed = True
     try:
-        with RunRecord.start(folder, plain(cfg)) as record:
+        with RunRecord.start(folder, plain(cfg), gpu=gpu_name()) as record:
             record.starts = held.starts
             sinks = [Sink(logger) for logger in _instantiate(cfg.logger)]
             for sink in sinks:

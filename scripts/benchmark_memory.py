@@ -12,14 +12,12 @@ as files in a table.
 import argparse
 import csv
 import json
+import logging
 import os
-import runpy
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -32,9 +30,10 @@ from safetensors.torch import save_file
 from mmcompress.config.errors import in_one_sentence
 from mmcompress.data.openmoji import load_pairs, split_pairs
 from mmcompress.records.environment import hardware, versions
-from mmcompress.records.record import FILE, RunRecord
+from mmcompress.records.record import FILE
+from mmcompress.session import BEGINS, STAGE_LOG
+from mmcompress.system.devices import gpu_name
 from mmcompress.system.files import write_atomically, write_json
-from mmcompress.system.locations import project_path
 
 ALLOWED = 1e9
 """Bytes that may be needed beside those of the dense file."""
@@ -82,7 +81,11 @@ def main() -> None:
     print(table, end="")
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
-        record = result | {"hardware": hardware(), "versions": versions(), "command": sys.argv}
+        record = result | {
+            "hardware": hardware(gpu_name()),
+            "versions": versions(),
+            "command": sys.argv,
+        }
         write_json(args.out / "memory.json", record)
         write_atomically(args.out / "memory.md", lambda file: file.write(table.encode()))
 
@@ -179,23 +182,23 @@ MARK = "benchmark_memory stage "
 
 
 def run_train(arguments: list[str]) -> None:
-    """`train.py`, saying where each stage begins."""
+    """`mmcompress.run`, saying where each stage begins."""
     mark("libraries")
-    timed = RunRecord.time
+    from mmcompress.experiment import run
 
-    @contextmanager
-    def marked(self: RunRecord, name: str) -> Iterator[None]:
-        mark(name)
-        with timed(self, name):
-            yield
-        mark(FOLLOWING[name])
-
-    RunRecord.time = marked  # type: ignore[method-assign]
-    script = str(project_path("train.py"))
-    runpy.run_path(script)
     mark("dense")
-    sys.argv = [script, *arguments]
-    runpy.run_path(script, run_name="__main__")
+    stages = logging.getLogger(STAGE_LOG)
+    stages.setLevel(logging.DEBUG)
+    stages.addHandler(Marks())
+    run(arguments)
+
+
+class Marks(logging.Handler):
+    """Says where each stage of a run begins and where it ends, by what the run logs of it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        name, what = record.args
+        mark(name if what == BEGINS else FOLLOWING[name])
 
 
 def mark(stage: str) -> None:

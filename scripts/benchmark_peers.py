@@ -47,6 +47,7 @@ from mmcompress.records.environment import git_commit, hardware, versions
 from mmcompress.records.record import finished, read_records
 from mmcompress.report.summary import Summary, summarise
 from mmcompress.report.table import MAIN_METRIC
+from mmcompress.system.devices import gpu_name
 from mmcompress.system.files import write_atomically, write_json
 from mmcompress.training.module import CompressionModule
 from mmcompress.training.progress import ProgressBar
@@ -313,7 +314,7 @@ def write(out: Path, results: list[dict[str, Any]], ours: list[Summary], bench: 
         "dense": {"bytes": dense_file_bytes(bench.dense.model), "metrics": bench.metrics},
         "settings": settings | {"command": sys.argv},
         "versions": versions() | peer_versions(PEERS),
-        "hardware": hardware(),
+        "hardware": hardware(gpu_name()),
         "commit": git_commit(),
     }
     write_json(out / "peers.json", ran)

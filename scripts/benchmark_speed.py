@@ -30,6 +30,7 @@ from mmcompress.config.errors import in_one_sentence
 from mmcompress.functional.contrastive import contrastive_loss
 from mmcompress.records.environment import hardware, peak_memory_bytes, versions
 from mmcompress.runtime.latency import alternate
+from mmcompress.system.devices import gpu_name
 from mmcompress.system.files import write_atomically, write_json
 from mmcompress.system.memory import keep_freed_memory
 from mmcompress.training.module import parameter_groups
@@ -77,7 +78,11 @@ def main() -> None:
     print(table, end="")
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
-        record = results | {"hardware": hardware(), "versions": versions(), "command": sys.argv}
+        record = results | {
+            "hardware": hardware(gpu_name()),
+            "versions": versions(),
+            "command": sys.argv,
+        }
         write_json(args.out / "speed.json", record)
         write_atomically(args.out / "speed.md", lambda file: file.write(table.encode()))
 

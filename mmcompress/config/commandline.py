@@ -5,8 +5,10 @@ called here instead.
 """
 
 import argparse
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +62,23 @@ def start(task: TaskFunction, words: Sequence[str]) -> None:
         )
     hydra = Hydra.create_main_hydra2(MAIN, search_path)
     try:
-        _act(hydra, task, parser, args)
+        with _same_logging():
+            _act(hydra, task, parser, args)
     finally:
         GlobalHydra.instance().clear()
+
+
+@contextmanager
+def _same_logging() -> Iterator[None]:
+    """Take away in the end the handlers that Hydra gives the root logger, which would keep the
+    standard output of now."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
 
 
 def _parsed(words: Sequence[str]) -> tuple[argparse.ArgumentParser, argparse.Namespace]:

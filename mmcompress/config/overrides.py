@@ -63,20 +63,28 @@ def _no_such_choice(path: str, options: Collection[str]) -> str:
 
 def _no_such_key(error: OmegaConfBaseException) -> str:
     """With `+` where what the key belongs to takes it, and what there is to choose from else."""
-    from mmcompress.config.validation import takes
-
     where, _, key = str(error.full_key).rpartition(".")
     parent = error.parent_node
+    keys = [str(name) for name in parent if not str(name).startswith(("_", "hydra"))]
+    place = f"{where} has no key {key}" if where else f"there is no key {key}"
+    sentence = f"{error.full_key}: {place}; {_choose(key, keys)}"
+    if _near(key, keys):  # known before anything is imported that takes seconds
+        return sentence
     target = OmegaConf.is_dict(parent) and OmegaConf.select(parent, "_target_")
+    from mmcompress.config.validation import takes
+
     if target and takes(target, key):
         return f"{error.full_key} is not set in this configuration: set it with a plus sign, " + (
             f"+{error.full_key}=VALUE"
         )
-    keys = [str(name) for name in parent if not str(name).startswith(("_", "hydra"))]
     if not keys:
         return f"{error.full_key}: {where} has no keys that could be set"
-    place = f"{where} has no key {key}" if where else f"there is no key {key}"
-    return f"{error.full_key}: {place}; {_choose(key, keys)}"
+    return sentence
+
+
+def _near(given: str, options: Collection[str]) -> list[str]:
+    """Of which options it may be a misspelling."""
+    return difflib.get_close_matches(given, list(options), cutoff=NEAR)
 
 
 def _choose(given: str, options: Collection[str]) -> str:
@@ -86,7 +94,7 @@ def _choose(given: str, options: Collection[str]) -> str:
     >>> _choose("x", ["lowrank", "int8"])
     'choose one of lowrank, int8'
     """
-    near = difflib.get_close_matches(given, list(options), cutoff=NEAR)
+    near = _near(given, options)
     if near:
         return f"did you mean {' or '.join(near)}?"
     return f"choose one of {', '.join(options)}"

@@ -34,15 +34,17 @@ def versions() -> dict[str, str]:
     return found
 
 
-def hardware() -> dict[str, Any]:
-    """`cpu` (model), `cores` that this process may use, `ram_bytes`, `gpu` (name or None)."""
-    import torch  # here: who only reads records need not wait for it
+def hardware(gpu: str | None) -> dict[str, Any]:
+    """`cpu` (model), `cores` that this process may use, `ram_bytes`, `gpu` (name or None).
 
+    Args:
+        gpu: what `system.devices.gpu_name` says; this room does without torch.
+    """
     return {
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
         "ram_bytes": _ram_bytes(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "gpu": gpu,
     }
 
 

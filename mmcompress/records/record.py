@@ -32,7 +32,7 @@ BEFORE_RESULTS = ("folder", "config", "config_hash", "seed", "status", "starts",
 class RunRecord:
     """Fill it while a run goes on; leaving the `with` block writes `run.json`.
 
-        with RunRecord.start(folder, config) as record:
+        with RunRecord.start(folder, config, gpu=None) as record:
             with record.time("fit_s"):
                 trainer.fit(module, data)
             record.metrics["compressed"] = evaluate(…)
@@ -83,12 +83,13 @@ class RunRecord:
     error: str | None = None
 
     @classmethod
-    def start(cls, folder: Path, config: dict[str, Any]) -> Self:
+    def start(cls, folder: Path, config: dict[str, Any], *, gpu: str | None) -> Self:
         """A record of this process, from now on.
 
         Args:
             folder: the run folder; it exists.
             config: the resolved configuration, plain containers; its `seed` is copied out.
+            gpu: name of the CUDA device in use.
         """
         return cls(
             folder=folder,
@@ -98,7 +99,7 @@ class RunRecord:
             seed=config.get("seed"),
             git_commit=git_commit(),
             versions=versions(),
-            hardware=hardware(),
+            hardware=hardware(gpu),
         )
 
     def __post_init__(self) -> None:

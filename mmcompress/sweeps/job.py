@@ -25,6 +25,7 @@ from mmcompress.records.place import run_path
 from mmcompress.records.record import RunRecord, error_line, read_record
 from mmcompress.records.schema import FINISHED
 from mmcompress.records.settings import config_hash
+from mmcompress.system.devices import gpu_name
 from mmcompress.system.distributed import is_first_process
 from mmcompress.system.files import write_atomically
 from mmcompress.system.interruption import Interrupted, interruptible
@@ -139,7 +140,7 @@ def _keep(cfg: DictConfig, path: Path, error: Exception) -> None:
     try:
         text = "".join(traceback.format_exception(error))
         write_atomically(path / "traceback.txt", lambda file: file.write(text.encode()))
-        failed = RunRecord.start(path, config)
+        failed = RunRecord.start(path, config, gpu=gpu_name())
         failed.starts, failed.error = held.starts, error_line(error)
         failed.save("failed")
     except OSError as problem:

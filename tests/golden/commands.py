@@ -36,7 +36,7 @@ ACCURACIES = ("recipe", "seeds", "retrieval/", "zeroshot/", "delta/", "dense/")
 
 def machine() -> dict[str, str]:
     """What has a say in the last bit."""
-    return {"cpu": hardware()["cpu"], "torch": versions()["torch"]}
+    return {"cpu": hardware(None)["cpu"], "torch": versions()["torch"]}
 
 
 def train(folder: Path, *overrides: str, key: str = "run_dir") -> None:

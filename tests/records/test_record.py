@@ -42,7 +42,7 @@ def read(folder):
 
 
 def test_a_finished_run(tmp_path):
-    with RunRecord.start(tmp_path, CONFIG) as record:
+    with RunRecord.start(tmp_path, CONFIG, gpu=None) as record:
         with record.time("fit_s"):
             time.sleep(0.02)
         with record.time("fit_s"):
@@ -63,7 +63,8 @@ def test_a_finished_run(tmp_path):
 
 def test_a_failed_run_keeps_what_it_had_and_raises(tmp_path):
     error = ValueError("the loss is nan\n  at step 7")
-    with pytest.raises(ValueError, match="the loss"), RunRecord.start(tmp_path, CONFIG) as record:  # noqa: PT012
+    record = RunRecord.start(tmp_path, CONFIG, gpu=None)
+    with pytest.raises(ValueError, match="the loss"), record:  # noqa: PT012
         record.metrics["dense"] = {"a": 0.5}
         raise error
     written = read(tmp_path)
@@ -73,7 +74,7 @@ def test_a_failed_run_keeps_what_it_had_and_raises(tmp_path):
 
 
 def test_an_interrupted_run_says_so(tmp_path):
-    with pytest.raises(Interrupted), RunRecord.start(tmp_path, CONFIG):
+    with pytest.raises(Interrupted), RunRecord.start(tmp_path, CONFIG, gpu=None):
         raise Interrupted(143)
     written = read(tmp_path)
     assert (written["status"], written["error"]) == ("interrupted", "interrupted by SIGTERM")
@@ -85,7 +86,7 @@ def test_complete_results_stay_complete_whatever_follows(tmp_path, make_record):
         (OSError("no"), "OSError: no"),
         (Interrupted(143), "interrupted by SIGTERM"),
     ):
-        record = RunRecord.start(tmp_path, CONFIG)
+        record = RunRecord.start(tmp_path, CONFIG, gpu=None)
         with pytest.raises(type(error)), record:  # noqa: PT012
             record.take_results(make_record("int8"))
             record.save("scored")
@@ -100,7 +101,7 @@ def test_complete_results_stay_complete_whatever_follows(tmp_path, make_record):
 def test_reading_back(tmp_path):
     for name in ("b", "a"):
         (tmp_path / name).mkdir()
-        with pytest.raises(ZeroDivisionError), RunRecord.start(tmp_path / name, CONFIG):
+        with pytest.raises(ZeroDivisionError), RunRecord.start(tmp_path / name, CONFIG, gpu=None):
             raise ZeroDivisionError
     records = read_records(tmp_path)
     assert [r["folder"] for r in records] == [str(tmp_path / "a"), str(tmp_path / "b")]
@@ -122,7 +123,7 @@ def test_unfinished_runs_are_counted_not_hidden(make_record, caplog):
 
 
 def test_environment():
-    machine = hardware()
+    machine = hardware(None)
     assert machine["cores"] >= 1
     assert machine["cpu"]
     assert machine["ram_bytes"] > 2**28
