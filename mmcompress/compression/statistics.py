@@ -6,7 +6,7 @@ get what one process alone would, bit for bit.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from mmcompress.backbones.base import UNOBSERVED, Backbone, Target
 from mmcompress.backbones.capabilities import Encoder
 from mmcompress.functional.contrastive import contrastive_loss
 from mmcompress.functional.finite import describe_not_finite
+from mmcompress.functional.hessian import DAMPING, inverse_cholesky
 from mmcompress.system.distributed import from_all, in_order, rank, size
 from mmcompress.system.mapped import layer_by_layer
 
@@ -34,6 +35,33 @@ PERTURBATION = 1e-3
 Batch = dict[str, Tensor]
 
 
+class LastFactor:
+    """The factor of an inverse Hessian that was made last, for all statistics of a calibration.
+
+    q, k and v hold one statistic and come one after another. To keep every factor would take as
+    much memory as all statistics do.
+    """
+
+    def __init__(self) -> None:
+        self._made_of: tuple[InputStatistic, float, bool] | None = None
+        self._factor: Tensor | None = None
+
+    def get(self, inputs: "InputStatistic", damping: float, act_order: bool) -> Tensor:
+        """See `InputStatistic.inverse_cholesky`."""
+        if self._factor is not None and self._made_of is not None:
+            made_of, *settings = self._made_of
+            if made_of is inputs and settings == [damping, act_order]:
+                return self._factor
+        self._made_of = self._factor = None  # it goes before the next one comes
+        moment = inputs.second_moment
+        if act_order:
+            order = inputs.falling_order()
+            moment = moment[order][:, order]
+        self._made_of = inputs, damping, act_order
+        self._factor = inverse_cholesky(moment, damping=damping)
+        return self._factor
+
+
 @dataclass
 class InputStatistic:
     """Moments of a weight's input over all calibration tokens; padding does not count.
@@ -44,12 +72,27 @@ class InputStatistic:
         abs_mean: (in,), mean over tokens of |x|; for an embedding, how often each row was read.
         abs_max: (in,), largest |x|; for an embedding 1 where a row was read.
         tokens: how many vectors were summed.
+        last_factor: that the statistics of one calibration share.
     """
 
     second_moment: Tensor
     abs_mean: Tensor
     abs_max: Tensor
     tokens: int
+    last_factor: LastFactor = field(default_factory=LastFactor, repr=False, compare=False)
+
+    def falling_order(self) -> Tensor:
+        """The inputs (in,) by falling second moment, int64; of equals the first comes first."""
+        return self.second_moment.diagonal().argsort(descending=True, stable=True)
+
+    def inverse_cholesky(self, *, damping: float = DAMPING, act_order: bool = False) -> Tensor:
+        """`functional.hessian.inverse_cholesky` of the second moment (in, in).
+
+        Args:
+            damping: see there.
+            act_order: of the inputs in `falling_order`.
+        """
+        return self.last_factor.get(self, damping, act_order)
 
 
 @dataclass
@@ -168,8 +211,10 @@ def collect_inputs(
                 f"{target.name} saw no calibration sample: its module never ran on the calibration "
                 "data; leave it out with a selector (modality, role)"
             )
+    last_factor = LastFactor()
     for statistic in {id(s): s for s in observer.sums.values()}.values():
         statistic.abs_mean /= statistic.tokens
+        statistic.last_factor = last_factor
     return observer.sums
 
 

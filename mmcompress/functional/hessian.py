@@ -8,13 +8,20 @@ reads all of these from one Cholesky factor of H⁻¹.
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
 DAMPING = 0.01
 """Share of the mean of the diagonal that is added to the diagonal (arXiv:2210.17323, section 3.3;
 arXiv:2301.00774, section 4)."""
 
-_last: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+def ridge(moment: Tensor, share: float = DAMPING) -> Tensor:
+    """λ, a share of the mean of the diagonal; a scalar.
+
+    Args:
+        moment: (in, in), or (in,) for a diagonal one.
+        share: of the mean.
+    """
+    return share * (moment if moment.ndim == 1 else moment.diagonal()).mean()
 
 
 def damp(moment: Tensor, share: float = DAMPING) -> Tensor:
@@ -31,9 +38,9 @@ def damp(moment: Tensor, share: float = DAMPING) -> Tensor:
     if not moment.any():
         return torch.ones_like(moment) if moment.ndim == 1 else torch.eye(len(moment)).to(moment)
     if moment.ndim == 1:
-        return moment + share * moment.mean()
+        return moment + ridge(moment, share)
     damped = moment.clone()
-    damped.diagonal().add_(share * moment.diagonal().mean())
+    damped.diagonal().add_(ridge(moment, share))
     return damped
 
 
@@ -63,17 +70,3 @@ def inverse_cholesky(moment: Tensor, *, damping: float = DAMPING) -> Tensor:
         failed, damping = bool(info), max(damping, DAMPING) * 10
     identity = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
     return torch.linalg.solve_triangular(lower.flip(0, 1), identity, upper=True).float()
-
-
-def shared_inverse_cholesky(moment: Tensor, *, damping: float = DAMPING) -> Tensor:
-    """`inverse_cholesky`, computed once for layers that come one after another with one moment.
-
-    q, k and v read the same input and hold the same statistic. Only the last factor is kept, and
-    only for as long as its moment is.
-    """
-    known, factor = _last.get(moment, (None, None))
-    if known != damping:
-        _last.clear()
-        factor = inverse_cholesky(moment, damping=damping)
-        _last[moment] = damping, factor
-    return factor

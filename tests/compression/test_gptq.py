@@ -26,6 +26,19 @@ def moment_of(inputs: int, tokens: int = 200) -> Tensor:
     return mixed @ mixed.T
 
 
+def run_gptq(
+    weight: Tensor,
+    moment: Tensor,
+    grid: Grid,
+    *,
+    act_order: bool = False,
+    damping: float = DAMPING,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    seen = InputStatistic(moment, torch.ones(len(moment)), torch.ones(len(moment)), 1)
+    factor = seen.inverse_cholesky(damping=damping, act_order=act_order)
+    return gptq(weight, factor, grid, order=seen.falling_order() if act_order else None)
+
+
 def nearest(weight: Tensor, grid: Grid) -> Tensor:
     return grid.snap(weight, *choose_scale(weight, grid))
 
@@ -54,7 +67,7 @@ def test_equals_column_by_column_elimination(act_order: bool) -> None:
     grid = Grid(bits=3, group_size=160)
     order = moment.diagonal().argsort(descending=True).tolist() if act_order else range(160)
     expected = reference(weight, moment, grid, list(order))
-    quantised, _, _ = gptq(weight, moment, grid, act_order=act_order)
+    quantised, _, _ = run_gptq(weight, moment, grid, act_order=act_order)
     # float32 here, float64 there: a weight half-way between two levels may fall either way
     assert ((quantised - expected).abs() > 1e-4).double().mean() < 0.01
 
@@ -63,7 +76,7 @@ def test_independent_inputs_leave_nothing_to_make_up_for() -> None:
     """With a diagonal H it is rounding to nearest."""
     weight, moment = random(5, 24), torch.rand(24).diag() + torch.eye(24)
     for grid in [Grid(4, 24), Grid(3, 8), Grid(3, 8, symmetric=False)]:
-        assert torch.equal(gptq(weight, moment, grid)[0], nearest(weight, grid))
+        assert torch.equal(run_gptq(weight, moment, grid)[0], nearest(weight, grid))
 
 
 def test_two_equal_inputs_by_hand() -> None:
@@ -72,7 +85,7 @@ def test_two_equal_inputs_by_hand() -> None:
     moment[0, 1] = moment[1, 0] = 100.0
     grid = Grid(bits=4, group_size=3)
     assert choose_scale(weight, grid)[0].tolist() == [[1.0]]
-    assert gptq(weight, moment, grid, damping=1e-6)[0].tolist() == [[1.0, 3.0, 7.0]]
+    assert run_gptq(weight, moment, grid, damping=1e-6)[0].tolist() == [[1.0, 3.0, 7.0]]
 
 
 @pytest.mark.parametrize("group_size", [8, 48, 192])
@@ -82,7 +95,7 @@ def test_groups_get_the_scale_that_their_columns_need_when_reached(
 ) -> None:
     weight, moment = random(6, 192), moment_of(192, tokens=400)
     grid = Grid(3, group_size, symmetric)
-    quantised, scale, zero_point = gptq(weight, moment, grid)
+    quantised, scale, zero_point = run_gptq(weight, moment, grid)
     assert torch.equal(grid.snap(quantised, scale, zero_point), quantised), "not on its own grid"
     error = output_error(quantised - weight, moment)
     assert error < 0.7 * output_error(nearest(weight, grid) - weight, moment)
@@ -93,7 +106,7 @@ def test_pruned_weights_stay_zero_and_cost_less_than_rounding(act_order: bool) -
     weight, moment = random(16, 64), moment_of(64)
     weight[random(16, 64, seed=5) < 0] = 0.0
     grid = Grid(3, 16)
-    quantised, _, _ = gptq(weight, moment, grid, act_order=act_order)
+    quantised, _, _ = run_gptq(weight, moment, grid, act_order=act_order)
     assert not quantised[weight == 0].any()
     error = output_error(quantised - weight, moment)
     assert error < 0.85 * output_error(nearest(weight, grid) - weight, moment)
@@ -120,7 +133,7 @@ def test_output_error_is_below_rounding_on_every_layer_of_mini(
     assert len(mini) == 63
     for name, weight, moment in mini:
         grid = Grid(bits, weight.shape[1])
-        error = output_error(gptq(weight, moment, grid)[0] - weight, moment)
+        error = output_error(run_gptq(weight, moment, grid)[0] - weight, moment)
         assert error < output_error(nearest(weight, grid) - weight, moment), name
 
 

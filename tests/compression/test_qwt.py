@@ -37,7 +37,7 @@ def test_regression_equals_the_formula_of_the_paper() -> None:
     x, d = random(60, 5), random(60, 3, seed=1) + 2.0
     ones = torch.cat([x, torch.ones(60, 1)], dim=1).double()
     expected = d.double().T @ ones @ (ones.T @ ones).inverse()
-    weight, bias = Moments.of(x, d).regression(ridge=0.0)
+    weight, bias = Moments.of(x, d).regression(damping=0.0)
     torch.testing.assert_close(weight, expected[:, :5])
     torch.testing.assert_close(bias, expected[:, 5])
 

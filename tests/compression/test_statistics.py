@@ -10,6 +10,7 @@ from mmcompress.backbones.base import Target
 from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.compression.statistics import (
     PERTURBATION,
+    InputStatistic,
     collect_gradients,
     collect_inputs,
     collect_loss_changes,
@@ -17,6 +18,7 @@ from mmcompress.compression.statistics import (
 )
 from mmcompress.data.base import PairData
 from mmcompress.functional.contrastive import contrastive_loss
+from mmcompress.functional.hessian import inverse_cholesky
 
 FC1 = "encoder.layers.0.mlp.fc1"
 
@@ -290,3 +292,26 @@ def test_loss_changes_follow_the_gradient(tiny_backbone: HFClip, tiny_data: Pair
     ]
     rms = (sum(d**2 for d in draws) / len(draws)) ** 0.5
     assert rms == pytest.approx(gradient.mean.norm().item(), rel=0.4)  # 40 draws: ± 11 %
+
+
+def test_one_factor_serves_the_weights_that_share_a_statistic() -> None:
+    """It is made once for q, k and v, and goes when the next statistic asks."""
+    layer, x = nn.Linear(4, 4), torch.randn(9, 4, generator=torch.Generator().manual_seed(0))
+    seen, other = input_statistic(layer, x, None), input_statistic(layer, 2 * x, None)
+    other.last_factor = seen.last_factor
+    factor = seen.inverse_cholesky()
+    assert torch.equal(factor, inverse_cholesky(seen.second_moment))
+    assert seen.inverse_cholesky() is factor
+    assert not torch.equal(seen.inverse_cholesky(damping=0.1), factor)
+    again = seen.inverse_cholesky()
+    assert torch.equal(again, factor)
+    other.inverse_cholesky()
+    assert seen.inverse_cholesky() is not again, "only the last one is kept"
+
+
+def test_a_factor_in_the_order_of_falling_moments() -> None:
+    seen = InputStatistic(torch.diag(torch.tensor([1.0, 4.0, 9.0])), *[torch.ones(3)] * 2, 1)
+    assert seen.falling_order().tolist() == [2, 1, 0]
+    roots = seen.inverse_cholesky(damping=1e-9, act_order=True).diagonal()
+    torch.testing.assert_close(roots, torch.tensor([1 / 3, 1 / 2, 1.0]))
+    assert seen.inverse_cholesky(damping=1e-9).diagonal().tolist() != roots.tolist()

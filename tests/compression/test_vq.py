@@ -39,7 +39,8 @@ def layer_of(rows: int, columns: int, *, row_scale: bool = True) -> Layer:
     inputs = correlated(100, columns)
     weight = random(rows, columns) * torch.logspace(-1, 1, rows)[:, None]
     ones = torch.ones(rows)
-    return Layer(weight, inputs.T @ inputs, ones, rms_scale(weight, row_scale))
+    seen = input_statistic(nn.Linear(columns, rows), inputs, None)
+    return Layer(weight, seen, ones, rms_scale(weight, row_scale))
 
 
 def quantised(layer: Layer, codebook: Tensor, indices: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 import torch
 from torch import Tensor
 
-from mmcompress.functional.hessian import DAMPING, inverse_cholesky, shared_inverse_cholesky
+from mmcompress.functional.hessian import DAMPING, inverse_cholesky, ridge
 
 
 def moment_of(inputs: int, tokens: int) -> Tensor:
@@ -47,11 +47,7 @@ def test_damping_rises_until_rounding_errors_are_covered():
     assert torch.isfinite(inverse_cholesky(moment)).all()
 
 
-def test_one_moment_is_factorised_once():
-    moment = moment_of(4, 9)
-    factor = shared_inverse_cholesky(moment)
-    assert shared_inverse_cholesky(moment) is factor
-    assert shared_inverse_cholesky(moment, damping=0.1) is not factor
-    factor = shared_inverse_cholesky(moment)
-    assert shared_inverse_cholesky(moment.clone()) is not factor
-    assert shared_inverse_cholesky(moment) is not factor, "only the last one is kept"
+def test_the_ridge_is_a_share_of_the_mean_of_the_diagonal():
+    moment = torch.tensor([[1.0, 9.0], [9.0, 3.0]])
+    assert float(ridge(moment, 0.5)) == 1.0
+    assert float(ridge(moment.diagonal(), 0.5)) == 1.0

@@ -18,7 +18,6 @@ from mmcompress.compression.pruning.masks import Mask, lowest_mask
 from mmcompress.compression.pruning.scored import ScoredPruning
 from mmcompress.compression.statistics import Statistic
 from mmcompress.functional.error_feedback import BLOCK, feed_back_errors
-from mmcompress.functional.hessian import shared_inverse_cholesky
 
 
 def sparsegpt(
@@ -113,7 +112,7 @@ class SparseGPT(ScoredPruning):
         weight = getattr(module, parameter).detach()
         corrected, kept = sparsegpt(
             as_matrix(weight),
-            shared_inverse_cholesky(statistic.inputs.second_moment),
+            statistic.inputs.inverse_cholesky(),
             decision["pruned"],
             group_size=decision["group_size"],
             block_size=decision["block_size"],

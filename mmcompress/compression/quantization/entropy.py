@@ -33,7 +33,6 @@ from mmcompress.compression.base import (
 from mmcompress.compression.statistics import INPUTS, Statistic
 from mmcompress.functional.error_feedback import feed_back_errors
 from mmcompress.functional.float16 import round_to_float16
-from mmcompress.functional.hessian import shared_inverse_cholesky
 
 LARGEST = 127
 """Largest magnitude of a code: 8 bits."""
@@ -190,8 +189,8 @@ class Entropy(Compressor):
     ) -> nn.Module:
         factor = None
         if statistic is not None and statistic.inputs is not None:
-            moment = statistic.inputs.second_moment
-            factor = shared_inverse_cholesky(moment) if moment.ndim == 2 else None
+            whole = statistic.inputs.second_moment.ndim == 2  # no embedding
+            factor = statistic.inputs.inverse_cholesky() if whole else None
         return EntropyQuantize(getattr(module, parameter).detach(), factor=factor, **decision)
 
     def penalty(self) -> Tensor | float:

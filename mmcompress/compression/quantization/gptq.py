@@ -19,7 +19,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from mmcompress.backbones.base import WITHOUT_MOMENT, Target
 from mmcompress.compression.base import Decision, as_matrix, kept_mask
@@ -29,9 +28,7 @@ from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.quantization.scales import choose_scale
 from mmcompress.compression.statistics import INPUTS, Statistic
 from mmcompress.functional.error_feedback import feed_back_errors
-from mmcompress.functional.hessian import DAMPING, shared_inverse_cholesky
-
-_ordered: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+from mmcompress.functional.hessian import DAMPING
 
 
 def output_error(difference: Tensor, moment: Tensor) -> Tensor:
@@ -47,27 +44,19 @@ def output_error(difference: Tensor, moment: Tensor) -> Tensor:
 
 
 def gptq(
-    weight: Tensor,
-    moment: Tensor,
-    grid: Grid,
-    *,
-    act_order: bool = False,
-    damping: float = DAMPING,
+    weight: Tensor, factor: Tensor, grid: Grid, *, order: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Weights on the grid whose output error is small.
 
     Args:
         weight: (out, in); zeros stay zero where the grid lacks zero or the row holds a mask.
-        moment: H (in, in), the sum of x xᵀ.
+        factor: upper Cholesky factor (in, in) of the inverse of H, the sum of x xᵀ; of its columns
+            in `order`.
         grid: the levels.
-        act_order: visit columns by falling diagonal of H.
-        damping: share of the mean of the diagonal of H that is added to it.
+        order: (in,) int64, in which columns are visited; from the left when None.
     Returns:
         Quantised weight (out, in) float32, scale and zero point as from `choose_scale`.
     """
-    order = moment.diagonal().argsort(descending=True, stable=True) if act_order else None
-    ordered = moment if order is None else _in_order(moment, order)
-    factor = shared_inverse_cholesky(ordered, damping=damping)
     kept = kept_mask(weight)
     mask = None if kept.all() else kept.T.contiguous()
     columns = weight.float().T.contiguous()  # C R: a column's weights lie side by side
@@ -107,15 +96,6 @@ def _choose_again(
     scale[:, group] = chosen[:, 0]
     if zero_point is not None and points is not None:
         zero_point[:, group] = points[:, 0]
-
-
-def _in_order(moment: Tensor, order: Tensor) -> Tensor:
-    """The moment of reordered columns, one object for as long as the moment lives: q, k and v
-    share one, and its factor is found by identity."""
-    if moment not in _ordered:
-        _ordered.clear()
-        _ordered[moment] = moment[order][:, order]
-    return _ordered[moment]
 
 
 class GPTQ(Integer):
@@ -176,11 +156,8 @@ class GPTQ(Integer):
         if decision["rounding"] == "nearest" or statistic is None:
             return FakeQuantize(grid, *choose_scale(as_matrix(weight), grid))
         assert statistic.inputs is not None
-        quantised, scale, zero_point = gptq(
-            as_matrix(weight),
-            statistic.inputs.second_moment,
-            grid,
-            act_order=decision["act_order"],
-            damping=decision["damping"],
-        )
+        options = {key: decision[key] for key in ("damping", "act_order")}
+        factor = statistic.inputs.inverse_cholesky(**options)
+        order = statistic.inputs.falling_order() if decision["act_order"] else None
+        quantised, scale, zero_point = gptq(as_matrix(weight), factor, grid, order=order)
         return FakeQuantize(grid, scale, zero_point, initial=quantised.view_as(weight))

@@ -27,13 +27,14 @@ from mmcompress.backbones.base import Backbone, Target
 from mmcompress.compression.base import Compressor, Decision
 from mmcompress.compression.calls import Call, block_calls, paired_stacks
 from mmcompress.compression.statistics import Statistic, matching
+from mmcompress.functional.hessian import ridge
 from mmcompress.modules.compensation import NAME, compensate
 from mmcompress.modules.lowrank import LowRankLinear
 
 HELD_OUT = 5
 """One in so many samples takes no part in the fit, and judges it."""
 
-RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
+DAMPINGS = (1e-4, 1e-3, 1e-2, 1e-1)
 """Dampings that are tried, as shares of the mean variance of an input."""
 
 
@@ -66,11 +67,11 @@ class Moments:
         mine, theirs = vars(self), vars(other)
         return Moments(**{key: mine[key] + theirs[key] for key in mine})
 
-    def regression(self, ridge: float, rank: int | None = None) -> tuple[Tensor, Tensor]:
+    def regression(self, damping: float, rank: int | None = None) -> tuple[Tensor, Tensor]:
         """W and b with the least Σ ‖d − W x − b‖² (arXiv:2411.13918, section 3.2), damped.
 
         Args:
-            ridge: share of the mean variance of an input that is added to each.
+            damping: share of the mean variance of an input that is added to each.
             rank: of W; None for any.
         Returns:
             W (out, in) and b (out,), float64.
@@ -79,8 +80,8 @@ class Moments:
         variance = self.xx / self.count - torch.outer(mean_x, mean_x)
         covariance = self.dx / self.count - torch.outer(mean_d, mean_x)
         damped = variance.clone()
-        added = ridge * float(variance.diagonal().mean())
-        damped.diagonal().add_(max(added, torch.finfo(torch.float64).tiny))
+        added = ridge(variance, damping).clamp(min=torch.finfo(torch.float64).tiny)
+        damped.diagonal().add_(added)
         weight = torch.linalg.solve(damped, covariance.T).T
         if rank is not None:
             _, directions = torch.linalg.eigh(weight @ damped @ weight.T)
@@ -103,9 +104,9 @@ def fit(used: Moments, held_out: Moments, rank: int | None) -> tuple[Tensor, Ten
     Returns:
         W, b, and R² on the held-out samples of the fit without them.
     """
-    scores = {ridge: held_out.explained(*used.regression(ridge, rank)) for ridge in RIDGES}
-    ridge = max(scores, key=scores.__getitem__)
-    return *(used + held_out).regression(ridge, rank), scores[ridge]
+    scores = {share: held_out.explained(*used.regression(share, rank)) for share in DAMPINGS}
+    best = max(scores, key=scores.__getitem__)
+    return *(used + held_out).regression(best, rank), scores[best]
 
 
 class QwT(Compressor):

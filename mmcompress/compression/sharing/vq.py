@@ -28,11 +28,11 @@ from mmcompress.compression.sharing.codebook import (
     rounded_entries,
     would_not_shrink,
 )
-from mmcompress.compression.statistics import Statistic
+from mmcompress.compression.statistics import InputStatistic, Statistic
 from mmcompress.functional.conjugate_gradients import conjugate_gradients
 from mmcompress.functional.error_feedback import feed_back_joint_errors
 from mmcompress.functional.float16 import round_to_float16
-from mmcompress.functional.hessian import DAMPING, shared_inverse_cholesky
+from mmcompress.functional.hessian import ridge
 from mmcompress.functional.kmeans import nearest, weighted_kmeans
 from mmcompress.functional.lookup import lookup
 
@@ -52,27 +52,27 @@ class Layer:
 
     Attributes:
         weight: (rows, columns).
-        moment: (columns, columns), of the input; None when all columns count the same.
+        inputs: of a linear layer or a convolution; None when all columns count the same.
         row_weight: (rows,), how much each row counts.
         scale: (rows, 1) float16, by which entries are multiplied.
     """
 
     weight: Tensor
-    moment: Tensor | None
+    inputs: InputStatistic | None
     row_weight: Tensor
     scale: Tensor
 
     @classmethod
     def of(cls, weight: Tensor, statistic: Statistic | None, *, row_scale: bool) -> "Layer":
         """With what calibration says: of inputs, or for an embedding of rows."""
-        moment, row_weight = None, weight.new_ones(len(weight))
+        inputs, row_weight = None, weight.new_ones(len(weight))
         if statistic is not None and statistic.inputs is not None:
             seen = statistic.inputs.second_moment
             if seen.ndim == 1:  # how often each row of a table was read
                 row_weight = smoothed_frequency(seen)
             else:
-                moment = seen
-        return cls(weight, moment, row_weight, rms_scale(weight, row_scale))
+                inputs = statistic.inputs
+        return cls(weight, inputs, row_weight, rms_scale(weight, row_scale))
 
     @property
     def normalised(self) -> Tensor:
@@ -80,9 +80,14 @@ class Layer:
         return self.weight / self.scale.float()
 
     @property
+    def moment(self) -> Tensor | None:
+        """(columns, columns), of the input."""
+        return None if self.inputs is None else self.inputs.second_moment
+
+    @property
     def _ridge(self) -> Tensor:
         assert self.moment is not None
-        return DAMPING * self.moment.diagonal().mean().clamp(min=1e-12)
+        return ridge(self.moment).clamp(min=1e-14)
 
     @property
     def importance(self) -> Tensor:
@@ -140,7 +145,7 @@ def assign(layer: Layer, codebook: Tensor) -> Tensor:
     """
     size = codebook.shape[1]
     left = layer.normalised
-    if layer.moment is None:
+    if layer.inputs is None:
         return nearest(left.reshape(-1, size), codebook)[0]
     chosen = []
 
@@ -150,7 +155,7 @@ def assign(layer: Layer, codebook: Tensor) -> Tensor:
         chosen.append(indices)
         return codebook[indices].T
 
-    factor = shared_inverse_cholesky(layer.moment)
+    factor = layer.inputs.inverse_cholesky()
     feed_back_joint_errors(left.T, factor, nearest_entries, size=size)
     return torch.stack(chosen, dim=1).flatten()
 
