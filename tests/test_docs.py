@@ -8,7 +8,7 @@ from pkgutil import resolve_name
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from mmcompress.config.compose import composed
+from mmcompress.config.compose import compose_config
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"  # which commands write
@@ -98,7 +98,7 @@ def test_commands_compose(words: tuple[str, ...]) -> None:
         pytest.skip("its configuration is the reader's own")
     if "sweep=optuna_pareto" in words:
         pytest.importorskip("optuna", reason='needs pip install "mmcompress[sweep]"')
-    assert composed(*overrides(list(words))).seed in (0, 1, 2)
+    assert compose_config(*overrides(list(words))).seed in (0, 1, 2)
 
 
 @pytest.mark.parametrize("page", PAGES)
