@@ -103,6 +103,14 @@ def _run(cfg: DictConfig) -> None:
 
 
 @in_one_sentence
+def list_recipes(name: str | None, as_json: bool, folder: Path | None) -> None:
+    """Print all recipes by family, or every setting of one."""
+    from mmcompress.report.recipes import show_recipes
+
+    show_recipes(name, as_json=as_json, folder=folder)
+
+
+@in_one_sentence
 def name_targets(overrides: Sequence[str]) -> None:
     """Print the card of a backbone."""
     from mmcompress.backbones.card import card_of
@@ -195,6 +203,15 @@ COMMANDS = {
         "compress, fine-tune, store and score a model, as train.py; takes Hydra overrides such as "
         "compression=int4",
         lambda args: None,
+    ),
+    "recipes": Command(
+        "what recipes there are, or every setting of one",
+        lambda args: list_recipes(args.name, args.json, args.config_dir),
+        [
+            ("name", {"nargs": "?", "help": "such as int4; all recipes by default"}),
+            ("--json", {"action": "store_true", "help": "print it for programs"}),
+            ("--config-dir", {"type": Path, "help": "folder with configs of your own"}),
+        ],
     ),
     "targets": Command(
         "what of a model may be compressed, by tower",

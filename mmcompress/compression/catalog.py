@@ -6,6 +6,7 @@ sentence there may say which values are legal: `Legal: whole number from 2 to 8,
 """
 
 import ast
+import difflib
 import functools
 import importlib.util
 import inspect
@@ -30,6 +31,12 @@ SELECTORS = ("modality", "role", "granularity")
 HANDS_SELECTORS_ON = "selectors"
 """Name of a constructor's `**` argument that hands nothing but these on to its parents; any other
 name hands on whatever the parents take."""
+
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml's, which is faster, where PyYAML was built with it."""
+
+PAPER = re.compile(r'"([^"]+)",? ([^":;]*?\d{4})[,:] arXiv:(\d{4}\.\d{4,5})')
+"""Title, authors with year, number."""
 
 LEGAL = "Legal:"
 """Before the legal values, at the end of what `Args:` says of a setting."""
@@ -63,12 +70,14 @@ class StepCard:
         name: its key in the YAML file.
         target: full name of the class.
         summary: first line of the class's docstring.
+        papers: title, authors, year and number on arXiv of each that its module's docstring cites.
         settings: in the order of the signature; those that select weights come last.
     """
 
     name: str
     target: str
     summary: str
+    papers: tuple[str, ...]
     settings: tuple[Setting, ...]
 
 
@@ -95,12 +104,30 @@ def recipes(*folders: Path) -> dict[str, RecipeCard]:
     Args:
         *folders: more folders of YAML files than `conf/compression`; they come first.
     """
-    files = {
+    files = _files(folders)
+    return {name: _recipe(files[name], files) for name in sorted(files)}
+
+
+def recipe(name: str, *folders: Path) -> RecipeCard:
+    """One of them.
+
+    Raises:
+        ValueError: there is none of that name; says which are near.
+    """
+    files = _files(folders)
+    if name not in files:
+        near = difflib.get_close_matches(name, files)
+        choice = f"did you mean {' or '.join(near)}?" if near else "`mmcompress recipes` lists them"
+        raise ValueError(f"there is no recipe {name!r}; {choice}")
+    return _recipe(files[name], files)
+
+
+def _files(folders: Sequence[Path]) -> dict[str, Path]:
+    return {
         path.stem: path
         for folder in reversed([*folders, project_path("conf") / "compression"])
         for path in folder.glob("*.yaml")
     }
-    return {name: _recipe(files[name], files) for name in sorted(files)}
 
 
 def _recipe(path: Path, files: Mapping[str, Path]) -> RecipeCard:
@@ -116,7 +143,7 @@ def _recipe(path: Path, files: Mapping[str, Path]) -> RecipeCard:
 
 def _read(path: Path, files: Mapping[str, Path]) -> dict[str, Any]:
     """A recipe's file over those that its `defaults` name."""
-    own = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    own = yaml.load(path.read_text(encoding="utf-8"), LOADER) or {}
     merged: dict[str, Any] = {}
     for name in own.pop("defaults", []):
         if name != "_self_":
@@ -147,7 +174,7 @@ def _step(name: str, config: Mapping[str, Any]) -> StepCard:
         else s
         for s in ordered
     )
-    return StepCard(name, target, summary_of(target), settings)
+    return StepCard(name, target, summary_of(target), papers_of(target), settings)
 
 
 def summary_of(target: str) -> str:
@@ -158,6 +185,17 @@ def summary_of(target: str) -> str:
     """
     first = _docstring(_class_at(target)).partition("\n\n")[0]
     return " ".join(first.split())
+
+
+def papers_of(target: str) -> tuple[str, ...]:
+    """What the docstring of a class's module cites, one string for each paper on arXiv.
+
+    Args:
+        target: full name of the class.
+    """
+    text = " ".join((ast.get_docstring(_tree(target.rpartition(".")[0])) or "").split())
+    found = PAPER.findall(text)
+    return tuple(f"{title}, {authors}, arXiv:{number}" for title, authors, number in found)
 
 
 def settings_of(target: str) -> list[Setting]:

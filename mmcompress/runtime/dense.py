@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mmcompress.backbones.base import Backbone
+from mmcompress.backbones.capabilities import encoder
 from mmcompress.data.decode import Unreadable, Waveform, resampled
 from mmcompress.data.pairs import as_picture, as_waveform
 from mmcompress.data.text import check_characters
@@ -98,14 +99,15 @@ class DenseModel:
     ) -> Tensor:
         name = "texts" if modality == "text" else "sounds" if modality == "audio" else "images"
         self._check(modality, name, inputs, batch_size)
-        device = next(self.backbone.parameters()).device
+        model = encoder(self.backbone, "this needs", "load one that embeds its inputs")
+        device = next(model.parameters()).device
         starts = progress(range(0, len(inputs), batch_size), f"embed {name}", least=SHOWN_FROM)
         parts = []
         with torch.inference_mode():
             for start in starts:
                 numbers = range(start, min(start + batch_size, len(inputs)))
                 batch = [_read(name, number, read, inputs[number]) for number in numbers]
-                rows = self.backbone.encode(modality, prepare(batch).to(device))
+                rows = model.encode(modality, prepare(batch).to(device))
                 parts.append(check_rows(f"{modality} embeddings", rows.float().cpu()))
         return torch.cat(parts).clone()  # an ordinary tensor, which may take part in training
 
