@@ -179,9 +179,14 @@ def _check_finite(name: str, statistic: Statistic) -> None:
 def collect_inputs(
     backbone: Backbone, batches: Sequence[Batch], targets: Sequence[Target]
 ) -> dict[str, InputStatistic]:
-    """Moments of the inputs of all targets that have them.
+    """Moments of the inputs of all targets that have them, by target name.
 
     Targets that read the same tensor (q, k and v of one attention) share one statistic object.
+
+    Args:
+        backbone: runs on the batches, in evaluation mode.
+        batches: calibration data, modality → preprocessed inputs.
+        targets: whose inputs are seen.
     """
     seen = [t for t in targets if t.granularity not in UNOBSERVED]
     if not seen:
@@ -221,7 +226,13 @@ def collect_inputs(
 def collect_gradients(
     backbone: Backbone, batches: Sequence[Batch], targets: Sequence[Target]
 ) -> dict[str, GradientStatistic]:
-    """Gradients of the loss at all targets (at the original of a parametrised one)."""
+    """Gradients of the loss at all targets, by target name; of a parametrised one at its original.
+
+    Args:
+        backbone: runs forward and backward on the batches.
+        batches: calibration data, modality → preprocessed inputs.
+        targets: at which gradients are taken.
+    """
     weights = {t.name: _trainable(backbone, t) for t in targets}
     sums = {
         n: GradientStatistic(torch.zeros_like(w), torch.zeros_like(w)) for n, w in weights.items()

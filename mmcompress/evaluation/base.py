@@ -48,7 +48,15 @@ class Comparison(Protocol):
 
     def compare(
         self, encode: Encode, dense: Encode, data: PairData, split: str
-    ) -> Iterable[tuple[str, float]]: ...
+    ) -> Iterable[tuple[str, float]]:
+        """The metrics, by name.
+
+        Args:
+            encode, dense: of the model that is scored, and of the dense one.
+            data: what they are run on.
+            split: `val` or `test`.
+        """
+        ...
 
 
 def embed(encode: Encode, batches: DataLoader, *modalities: str) -> dict[str, Tensor]:
@@ -111,6 +119,9 @@ def _names_of(batches: DataLoader, items: Sequence[int], total: int) -> list[str
 def check_split(data: PairData, split: str) -> None:
     """Refuse a split that `data` does not have, or of which nothing can be read.
 
+    Args:
+        data: the data set.
+        split: `train`, `val` or `test`.
     Raises:
         ValueError: names the splits there are, or the first item and what is wrong with it.
     """

@@ -26,7 +26,12 @@ def contrastive_loss(
 
 
 def partners(size: int, concept: Tensor | None) -> Tensor:
-    """Targets of the cross entropy: indices (B,), or shares (B, B) where concepts are given."""
+    """Targets of the cross entropy: indices (B,), or shares (B, B) where concepts are given.
+
+    Args:
+        size: B, pairs of the batch.
+        concept: (B,), equal for pairs that are partners of one another; None when none are.
+    """
     if concept is None:
         return torch.arange(size)
     same = (concept[:, None] == concept).float()  # B B

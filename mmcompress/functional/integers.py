@@ -88,9 +88,15 @@ def dequantise(
 
 
 def code_range(bits: int, *, symmetric: bool, midrise: bool = False) -> tuple[int, int]:
-    """Smallest and largest code: ±(2^(bits−1) − 1) when symmetric, −2^(bits−1) to 2^(bits−1) − 1
-    when midrise, 0 to 2^bits − 1 with a zero point.
+    """Smallest and largest code of a grid.
 
+    ±(2^(bits−1) − 1) when symmetric, −2^(bits−1) to 2^(bits−1) − 1 when midrise, 0 to 2^bits − 1
+    with a zero point.
+
+    Args:
+        bits: width of a code.
+        symmetric: no zero point.
+        midrise: levels lie half a step off zero.
     Raises:
         ValueError: no such grid fits 16 signed bits.
     """

@@ -99,7 +99,14 @@ def _lloyd(
 
 
 def nearest(vectors: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
-    """Index of the nearest centroid of each vector, and half the squared distance to it."""
+    """Index of the nearest centroid of each vector, and half the squared distance to it.
+
+    Args:
+        vectors: (n, d).
+        centroids: (k, d).
+    Returns:
+        (n,) int64, and (n,).
+    """
     # ‖v − c‖² / 2 = ‖v‖² / 2 + (‖c‖² / 2 − v·c); only the bracket depends on c.
     offset = centroids.square().sum(dim=1) / 2  # k
     found = [
@@ -113,7 +120,15 @@ def nearest(vectors: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
 def weighted_nearest(
     vectors: Tensor, importance: Tensor, centroids: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Index of the centroid with the least Σ_t h_t (v_t − c_t)² of each vector, and half of it."""
+    """Index of the centroid with the least Σ_t h_t (v_t − c_t)² of each vector, and half of it.
+
+    Args:
+        vectors: v (n, d).
+        importance: h (n, d), positive.
+        centroids: c (k, d).
+    Returns:
+        (n,) int64, and (n,).
+    """
     pieces = []
     for v, h in zip(vectors.split(CHUNK), importance.split(CHUNK), strict=True):
         bracket = torch.addmm(h @ (centroids.square().T / 2), h * v, centroids.T, alpha=-1.0)

@@ -44,6 +44,10 @@ def ranks(similarity: Tensor, positives: Tensor) -> Tensor:
 def recall_at_k(rank: Tensor, k: int) -> float:
     """Share of queries with a positive among the first `k` (the literature's R@k, "hit rate").
 
+    Args:
+        rank: of each query's best positive, (queries,), from 0.
+        k: at least 1.
+
     Example:
         >>> recall_at_k(torch.tensor([0, 3, 5, 9]), 5)
         0.5

@@ -37,6 +37,12 @@ def zeroshot_ranks(items: Tensor, heads: Tensor, labels: Tensor) -> Tensor:
 def zeroshot_accuracy(items: Tensor, heads: Tensor, labels: Tensor, k: int = 1) -> float:
     """Share of items whose own class is among the `k` closest; a tie counts against it.
 
+    Args:
+        items: embeddings (n, d).
+        heads: embeddings of the classes (classes, d).
+        labels: (n,) int64, the class of each item.
+        k: at least 1.
+
     Example:
         >>> heads = torch.eye(2)
         >>> images = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6], [0.0, 1.0]])
@@ -82,6 +88,10 @@ def zeroshot_hits(
 
 def balanced_accuracy(hits: Tensor, labels: Tensor) -> float:
     """Mean per-class recall: over the classes that occur, of the share of items that are hits.
+
+    Args:
+        hits: (n,) bool, whether the item's own class was found.
+        labels: (n,) int64, the class of each item.
 
     Example:
         >>> balanced_accuracy(torch.tensor([True, True, True, False]), torch.tensor([0, 0, 0, 1]))

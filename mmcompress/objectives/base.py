@@ -17,10 +17,14 @@ def alone(rows: Tensor) -> Tensor:
 
 
 def share(count: Tensor, gather: Gather) -> Tensor:
-    """Factor on a mean over `count` items of this process.
+    """Factor on a mean over the items of this process.
 
     With it the mean over the processes, which is what the optimizer gets, is the mean over all
     items: 1 where all processes have as many.
+
+    Args:
+        count: items of this process, a scalar.
+        gather: collects a tensor from all processes.
     """
     return count / gather(count[None]).float().mean()
 
@@ -33,7 +37,9 @@ class Loss(Protocol):
     """
 
     @property
-    def needs_teacher(self) -> bool: ...
+    def needs_teacher(self) -> bool:
+        """Whether the dense model has to run beside the compressed one."""
+        ...
 
     def __call__(
         self,

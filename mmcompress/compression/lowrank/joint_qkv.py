@@ -27,7 +27,12 @@ from mmcompress.modules.lowrank import LowRankLinear, joint_qkv
 
 
 def projections(attention: str, names: Mapping[str, Any]) -> list[str]:
-    """Names of the q, k and v weights of the attention at a path, as far as `names` has them."""
+    """Names of the q, k and v weights of an attention, as far as there are such weights.
+
+    Args:
+        attention: path of the attention in the model.
+        names: weights that there are, by name.
+    """
     for parts in ATTENTIONS:
         found = [f"{attention}.{part}.weight" for part in (parts.q, parts.k, parts.v)]
         if any(name in names for name in found):

@@ -154,6 +154,10 @@ def _small_gram(matrix: Tensor, moment: Tensor | None) -> Tensor:
 def rank_for_energy(sigma: Tensor, energy: float) -> int:
     """The smallest rank whose squared singular values add up to a share of all of them.
 
+    Args:
+        sigma: singular values (n,), descending.
+        energy: the share, in (0, 1].
+
     Example:
         >>> rank_for_energy(torch.tensor([3.0, 1.0, 0.0]), 0.9)
         1
@@ -163,10 +167,14 @@ def rank_for_energy(sigma: Tensor, energy: float) -> int:
 
 
 def paying_rank(wanted: float, rows: int, columns: int, *, multiple: int) -> tuple[int, str]:
-    """A rank rounded down to a multiple, but not to zero.
+    """A rank rounded down to a multiple, and never to zero; and why it would not pay.
 
+    Args:
+        wanted: the rank before it is rounded.
+        rows, columns: of the matrix.
+        multiple: what the rank becomes a multiple of, at least 1.
     Returns:
-        The rank, and why it would not shrink a matrix; an empty reason when it would.
+        The rank, and why it would not shrink the matrix; an empty reason when it would.
     """
     rank = max(int(wanted) // multiple, 1) * multiple
     if rank * (rows + columns) < rows * columns:

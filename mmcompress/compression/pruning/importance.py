@@ -59,6 +59,9 @@ class Members:
 def members(target: Target, weights: Mapping[str, Tensor]) -> Members:
     """The layers of an attention or MLP, by the names of their weights.
 
+    Args:
+        target: an attention or an MLP.
+        weights: all weights inside it, by name.
     Raises:
         ValueError: a projection is no linear layer, plain or of low rank.
     """
@@ -248,7 +251,14 @@ def chosen(
 
 
 def diagonal_blocks(matrix: Tensor, structures: int) -> Tensor:
-    """(structures · d, structures · d) → (structures, d, d)."""
+    """The square blocks on the diagonal of a matrix, one for each structure.
+
+    Args:
+        matrix: (structures · d, structures · d).
+        structures: how many there are.
+    Returns:
+        (structures, d, d).
+    """
     size = len(matrix) // structures
     squares = matrix.reshape(structures, size, structures, size)
     return squares.diagonal(dim1=0, dim2=2).permute(2, 0, 1)

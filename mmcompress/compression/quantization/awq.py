@@ -80,7 +80,14 @@ def scales_for(
 
 
 def error_with(weight: Tensor, inputs: InputStatistic, grid: Grid, scales: Scales) -> float:
-    """Squared error of the layer's output over all calibration tokens."""
+    """Squared error of the layer's output, summed over all calibration tokens.
+
+    Args:
+        weight: (out, in), before it is rounded.
+        inputs: of the layer.
+        grid: the levels.
+        scales: with which it is rounded.
+    """
     scale, zero_point, column_scale = scales
     rounded = grid.snap(weight, scale, zero_point, column_scale)
     return float(output_error(rounded - weight, inputs.second_moment))

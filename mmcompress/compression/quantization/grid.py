@@ -140,13 +140,27 @@ def as_scale(values: Tensor) -> Tensor:
 
 
 def check_bits(bits: int, low: int = 2, high: int = 8) -> None:
-    """Refuse a width that is no whole number of `low` to `high` bits."""
+    """Refuse a width that is no whole number of `low` to `high` bits.
+
+    Args:
+        bits: the setting.
+        low, high: the smallest and the largest width.
+    Raises:
+        ValueError: names the setting and its range.
+    """
     if not isinstance(bits, int) or not low <= bits <= high:
         raise ValueError(f"bits={bits} must be a whole number from {low} to {high}")
 
 
 def check_group_size(group_size: GroupSize, *, tensor: bool = False) -> None:
-    """Refuse a group size that no weight could fit; `tensor` says whether that word is one."""
+    """Refuse a group size that no weight could fit.
+
+    Args:
+        group_size: the setting.
+        tensor: whether `tensor` is a value that it may have.
+    Raises:
+        ValueError: names the setting and what it may be.
+    """
     whole = isinstance(group_size, int) and group_size >= 1
     if not (whole or group_size is None or (tensor and group_size == TENSOR)):
         words = "tensor or null" if tensor else "or null"
@@ -154,7 +168,15 @@ def check_group_size(group_size: GroupSize, *, tensor: bool = False) -> None:
 
 
 def check_divides(group_size: GroupSize, target: Target, weight: Tensor) -> None:
-    """Refuse a group size that `in_columns` cannot fit to a weight."""
+    """Refuse a group size that `in_columns` cannot fit to a weight.
+
+    Args:
+        group_size: the setting.
+        target: names the weight in the error.
+        weight: as a matrix it gives the columns.
+    Raises:
+        ValueError: neither it nor a smaller one of at least `SMALLEST_GROUP` divides the columns.
+    """
     columns = as_matrix(weight).shape[1]
     if not isinstance(group_size, int):
         return
@@ -167,11 +189,16 @@ def check_divides(group_size: GroupSize, target: Target, weight: Tensor) -> None
 
 
 def in_columns(group_size: GroupSize, weight: Tensor) -> int:
-    """A group size as columns of a weight.
+    """How many columns of a weight share a scale.
 
-    All columns when it is none, `tensor` or larger than that; else the largest divisor of the
-    columns up to it, for MLPs of 4304 columns have no even groups of 64. Where such groups would be
-    too small, as 7 of the 49 weights of a kernel, all columns if these are fewer than two groups.
+    All columns where the setting is null, `tensor` or larger than that. Otherwise the largest
+    divisor of the columns up to the setting: an MLP of 4304 columns has no even groups of 64. Where
+    such groups would be too small, as 7 of the 49 weights of a kernel, all columns if these are
+    fewer than two groups.
+
+    Args:
+        group_size: the setting.
+        weight: as a matrix it gives the columns.
     """
     columns = as_matrix(weight).shape[1]
     if not isinstance(group_size, int):
@@ -198,7 +225,13 @@ def _tell_fitted(group_size: int, columns: int, fitted: int) -> None:
 
 
 def check_midrise(midrise: bool, symmetric: bool) -> None:
-    """Refuse the one pair of settings that names no grid."""
+    """Refuse the one pair of settings that names no grid: `midrise` without `symmetric`.
+
+    Args:
+        midrise, symmetric: the settings.
+    Raises:
+        ValueError: names both.
+    """
     if midrise and not symmetric:
         raise ValueError(
             "midrise=true with symmetric=false: levels half a step off zero have no zero point; "

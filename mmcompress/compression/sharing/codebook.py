@@ -61,10 +61,15 @@ def check_codebook_arguments(clusters: int, block_size: int | None) -> None:
 
 
 def block_in(weight: Tensor, block_size: int | None) -> int:
-    """A block size as columns of a weight.
+    """How many columns of a weight form one entry of a codebook.
 
-    All columns when it is none, else the largest divisor of the columns up to it; 1 where no larger
-    one divides them, as with the 49 weights of a kernel and blocks of 4.
+    All columns where the setting is null. Otherwise the largest divisor of the columns up to the
+    setting; that is 1 where no larger one divides them, as with the 49 weights of a kernel and
+    blocks of 4.
+
+    Args:
+        weight: as a matrix it gives the columns.
+        block_size: the setting.
     """
     columns = as_matrix(weight).shape[1]
     if block_size is None:
@@ -81,7 +86,12 @@ def _tell_fitted(block_size: int, columns: int, fitted: int) -> None:
 
 
 def does_not_fit(weight: Tensor, block_size: int | None) -> str:
-    """Why a weight has no blocks that are entries of a codebook; empty when it has."""
+    """Why a weight has no blocks that are entries of a codebook; empty when it has.
+
+    Args:
+        weight: as a matrix it gives the columns.
+        block_size: the setting, null for whole rows.
+    """
     if block_size in (None, 1) or block_in(weight, block_size) > 1:
         return ""
     columns = as_matrix(weight).shape[1]

@@ -30,7 +30,11 @@ Shapes = dict[int, dict[str, tuple[int, ...]]]
 
 
 def consecutive_groups(blocks: int, every: int) -> list[list[int]]:
-    """Groups of neighbours; the last one may be smaller.
+    """Groups of neighboring blocks, by their numbers; the last group may be smaller.
+
+    Args:
+        blocks: how many there are.
+        every: blocks of a group.
 
     Example:
         >>> consecutive_groups(5, 2)
@@ -40,7 +44,12 @@ def consecutive_groups(blocks: int, every: int) -> list[list[int]]:
 
 
 def block_shapes(stack: str, weights: Mapping[str, Tensor]) -> Shapes:
-    """Shapes of the weights in each block of the stack at a path."""
+    """Shapes of the weights in each block of a stack.
+
+    Args:
+        stack: path of the stack in the model.
+        weights: by name; those outside the stack are passed over.
+    """
     found: Shapes = {}
     for name, weight in weights.items():
         match = re.fullmatch(rf"{re.escape(stack)}\.(\d+)\.(.+)", name)

@@ -97,7 +97,15 @@ def soft_means(vectors: Tensor, counts: Tensor, centroids: Tensor, temperature: 
 
 
 def soft_assigned(vectors: Tensor, centroids: Tensor, temperature: Tensor) -> Tensor:
-    """A C, what the layer computes with: (n, d)."""
+    """What the layer computes with, A C: each vector as the weighted mean of all centroids.
+
+    Args:
+        vectors: (n, d).
+        centroids: C (k, d).
+        temperature: of the attention A, a scalar.
+    Returns:
+        (n, d).
+    """
     parts = [
         _recomputed(_soft, part, centroids, temperature)
         for (part,) in _chunks(len(centroids), vectors)

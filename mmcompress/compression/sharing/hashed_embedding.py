@@ -59,7 +59,15 @@ def alternating_least_squares(
 
 
 def refit_importance(table: Tensor, dense: Tensor, rows: Tensor) -> Tensor:
-    """The best weights of each token, by its k × k normal equations: (n, k)."""
+    """The best weights of each token for a fixed table, by its k × k normal equations.
+
+    Args:
+        table: (buckets, d).
+        dense: the embedding (n, d) that is approached.
+        rows: which rows of the table each token mixes, (n, k) int64.
+    Returns:
+        (n, k).
+    """
     mixed = table[rows]  # n k d
     gram = mixed @ mixed.mT
     ridge = RIDGE * gram.diagonal(dim1=1, dim2=2).mean(dim=1).clamp(min=1e-12)
@@ -70,7 +78,17 @@ def refit_importance(table: Tensor, dense: Tensor, rows: Tensor) -> Tensor:
 def refit_table(
     table: Tensor, dense: Tensor, rows: Tensor, importance: Tensor, frequency: Tensor
 ) -> Tensor:
-    """A better table for fixed weights: conjugate gradients on the normal equations."""
+    """A better table for fixed weights: conjugate gradients on the normal equations.
+
+    Args:
+        table: (buckets, d), where to start.
+        dense: the embedding (n, d) that is approached.
+        rows: which rows of the table each token mixes, (n, k) int64.
+        importance: with which weights, (n, k).
+        frequency: how much each token counts, (n,), positive.
+    Returns:
+        (buckets, d).
+    """
     (n, k), buckets = rows.shape, len(table)
     # e ≈ A T: the normal equations are (Aᵀ F A) T = Aᵀ F e, both matrices sparse.
     tokens = torch.arange(n, device=rows.device)[:, None].expand(n, k)

@@ -126,7 +126,14 @@ def smoothed_frequency(counts: Tensor) -> Tensor:
 
 
 def rms_scale(weight: Tensor, wanted: bool) -> Tensor:
-    """Root mean square of each row, (rows, 1) float16; ones when no scale is wanted."""
+    """Root mean square of each row, or ones.
+
+    Args:
+        weight: (rows, columns).
+        wanted: whether rows have a scale; ones otherwise.
+    Returns:
+        (rows, 1) float16.
+    """
     if not wanted:
         return torch.ones(len(weight), 1, dtype=torch.float16, device=weight.device)
     limits = torch.finfo(torch.float16)
