@@ -18,20 +18,24 @@ class AttentionParts:
 
     Attributes:
         q, k, v, out: dotted paths.
-        heads: the attribute that holds how many heads there are.
+        heads: the attribute that holds how many heads there are; None where that follows from
+            `head_dim`.
         width: the attribute that holds how wide all heads are together, where there is one.
         known_by: an attribute that tells it from another attention with the same layers.
         fixed: whether it expects all heads together to be as wide as its input, so none can go.
+        head_dim: the attribute that holds how wide one head is, where `heads` is None. There k and
+            v may have fewer heads than q (grouped queries, arXiv:2305.13245).
     """
 
     q: str
     k: str
     v: str
     out: str
-    heads: str
+    heads: str | None
     width: str | None = None
     known_by: str | None = None
     fixed: bool = False
+    head_dim: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,16 @@ ATTENTIONS = (
         known_by="num_prefix_tokens",
         fixed=True,
     ),
+    # transformers' Llama and its kin
+    AttentionParts(
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        heads=None,
+        head_dim="head_dim",
+        known_by="num_key_value_groups",
+    ),
 )
 ROTATIONS = {"rope", "position_embeddings"}
 """What timm and transformers call the argument of an attention that takes the rotation."""
@@ -77,6 +91,7 @@ MLPS = (
     MlpParts("fc1", "fc2"),
     MlpParts("c_fc", "c_proj"),
     MlpParts("fc1_x", "fc2", gate="fc1_g"),  # timm's SwiGLU
+    MlpParts("up_proj", "down_proj", gate="gate_proj"),  # transformers' Llama and its kin
 )
 
 
@@ -96,9 +111,28 @@ def qkv_of(attention: nn.Module) -> list[nn.Module]:
 
 
 def heads_of(module: nn.Module) -> int:
-    """How many heads an attention has; 0 when `module` is none."""
+    """How many heads of k and v an attention has; 0 when `module` is none.
+
+    Where several heads of q read one of them, they belong to it.
+    """
     parts = attention_parts(module)
-    return 0 if parts is None else getattr(module, parts.heads)
+    return 0 if parts is None else heads_in(module, parts.k)
+
+
+def heads_in(attention: nn.Module, name: str) -> int:
+    """How many heads one projection of an attention has.
+
+    Args:
+        name: of `AttentionParts`.
+    """
+    parts = attention_parts(attention)
+    assert parts is not None
+    if parts.heads is not None:
+        return getattr(attention, parts.heads)
+    assert parts.head_dim is not None
+    width = attention.get_submodule(name).out_features
+    assert isinstance(width, int)
+    return width // getattr(attention, parts.head_dim)
 
 
 def is_rotary(module: nn.Module) -> bool:
@@ -165,7 +199,8 @@ def _only(
 
 def _has_attention(module: nn.Module, parts: AttentionParts) -> bool:
     names = (parts.q, parts.k, parts.v, parts.out)
-    attributes = [a for a in (parts.heads, parts.width, parts.known_by) if a is not None]
+    named = (parts.heads, parts.width, parts.known_by, parts.head_dim)
+    attributes = [a for a in named if a is not None]
     return all(hasattr(module, a) for a in attributes) and all(_has(module, n) for n in names)
 
 

@@ -4,12 +4,20 @@ What is removed must not be missed: whatever else in a module has that width, su
 the two layers of an MLP, is a reason to refuse.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from mmcompress.modules.anatomy import Stack, attention_parts, is_stack, mlp_parts
+from mmcompress.modules.anatomy import (
+    Stack,
+    attention_of,
+    attention_parts,
+    heads_of,
+    is_rotary,
+    is_stack,
+    mlp_parts,
+)
 from mmcompress.modules.lowrank import LowRankLinear
 
 Index = Sequence[int]
@@ -68,6 +76,8 @@ def keep_neurons(mlp: nn.Module, kept: Index, gain: Tensor | None = None) -> nn.
 def keep_heads(attention: nn.Module, kept: Index, gain: Tensor | None = None) -> nn.Module:
     """The attention with only these heads, in place.
 
+    Where several heads of q share one of k and v, that one is the head and takes them with it.
+
     Args:
         gain: of `keep_inputs`, for the output projection.
     Raises:
@@ -76,8 +86,10 @@ def keep_heads(attention: nn.Module, kept: Index, gain: Tensor | None = None) ->
     check_attention(attention, norms=HEAD_NORMS)
     parts = attention_parts(attention)
     assert parts is not None
-    _keep_columns(attention, expand(kept, head_dim(attention)), gain)
-    setattr(attention, parts.heads, len(kept))
+    heads = heads_of(attention)
+    _keep_columns(attention, lambda width: expand(kept, width // heads), gain)
+    if parts.heads is not None:
+        setattr(attention, parts.heads, len(kept))
     _set_width(attention)
     head_scale = getattr(attention, "head_scale", None)
     if head_scale is not None:
@@ -94,7 +106,8 @@ def keep_head_dims(attention: nn.Module, kept: Index) -> nn.Module:
     check_attention(attention, norms=())
     if getattr(attention, "scale", None) is None:
         attention.scale = head_dim(attention) ** -0.5
-    _keep_columns(attention, head_dim_columns(attention, kept), None)
+    columns = head_dim_columns(attention, kept)
+    _keep_columns(attention, lambda width: columns, None)
     if hasattr(attention, "head_dim"):
         attention.head_dim = len(kept)  # type: ignore[assignment]
     if hasattr(attention, "fused_attn"):  # timm's fused kernel has a scale of its own
@@ -145,12 +158,12 @@ def is_attention(module: nn.Module) -> bool:
 
 
 def head_dim(attention: nn.Module) -> int:
-    """Dimensions of one head."""
+    """Columns that the output projection has for one head of k and v."""
     parts = attention_parts(attention)
     assert parts is not None
     width = attention.get_submodule(parts.out).in_features
     assert isinstance(width, int)
-    return width // getattr(attention, parts.heads)
+    return width // heads_of(attention)
 
 
 def head_dim_columns(attention: nn.Module, kept: Index) -> list[int]:
@@ -158,7 +171,7 @@ def head_dim_columns(attention: nn.Module, kept: Index) -> list[int]:
     parts = attention_parts(attention)
     assert parts is not None
     size = head_dim(attention)
-    return [head * size + dim for head in range(getattr(attention, parts.heads)) for dim in kept]
+    return [head * size + dim for head in range(heads_of(attention)) for dim in kept]
 
 
 def expand(kept: Index, size: int) -> list[int]:
@@ -197,9 +210,21 @@ def check_attention(attention: nn.Module, *, norms: Sequence[str] = HEAD_NORMS) 
         )
     layers = {parts.q, parts.k, parts.v, parts.out}
     _check(attention, layers | set(norms), "heads" if norms else "dimensions of heads")
+    if not norms and is_rotary(attention):
+        raise ValueError(
+            f"dimensions of heads of {type(attention).__name__} are rotated by position, so none "
+            "can be removed: leave it out with a selector (modality, role)"
+        )
+    own = [name for name, p in attention._parameters.items() if p is not None]
+    if parts.heads is None and own:
+        raise ValueError(
+            f"{own[0]} in {type(attention).__name__} depends on all its heads, so none can be "
+            "removed: leave it out with a selector (modality, role)"
+        )
     inner = [attention.get_submodule(name).out_features for name in (parts.q, parts.k, parts.v)]
     width = attention.get_submodule(parts.out).in_features
-    if inner != [width] * 3:
+    grouped = parts.heads is None and bool(norms) and inner == [width, inner[1], inner[1]]
+    if inner != [width] * 3 and not grouped:
         raise ValueError(
             f"q, k and v of {type(attention).__name__} are {inner} wide and out reads {width}: "
             "heads that share keys cannot be removed, leave it out with a selector"
@@ -219,11 +244,18 @@ def check_layers(module: nn.Module, names: Iterable[str]) -> None:
 
 
 def check_stack(path: str, stack: Stack) -> list[str]:
-    """Refuse a list in which one block stands in several places; the paths of the blocks.
+    """Refuse a list whose blocks cannot be taken out; the paths of the blocks.
 
     Raises:
-        ValueError: it does.
+        ValueError: one block stands in several places, or the model tells them apart by their
+            place.
     """
+    windows = {getattr(attention_of(block)[1], "sliding_window", None) for block in stack}
+    if len(windows) > 1:
+        raise ValueError(
+            f"blocks of {path} see different windows and the model knows them by their place, so "
+            "none can be removed: leave it out with a selector (modality, role)"
+        )
     if len(set(map(id, stack))) < len(stack):
         raise ValueError(
             f"{path} has one block in several places: remove blocks before the step that shares "
@@ -261,13 +293,19 @@ def _check(module: nn.Module, known: set[str], what: str) -> None:
     check_layers(module, known - set(HEAD_NORMS))
 
 
-def _keep_columns(attention: nn.Module, columns: Index, gain: Tensor | None) -> None:
+def _keep_columns(
+    attention: nn.Module, columns: Callable[[int], Index], gain: Tensor | None
+) -> None:
+    """Keep rows of q, k and v and columns of out, each chosen by how wide all of them are."""
     parts = attention_parts(attention)
     assert parts is not None
     for name in (parts.q, parts.k, parts.v):
-        attention.set_submodule(name, keep_outputs(attention.get_submodule(name), columns))
+        layer = attention.get_submodule(name)
+        kept = columns(layer.out_features)  # type: ignore[arg-type]
+        attention.set_submodule(name, keep_outputs(layer, kept))
     out = attention.get_submodule(parts.out)
-    attention.set_submodule(parts.out, keep_inputs(out, columns, gain))
+    kept = columns(out.in_features)  # type: ignore[arg-type]
+    attention.set_submodule(parts.out, keep_inputs(out, kept, gain))
 
 
 def _set_width(attention: nn.Module) -> None:

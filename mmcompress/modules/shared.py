@@ -6,7 +6,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from mmcompress.modules.anatomy import attention_of, attention_parts
+from mmcompress.modules.anatomy import attention_of, attention_parts, heads_in
 from mmcompress.modules.replace import replace_module
 
 Initial = Literal["mean", "first"]
@@ -170,9 +170,9 @@ def _share_linears(blocks: Sequence[nn.Module], transform: Transform, initial: I
 
 
 def _heads(block: nn.Module) -> dict[str, int]:
-    """Path of q, k and v in a block → how many heads there are."""
+    """Path of q, k and v in a block → how many heads it has."""
     path, attention = attention_of(block)
     parts = attention_parts(attention)
     assert parts is not None
-    heads = getattr(attention, parts.heads)
-    return {f"{path}.{name}": heads for name in (parts.q, parts.k, parts.v)}
+    names = (parts.q, parts.k, parts.v)
+    return {f"{path}.{name}": heads_in(attention, name) for name in names}

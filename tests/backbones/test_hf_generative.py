@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoTokenizer, LlavaForConditionalGeneration, RobertaTokenizer
 
 from mmcompress.artifact.folder import Artifact
@@ -18,6 +18,7 @@ from mmcompress.compression.statistics import collect
 from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.evaluation.perplexity import Perplexity
 from mmcompress.exports.dense import export
+from mmcompress.modules.cuts import keep_blocks, keep_neurons
 from mmcompress.objectives.captioning import Captioning
 from mmcompress.testing.zoo.hf import llava_config, untouched_llava
 from mmcompress.testing.zoo.tokenizers import roberta
@@ -124,10 +125,9 @@ def test_passes_show_all_and_time_everything_once(backbone: HFGenerative) -> Non
     assert backbone.pass_of("text").name == "caption"
 
 
-def test_captions_are_the_most_probable_tokens(backbone: HFGenerative) -> None:
-    """One token after the other by the logits of the caption so far."""
-    images = batch_of(backbone)["image"]
-    expected = []
+def greedy(backbone: HFGenerative, images: Tensor) -> list[str]:
+    """One token after the other, at most 6, by the logits of the caption so far."""
+    captions = []
     for image in images:
         ids = [backbone._first]
         while len(ids) <= 6 and ids[-1] != backbone._end:
@@ -135,9 +135,43 @@ def test_captions_are_the_most_probable_tokens(backbone: HFGenerative) -> None:
             with torch.no_grad():
                 logits, _ = backbone.caption_logits({"image": image[None], "text": padded})
             ids.append(int(logits[0, len(ids) - 1].argmax()))
-        expected.append(backbone.tokenizer.decode([i for i in ids[1:] if i != backbone._end]))
+        captions.append(backbone.tokenizer.decode([i for i in ids[1:] if i != backbone._end]))
+    return captions
+
+
+def whole(blocks: nn.ModuleList) -> nn.ModuleList:
+    return blocks
+
+
+def without_the_first(blocks: nn.ModuleList) -> nn.ModuleList:
+    return keep_blocks(blocks, [1])
+
+
+def with_one_twice(blocks: nn.ModuleList) -> nn.ModuleList:
+    return nn.ModuleList([blocks[1], blocks[1]])
+
+
+@pytest.mark.parametrize("edit", [whole, without_the_first, with_one_twice])
+def test_captions_are_the_most_probable_tokens(backbone: HFGenerative, edit) -> None:
+    """A cache knows blocks by their place, which they may have changed, or by two places."""
+    images = batch_of(backbone)["image"]
+    language_model = backbone.model.model.language_model
+    language_model.layers = edit(language_model.layers)
+    expected = greedy(backbone, images)
     assert backbone.generate(images, max_tokens=6) == expected
-    assert any(expected)
+    assert all(expected)
+
+
+def test_the_language_model_is_written_back_with_fewer_blocks_and_neurons(
+    backbone: HFGenerative, tmp_path: Path
+) -> None:
+    language_model, batch = backbone.model.model.language_model, batch_of(backbone)
+    language_model.layers = keep_blocks(language_model.layers, [1])
+    keep_neurons(language_model.layers[0].mlp, range(20))
+    backbone.write_native(tmp_path)
+    with torch.no_grad():
+        found, _ = from_pretrained(str(tmp_path)).caption_logits(batch)
+        assert torch.equal(found, backbone.caption_logits(batch)[0])
 
 
 def test_calibration_sees_image_and_caption_and_no_padding(backbone: HFGenerative) -> None:

@@ -5,7 +5,17 @@ from torch import nn
 
 from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.backbones.open_clip.backbone import OpenClip
-from mmcompress.modules.anatomy import attention_of, find_stacks, mlp_of, mlp_parts
+from mmcompress.modules.anatomy import (
+    MlpParts,
+    attention_of,
+    find_stacks,
+    heads_in,
+    heads_of,
+    is_rotary,
+    mlp_of,
+    mlp_parts,
+)
+from mmcompress.testing.zoo.language import build_language_model
 
 
 @pytest.fixture(params=["hf_clip", "open_clip"])
@@ -57,3 +67,17 @@ def test_a_shared_block_is_listed_once(tiny_backbone: HFClip) -> None:
 def test_a_block_without_attention_says_so() -> None:
     with pytest.raises(ValueError, match="Sequential holds 0 attention modules"):
         attention_of(nn.Sequential(nn.Linear(2, 2)))
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
+def test_a_language_model_with_gates_and_shared_keys_has_all_units(kind: str) -> None:
+    """Four heads of q, two of k and v; no bias in a norm."""
+    model = build_language_model(kind)
+    ((path, stack),) = find_stacks(model)
+    assert (path, len(stack)) == ("model.layers", 3)
+    name, attention = attention_of(stack[0])
+    assert (name, heads_of(attention)) == ("self_attn", 2)
+    assert [heads_in(attention, n) for n in ("q_proj", "k_proj", "v_proj")] == [4, 2, 2]
+    assert is_rotary(attention)
+    _, mlp = mlp_of(stack[0])
+    assert mlp_parts(mlp) == MlpParts("up_proj", "down_proj", gate="gate_proj")

@@ -48,7 +48,7 @@ from mmcompress.backbones.hf.tokenizers import (
 from mmcompress.backbones.images import CLIP_MEAN, CLIP_STD
 from mmcompress.backbones.passes import Batch, Pass
 from mmcompress.functional.tokens import IGNORED
-from mmcompress.modules.anatomy import Stack, find_stacks
+from mmcompress.modules.anatomy import Stack, attention_of, find_stacks
 
 
 class HFGenerative(Generator, Encoder):
@@ -206,6 +206,7 @@ class HFGenerative(Generator, Encoder):
         """See `Generator`; the captions without special tokens."""
         first = torch.full((len(images), 1), self._first, device=images.device)
         joined, valid = self._joined(first)
+        cached = number_blocks(self.model.model.language_model)
         with self._depth_as_it_is():
             found = self.model.generate(
                 input_ids=joined,
@@ -214,6 +215,7 @@ class HFGenerative(Generator, Encoder):
                 generation_config=GenerationConfig(
                     max_new_tokens=max_tokens,
                     do_sample=False,
+                    use_cache=cached,
                     bos_token_id=self._first,
                     eos_token_id=self._end,
                     pad_token_id=self._pad,
@@ -297,6 +299,22 @@ def drop_unused_blocks(model: LlavaForConditionalGeneration) -> None:
     used = layer if layer > 0 else len(blocks) + 1 + layer
     del blocks[used:]
     config.vision_config.num_hidden_layers, config.vision_feature_layer = used, -1
+
+
+def number_blocks(language_model: Any) -> bool:
+    """Tell each block its place, by which it finds its keys and values in the cache.
+
+    Blocks before it may have been removed.
+
+    Returns:
+        Whether there can be a cache: not where one block stands in several places.
+    """
+    blocks = [block for _, stack in find_stacks(language_model) for block in stack]
+    if len(set(map(id, blocks))) < len(blocks):
+        return False
+    for index, block in enumerate(blocks):
+        attention_of(block)[1].layer_idx = index  # type: ignore[assignment]
+    return True
 
 
 def _image_blocks(model: Any) -> Stack | None:

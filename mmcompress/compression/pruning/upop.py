@@ -219,14 +219,21 @@ class UPop(Compressor):
 
     @classmethod
     def candidates(cls, backbone: Backbone) -> list[Target]:
-        """The weights that masks are put on: k, out and the second layer of each MLP."""
+        """The weights that masks are put on: k, out and the second layer of each MLP.
+
+        A tower of which nothing can go, such as a language model like Llama, has none: the report
+        names it as untouched.
+        """
         weights = {t.name: t for t in backbone.targets()}
+        units = [u for u in backbone.units() if u.granularity in ("attention", "mlp")]
+        modules = {unit: backbone.model.get_submodule(unit.module) for unit in units}
+        removable = {unit for unit, module in modules.items() if is_removable(module)}
+        towers = {unit.modality for unit in removable}
         found = []
-        for unit in backbone.units():
-            if unit.granularity in ("attention", "mlp"):
+        for unit, module in modules.items():
+            if unit.modality in towers:
                 check_unshared(unit.module, backbone.model)
-                module = backbone.model.get_submodule(unit.module)
-                heads = max(unit.heads, 1) if is_removable(module) else 0
+                heads = max(unit.heads, 1) if unit in removable else 0
                 for name in Layers(unit.module, module).masked:
                     found.append(dataclasses.replace(weights[name], heads=heads))
         return found
