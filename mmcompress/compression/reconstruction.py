@@ -28,15 +28,15 @@ Batch = dict[str, Tensor]
 
 
 class Reconstruction:
-    """Train block after block against the dense model's blocks.
+    """Blocks that give what the dense model's blocks give, trained one after another.
 
     Args:
-        steps: of the optimizer, per block.
-        lr: of AdamW, falling to zero along a line.
-        batch_size: calibration inputs per step.
-        inputs: what a block sees: `compressed`, the output of the compressed blocks before it, so
-            that it makes up for their error too; or `dense`.
-        seed: of the order of the batches.
+        steps: of the optimizer, per block. Legal: whole number of at least 1.
+        lr: learning rate of AdamW; it falls to zero along a line. Legal: number above 0.
+        batch_size: calibration inputs per step. Legal: whole number of at least 1.
+        inputs: what a block sees: the output of the `compressed` blocks before it, so that it makes
+            up for their error too; or that of the `dense` blocks. Legal: `compressed` or `dense`.
+        seed: draws the order of the batches. Legal: whole number.
     """
 
     def __init__(

@@ -20,8 +20,10 @@ class Captioning:
     arXiv:1606.07947, section 3.1.
 
     Args:
-        distillation: weight of the Kullback-Leibler divergence from the teacher.
-        temperature: that both are softened with; the term is multiplied by its square.
+        distillation: weight of the Kullback-Leibler divergence from the teacher. Legal: number of
+            at least 0.
+        temperature: softens both models' outputs; the term is multiplied by its square. Legal:
+            number above 0.
     """
 
     def __init__(self, *, distillation: float = 0.0, temperature: float = 1.0) -> None:

@@ -18,8 +18,10 @@ class CrossEntropy:
     "Distilling the Knowledge in a Neural Network", Hinton et al. 2015, arXiv:1503.02531, section 2.
 
     Args:
-        distillation: weight of the Kullback-Leibler divergence from the teacher.
-        temperature: that both are softened with; the term is multiplied by its square.
+        distillation: weight of the Kullback-Leibler divergence from the teacher. Legal: number of
+            at least 0.
+        temperature: softens both models' outputs; the term is multiplied by its square. Legal:
+            number above 0.
     """
 
     def __init__(self, *, distillation: float = 0.0, temperature: float = 2.0) -> None:

@@ -18,13 +18,14 @@ MAX_LOGIT_SCALE = 100.0
 
 
 class Objective:
-    """Contrastive loss on the data plus distillation from the dense teacher.
+    """Contrastive loss on the data, plus distillation from the dense teacher.
 
     Args:
-        contrastive: weight of the contrastive loss.
-        affinity: weight of matching the teacher's similarities.
-        feature: weight of matching the teacher's embeddings.
-        interactive: weight of finding the teacher's embedding of the partner.
+        contrastive: weight of CLIP's loss on the pairs. Legal: number of at least 0.
+        affinity: weight of matching the teacher's similarities. Legal: number of at least 0.
+        feature: weight of matching the teacher's embeddings. Legal: number of at least 0.
+        interactive: weight of finding the teacher's embedding of the partner. Legal: number of at
+            least 0.
     """
 
     def __init__(

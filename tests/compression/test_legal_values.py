@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from mmcompress.compression.catalog import SELECTORS, Setting, recipes
+from mmcompress.compression.catalog import SELECTORS, Setting, recipes, settings_of
 from mmcompress.config.compose import compose_config
 from mmcompress.config.errors import one_sentence
 from mmcompress.config.validation import check_settings
@@ -31,12 +32,24 @@ STEPS = {
     for step in recipe.steps
     if len(recipe.steps) == 1
 }
+OTHERS = ["objective=distill", "objective=cross_entropy", "objective=captioning"]
+OTHERS += ["reconstruction=blockwise"]
 CASES = [
-    pytest.param(recipe, step.name, setting, id=f"{recipe}-{setting.name}")
+    pytest.param(
+        f"compression={recipe}",
+        f"compression.steps.{step.name}",
+        setting,
+        id=f"{recipe}-{setting.name}",
+    )
     for recipe, step in STEPS.values()
     for setting in step.settings
     if setting.name not in SELECTORS
+] + [
+    pytest.param(choice, choice.partition("=")[0], setting, id=f"{choice}-{setting.name}")
+    for choice in OTHERS
+    for setting in settings_of(compose_config(choice)[choice.partition("=")[0]]["_target_"])
 ]
+"""What is composed, the key of the object in it, and one of its settings."""
 
 
 @dataclass
@@ -87,16 +100,16 @@ def tries(legal: str, values: dict[str, Any]) -> Tries:
     return Tries([*words, *good], ["nonsense", 2.5])
 
 
-def with_value(recipe: str, step: str, setting: str, value: Any) -> Any:
-    """The recipe's configuration with one setting changed, and what must change with it."""
-    cfg = configuration(recipe)
-    node = cfg.compression.steps[step]
+def with_value(choice: str, key: str, setting: str, value: Any) -> Any:
+    """The configuration with one setting changed, and what must change with it."""
+    cfg = configuration(choice)
+    node = OmegaConf.select(cfg, key)
     OmegaConf.update(node, setting, value, force_add=True)
     if setting in ONE_OF_TWO:
         other, instead = ONE_OF_TWO[setting]
         node[other] = instead if value is None else None
     if setting == "pattern" and isinstance(value, str) and ":" in value:
-        kept, size = map(int, value.split(":")) if re.fullmatch(r"\d+:\d+", value) else (1, 2)
+        kept, size = map(int, value.split(":"))
         node.sparsity = 1 - kept / size if 0 < kept < size else 0.5
         node.allocation = "uniform"
     if setting == "symmetric" and value is False:
@@ -104,30 +117,27 @@ def with_value(recipe: str, step: str, setting: str, value: Any) -> Any:
     return cfg
 
 
-CONFIGURATIONS: dict[str, Any] = {}
+@cache
+def _composed(choice: str) -> Any:
+    return compose_config(choice)
 
 
-def configuration(recipe: str) -> Any:
+def configuration(choice: str) -> Any:
     """Composed once, copied for each use."""
-    if recipe not in CONFIGURATIONS:
-        CONFIGURATIONS[recipe] = compose_config(f"compression={recipe}")
-    return CONFIGURATIONS[recipe].copy()
+    return _composed(choice).copy()
 
 
-def made(cfg: Any) -> None:
-    check_settings(cfg, "compression")
-    instantiate(cfg.compression)
+def made(cfg: Any, key: str) -> None:
+    group = key.partition(".")[0]
+    check_settings(cfg, group)
+    instantiate(cfg[group])
 
 
-def values_of(recipe: str, step: str) -> dict[str, Any]:
-    found = OmegaConf.to_container(configuration(recipe).compression.steps[step])
-    assert isinstance(found, dict)
-    return {str(key): value for key, value in found.items()}
-
-
-def cases(recipe: str, step: str, setting: Setting) -> Tries:
-    assert setting.legal, f"{recipe}: {setting.name} does not say which values are legal"
-    return tries(setting.legal, values_of(recipe, step))
+def cases(choice: str, key: str, setting: Setting) -> Tries:
+    assert setting.legal, f"{key}.{setting.name} does not say which values are legal"
+    values = OmegaConf.to_container(OmegaConf.select(configuration(choice), key))
+    assert isinstance(values, dict)
+    return tries(setting.legal, {str(name): value for name, value in values.items()})
 
 
 def test_every_method_is_here() -> None:
@@ -136,24 +146,30 @@ def test_every_method_is_here() -> None:
     assert {target.rpartition(".")[2] for target in methods - set(STEPS)} == {"JointQKV"}
 
 
-@pytest.mark.parametrize(("recipe", "step", "setting"), CASES)
-def test_legal_values_are_accepted(recipe: str, step: str, setting: Setting) -> None:
-    for value in cases(recipe, step, setting).good:
-        made(with_value(recipe, step, setting.name, value))
+@pytest.mark.parametrize(
+    ("choice", "key", "setting"), CASES, ids=lambda value: getattr(value, "name", value)
+)
+def test_legal_values_are_accepted(choice: str, key: str, setting: Setting) -> None:
+    for value in cases(choice, key, setting).good:
+        made(with_value(choice, key, setting.name, value), key)
 
 
-@pytest.mark.parametrize(("recipe", "step", "setting"), CASES)
-def test_others_are_refused_in_one_sentence(recipe: str, step: str, setting: Setting) -> None:
-    for value in cases(recipe, step, setting).bad:
+@pytest.mark.parametrize(
+    ("choice", "key", "setting"), CASES, ids=lambda value: getattr(value, "name", value)
+)
+def test_others_are_refused_in_one_sentence(choice: str, key: str, setting: Setting) -> None:
+    for value in cases(choice, key, setting).bad:
         with pytest.raises((ValueError, InstantiationException)) as caught:
-            made(with_value(recipe, step, setting.name, value))
+            made(with_value(choice, key, setting.name, value), key)
         sentence = one_sentence(caught.value)
         assert setting.name in sentence, (value, sentence)
         assert "\n" not in sentence
 
 
-@pytest.mark.parametrize(("recipe", "step", "setting"), CASES)
-def test_the_default_is_legal(recipe: str, step: str, setting: Setting) -> None:
+@pytest.mark.parametrize(
+    ("choice", "key", "setting"), CASES, ids=lambda value: getattr(value, "name", value)
+)
+def test_the_default_is_legal(choice: str, key: str, setting: Setting) -> None:
     if setting.default != "required":
         value = OmegaConf.create(f"x: {setting.default}").x
-        made(with_value(recipe, step, setting.name, value))
+        made(with_value(choice, key, setting.name, value), key)
