@@ -21,9 +21,9 @@ from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import CLIPConfig, CLIPModel
 
-from mmcompress.backbones.hf.clip import TOKENIZER_FILE, HFClip
+from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.backbones.hf.processors import pixels_of
-from mmcompress.backbones.hf.tokenizers import write_tokenizer
+from mmcompress.backbones.hf.tokenizer_files import TOKENIZER_FILE, write_tokenizer
 from mmcompress.compression.recipe import Recipe
 from mmcompress.data.openmoji import SIZE, OpenMoji, load_pairs, split_pairs
 from mmcompress.evaluation.evaluate import evaluate

@@ -17,8 +17,9 @@ from transformers import (
 from transformers.models.siglip2.image_processing_siglip2 import Siglip2ImageProcessor
 
 from mmcompress.backbones.hf.clip import HFClip
+from mmcompress.backbones.hf.kinds import KINDS
 from mmcompress.backbones.hf.siglip2 import unpacked
-from mmcompress.backbones.hf.two_towers import HF, KINDS, from_pretrained
+from mmcompress.backbones.hf.two_towers import HF, from_pretrained
 from mmcompress.backbones.hf.two_towers import untrained as untrained_from
 from mmcompress.testing.zoo.hf import CONFIGS, IMAGE, SOUND_FEATURES, TEXT, adapt, build_clip
 from mmcompress.testing.zoo.hf import untouched as build

@@ -14,16 +14,16 @@ from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.hf.clip import HFClip
+from mmcompress.backbones.hf.kinds import KINDS
+from mmcompress.backbones.hf.tokenizer_files import load_tokenizer, stored_tokenizer
 from mmcompress.backbones.hf.tokenizers import (
     check_vocabulary,
     highest_id,
     id_tensor,
-    load_tokenizer,
     prepared,
-    stored_tokenizer,
     to_ids,
 )
-from mmcompress.backbones.hf.two_towers import KINDS, from_pretrained
+from mmcompress.backbones.hf.two_towers import from_pretrained
 from mmcompress.testing.zoo.hf import CONFIGS, SOUND_FEATURES
 from mmcompress.testing.zoo.tokenizers import bert, clip, gemma, roberta, siglip, write, xlm
 

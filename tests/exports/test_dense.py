@@ -18,8 +18,9 @@ from transformers import (
 
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.base import Backbone
+from mmcompress.backbones.hf.kinds import KINDS
 from mmcompress.backbones.hf.sentence import HFText
-from mmcompress.backbones.hf.two_towers import KINDS, from_pretrained
+from mmcompress.backbones.hf.two_towers import from_pretrained
 from mmcompress.backbones.mlp import MLP
 from mmcompress.backbones.open_clip.backbone import OpenClip
 from mmcompress.compression.base import Compressor

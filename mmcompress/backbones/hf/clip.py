@@ -6,12 +6,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
-from transformers import (
-    CLIPConfig,
-    CLIPModel,
-    CLIPTextConfig,
-    CLIPVisionConfig,
-)
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
 from mmcompress.backbones.base import Row
 from mmcompress.backbones.capabilities import Encoder
@@ -25,17 +20,19 @@ from mmcompress.backbones.hf.files import (
     write_native,
 )
 from mmcompress.backbones.hf.processors import pixels_of, read_image_processor
+from mmcompress.backbones.hf.tokenizer_files import (
+    load_tokenizer,
+    store_tokenizer,
+    stored_tokenizer,
+    write_tokenizer,
+)
 from mmcompress.backbones.hf.tokenizers import (
     AnyTokenizer,
     check_padding,
     check_vocabulary,
     id_tensor,
-    load_tokenizer,
     prepared,
-    store_tokenizer,
-    stored_tokenizer,
     to_ids,
-    write_tokenizer,
 )
 from mmcompress.backbones.images import CLIP_MEAN, CLIP_STD
 

@@ -11,7 +11,7 @@ from transformers.utils import cached_file
 
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.complete import ADAPTER_FILES, refuse_adapters
-from mmcompress.backbones.hf.tokenizers import TOKENIZER_FILE
+from mmcompress.backbones.hf.tokenizer_files import TOKENIZER_FILE
 from mmcompress.backbones.hub import hub_reachable
 from mmcompress.backbones.native import fill, native_state, tower_sizes
 

@@ -31,24 +31,26 @@ from mmcompress.backbones.hf.files import (
     stay_local,
     write_native,
 )
+from mmcompress.backbones.hf.llava import drop_unused_blocks, image_blocks, number_blocks
 from mmcompress.backbones.hf.processors import pixels_of, read_image_processor
+from mmcompress.backbones.hf.tokenizer_files import (
+    load_tokenizer,
+    store_tokenizer,
+    stored_tokenizer,
+    write_tokenizer,
+)
 from mmcompress.backbones.hf.tokenizers import (
     AnyTokenizer,
     check_padding,
     check_vocabulary,
     id_tensor,
-    load_tokenizer,
-    store_tokenizer,
-    stored_tokenizer,
     to_bare_ids,
     to_text,
     unlimited,
-    write_tokenizer,
 )
 from mmcompress.backbones.images import CLIP_MEAN, CLIP_STD
 from mmcompress.backbones.passes import Batch, Pass
 from mmcompress.functional.tokens import IGNORED
-from mmcompress.modules.anatomy import Stack, attention_of, find_stacks
 
 
 class HFGenerative(Generator, Encoder):
@@ -187,7 +189,7 @@ class HFGenerative(Generator, Encoder):
         transformers finds the layer that gives the features by it. The config that artifacts keep
         is the dense model's.
         """
-        config, blocks = self.model.config.vision_config, _image_blocks(self.model)
+        config, blocks = self.model.config.vision_config, image_blocks(self.model)
         dense = config.num_hidden_layers
         config.num_hidden_layers = dense if blocks is None else len(blocks)
         try:
@@ -284,45 +286,6 @@ class HFGenerative(Generator, Encoder):
 
     def save_assets(self, folder: Path) -> list[str]:
         return store_tokenizer(self.tokenizer, folder)
-
-
-def drop_unused_blocks(model: LlavaForConditionalGeneration) -> None:
-    """Take out, in place, the blocks of the image encoder behind the one whose features are read.
-
-    LLaVA reads the last but one. Left in, they would be stored for nothing, and where others are
-    removed the features would be those of another block.
-    """
-    config: Any = model.config
-    layer, blocks = config.vision_feature_layer, _image_blocks(model)
-    if blocks is None or not isinstance(layer, int) or layer == 0:
-        return
-    used = layer if layer > 0 else len(blocks) + 1 + layer
-    del blocks[used:]
-    config.vision_config.num_hidden_layers, config.vision_feature_layer = used, -1
-
-
-def number_blocks(language_model: Any) -> bool:
-    """Tell each block its place, by which it finds its keys and values in the cache.
-
-    Blocks before it may have been removed.
-
-    Returns:
-        Whether there can be a cache: not where one block stands in several places.
-    """
-    blocks = [block for _, stack in find_stacks(language_model) for block in stack]
-    if len(set(map(id, blocks))) < len(blocks):
-        return False
-    for index, block in enumerate(blocks):
-        attention_of(block)[1].layer_idx = index  # type: ignore[assignment]
-    return True
-
-
-def _image_blocks(model: Any) -> Stack | None:
-    """Those of CLIP's and SigLIP's encoders, the last of whose features no norm follows."""
-    tower = model.model.vision_tower
-    if tower.config.model_type not in ("clip_vision_model", "siglip_vision_model"):
-        return None
-    return next((stack for _, stack in find_stacks(tower)), None)
 
 
 def from_pretrained(name_or_path: str, max_tokens: int = 64) -> HFGenerative:

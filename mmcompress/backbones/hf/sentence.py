@@ -20,20 +20,22 @@ from mmcompress.backbones.capabilities import Encoder
 from mmcompress.backbones.complete import check_loaded, refuse_adapters
 from mmcompress.backbones.hf.bert import TextEncoder, check_kind, mean_pool
 from mmcompress.backbones.hf.files import about, fit_config
-from mmcompress.backbones.hf.tokenizers import (
+from mmcompress.backbones.hf.tokenizer_files import (
     TOKENIZER_FILE,
+    load_tokenizer,
+    store_tokenizer,
+    stored_tokenizer,
+    write_tokenizer,
+)
+from mmcompress.backbones.hf.tokenizers import (
     AnyTokenizer,
     check_padding,
     check_vocabulary,
     id_tensor,
-    load_tokenizer,
     padding_id,
     prepared,
-    store_tokenizer,
-    stored_tokenizer,
     to_ids,
     token_limit,
-    write_tokenizer,
 )
 from mmcompress.backbones.native import fill, native_state
 from mmcompress.system.files import write_json

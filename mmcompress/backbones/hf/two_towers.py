@@ -3,24 +3,13 @@
 `transformers.CLIPModel` has an adapter of its own, `hf_clip`; `from_pretrained` finds both.
 """
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
-from transformers import (
-    AltCLIPModel,
-    AutoConfig,
-    ChineseCLIPModel,
-    ClapModel,
-    PreTrainedModel,
-    Siglip2Model,
-    SiglipModel,
-    VisionTextDualEncoderModel,
-)
+from transformers import AutoConfig, PreTrainedModel
 
 from mmcompress.backbones.attention import split_attention
 from mmcompress.backbones.base import Backbone, Row
@@ -37,57 +26,27 @@ from mmcompress.backbones.hf.files import (
     stay_local,
     write_native,
 )
-from mmcompress.backbones.hf.processors import (
-    Pixels,
-    pixels_of,
-    read_image_processor,
-)
+from mmcompress.backbones.hf.kinds import image_size_of, kind_of, max_tokens
+from mmcompress.backbones.hf.processors import Pixels, pixels_of, read_image_processor
 from mmcompress.backbones.hf.siglip2 import patches_of, unpacked
 from mmcompress.backbones.hf.sounds import Sounds, read_sounds
+from mmcompress.backbones.hf.tokenizer_files import (
+    load_tokenizer,
+    store_tokenizer,
+    stored_tokenizer,
+    write_tokenizer,
+)
 from mmcompress.backbones.hf.tokenizers import (
     AnyTokenizer,
     check_padding,
     check_vocabulary,
     highest_id,
     id_tensor,
-    load_tokenizer,
     padding_id,
     prepared,
-    store_tokenizer,
-    stored_tokenizer,
     to_ids,
-    write_tokenizer,
 )
 from mmcompress.backbones.images import CLIP_MEAN, CLIP_STD
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What the models of one `model_type` have in common.
-
-    Attributes:
-        model: the class.
-        modalities: of its two towers.
-        sees_padding: the text tower was trained on texts padded to the end, padding and all.
-    """
-
-    model: type[PreTrainedModel]
-    modalities: tuple[str, str] = ("image", "text")
-    sees_padding: bool = False
-
-
-KINDS = {
-    "siglip": Kind(SiglipModel, sees_padding=True),
-    "siglip2": Kind(Siglip2Model, sees_padding=True),
-    "chinese_clip": Kind(ChineseCLIPModel),
-    "altclip": Kind(AltCLIPModel),
-    "vision-text-dual-encoder": Kind(VisionTextDualEncoderModel),
-    "clap": Kind(ClapModel, ("audio", "text")),
-}
-"""By `model_type`."""
-
-_ROBERTAS = ("roberta", "xlm-roberta", "camembert", "altclip_text_model", "clap_text_model")
-"""Text encoders that count positions from behind the padding index."""
 
 _ROLES = [
     (r"(?:q_proj|self\.query)\.weight", "attn.q"),
@@ -166,7 +125,7 @@ class HF(Encoder):
             raise ValueError("the text_config has no pad_token_id: set it in config.json")
         self.tokenizer = prepared(
             tokenizer,
-            max_tokens=_max_tokens(text),
+            max_tokens=max_tokens(text),
             pad_id=text.pad_token_id,
             to_end=self.kind.sees_padding,
         )
@@ -176,7 +135,7 @@ class HF(Encoder):
         self._sounds: Sounds | None = None
         if "image" in self.modalities:
             self._pixels = pixels_of(
-                _image_size(model.config.vision_config),
+                image_size_of(model.config.vision_config),
                 image_processor,
                 mean=mean,
                 std=std,
@@ -294,7 +253,7 @@ def from_pretrained(name_or_path: str) -> Backbone:
     check_loaded(named(name_or_path), model, found)
     settings: dict[str, Any] = {}
     if "image" in kind.modalities:
-        size = _image_size(config.vision_config)
+        size = image_size_of(config.vision_config)
         processor = read_image_processor(name_or_path, config, size=size, local=local)
         settings["image_processor"] = processor
     with about(named(name_or_path)):
@@ -329,35 +288,3 @@ def untrained(
         torch.manual_seed(seed)
         model = kind.model(built)
     return HF(model, tokenizer, features=features).eval()
-
-
-def kind_of(config: Any) -> Kind:
-    """Which of `KINDS` a config is of.
-
-    Raises:
-        ValueError: of none.
-    """
-    if config.model_type not in KINDS:
-        raise ValueError(
-            f"model_type={config.model_type!r} of the config is not supported: give a model of one "
-            f"of the types clip, {', '.join(KINDS)}, or write an adapter (examples/)"
-        )
-    return KINDS[config.model_type]
-
-
-def _max_tokens(text: Any) -> int:
-    offset = text.pad_token_id + 1 if text.model_type in _ROBERTAS else 0
-    return text.max_position_embeddings - offset
-
-
-def _image_size(vision: Any) -> int:
-    """Side of the square that the tower reads, in pixels."""
-    if vision.model_type == "siglip2_vision_model":
-        return math.isqrt(vision.num_patches) * vision.patch_size
-    size = getattr(vision, "image_size", None)
-    if not isinstance(size, int):
-        raise ValueError(
-            f"image_size={size} of the vision_config must be one number: images that "
-            "are not square are not supported"
-        )
-    return size

@@ -15,7 +15,8 @@ from open_clip.tokenizer import HFTokenizer
 from torch import nn
 from transformers import AutoConfig
 
-from mmcompress.backbones.hf.tokenizers import check_filled, highest_id
+from mmcompress.backbones.hf.tokenizer_files import check_filled
+from mmcompress.backbones.hf.tokenizers import highest_id
 from mmcompress.backbones.hub import hub_reachable
 
 TOKENIZER_OPTIONS = {

@@ -29,8 +29,9 @@ from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.hf.bert import TextEncoder
 from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.backbones.hf.generative import HFGenerative
+from mmcompress.backbones.hf.kinds import KINDS
 from mmcompress.backbones.hf.sentence import HFText
-from mmcompress.backbones.hf.two_towers import HF, KINDS
+from mmcompress.backbones.hf.two_towers import HF
 from mmcompress.testing.zoo.family import Family, randomised, seeded
 from mmcompress.testing.zoo.words import SPECIAL, build_tokenizer
 
