@@ -35,8 +35,8 @@ from mmcompress.testing.zoo.hf import CONFIGS as HF_CONFIGS
 from mmcompress.testing.zoo.hf import TEXT, adapt, build_clip
 from mmcompress.testing.zoo.open_clip import CONFIGS, SIZE, untouched
 from mmcompress.testing.zoo.words import build_tokenizer
-from tests.backbones.test_hf import by_the_library, inputs_of
-from tests.backbones.test_open_clip_families import TEXTS, encode_both
+from tests.backbones.hf.test_two_towers import by_the_library, inputs_of
+from tests.backbones.open_clip.test_families import TEXTS, encode_both
 
 # float32; the library's fused layers add in another order.
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}

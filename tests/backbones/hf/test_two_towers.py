@@ -51,7 +51,7 @@ def by_the_library(model: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     sees_padding = KINDS[model.config.model_type].sees_padding
     mask = None if sees_padding else (ids != 2).long()
     found = {"text": model.get_text_features(input_ids=ids, attention_mask=mask)}
-    if "image" in batch and batch["image"].ndim == 3:  # see tests/backbones/test_processors.py
+    if "image" in batch and batch["image"].ndim == 3:  # see tests/backbones/hf/test_processors.py
         found["image"] = model.get_image_features(**unpacked(batch["image"]))
     elif model.config.model_type == "siglip2":
         processor = Siglip2ImageProcessor(patch_size=8, max_num_patches=16, do_resize=False)

@@ -36,7 +36,7 @@ TEXTS = [
     "😀 emoji",
     "a\nb\tc",
 ]
-MINI = Path(__file__).parents[2] / "mmcompress" / "backbones" / "mini"
+MINI = Path(__file__).parents[3] / "mmcompress" / "backbones" / "mini"
 
 
 Case = tuple[str, Callable[..., None], dict[str, Any]]

@@ -274,7 +274,7 @@ def test_the_whole_line(folder: Path, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_the_benchmark_of_twins(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    script = Path(__file__).parents[2] / "scripts" / "benchmark_minilm.py"
+    script = Path(__file__).parents[3] / "scripts" / "benchmark_minilm.py"
     model = ["--model", "backbone=hf_text", f"backbone.folder={folder}"]
     out = tmp_path / "out"
     only = ["--only", "magnitude", "sparsegpt"]

@@ -12,8 +12,8 @@ import torch
 
 from mmcompress.backbones.open_clip.backbone import OpenClip
 from mmcompress.testing.zoo.tokenizers import bert, clip, gemma, roberta, write, xlm
-from tests.backbones.test_hf_tokenizer import TEXTS
-from tests.backbones.test_open_clip_hub import SMALL
+from tests.backbones.hf.test_tokenizers import TEXTS
+from tests.backbones.open_clip.test_hub import SMALL
 
 CASES: dict[str, tuple[Callable[..., None] | None, dict[str, Any], dict[str, Any]]] = {
     "own": (None, {}, {}),
