@@ -8,23 +8,22 @@ broken; the page says where.
 """
 
 import argparse
+import itertools
 import logging
 import multiprocessing
 import sys
-import tempfile
 from concurrent.futures import ProcessPoolExecutor
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from document_families import Cell, document
 from rich import get_console
 from rich.progress import track
 
-from mmcompress.backbones.card import Card, card_of
 from mmcompress.system.files import write_atomically
-from mmcompress.testing.contract import RECIPES, SMALL, Contract, Refused
+from mmcompress.testing.contract import RECIPES, SMALL
+from mmcompress.testing.holding import card, hold
+from mmcompress.testing.page import document
 from mmcompress.testing.zoo.families import FAMILIES
 
 LIBRARIES = ("torch", "open_clip_torch", "timm", "transformers")
@@ -37,13 +36,13 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="+", default=RECIPES, choices=RECIPES)
     parser.add_argument("--processes", type=int, default=2, help="models at a time")
     args = parser.parse_args()
-    tasks = [(recipe, family) for family in args.families for recipe in args.recipes]
+    families, recipes = zip(*itertools.product(args.families, args.recipes), strict=True)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(args.processes, context, initializer=quieten) as pool:
         bar = track(
-            pool.map(hold, tasks),
+            pool.map(hold, recipes, families),
             description="hold",
-            total=len(tasks),
+            total=len(recipes),
             disable=not get_console().is_terminal,
         )
         cells = list(bar)
@@ -67,31 +66,6 @@ def quieten() -> None:
     """One thread, and no word of what a model's sizes do not fit: a process of many."""
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
-
-
-@cache
-def contract(family: str) -> Contract:
-    with tempfile.TemporaryDirectory() as folder:
-        return Contract(FAMILIES[family].build(Path(folder)))
-
-
-def hold(task: tuple[str, str]) -> Cell:
-    """One recipe on one family."""
-    recipe, family = task
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            spared = contract(family).check(recipe, Path(folder) / "artifact")
-        except Refused as refusal:
-            return Cell(recipe, family, "refused", str(refusal))
-        # Whatever else a library raises is what the page is to show.
-        except Exception as error:
-            return Cell(recipe, family, "broken", f"{type(error).__name__}: {error}")
-    towers = [m for m in contract(family).dense.modalities if m not in spared]
-    return Cell(recipe, family, "passed", only=" ".join(towers) if spared else "")
-
-
-def card(family: str) -> Card:
-    return card_of(contract(family).dense)
 
 
 if __name__ == "__main__":

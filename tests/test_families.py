@@ -1,31 +1,23 @@
 """Every family keeps the contract, and the page that says so is up to date."""
 
 import re
-from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
-from document_families import Cell, document
-from make_families import card, hold
 
 import mmcompress.testing.contract
 from mmcompress.compression.base import Decision
 from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.recipe import Recipe
-from mmcompress.testing.contract import RECIPES, Contract, Refused
+from mmcompress.testing.contract import RECIPES, Refused
+from mmcompress.testing.holding import Cell, card, contract, hold
+from mmcompress.testing.page import document
 from mmcompress.testing.zoo.families import FAMILIES
 
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "families.md"
 
 ONE_OF_EACH = ("gptq", "magnitude", "lowrank", "cluster")
 """Quantised, pruned, low-rank and shared; scripts/make_families.py tries the others."""
-
-
-@cache
-def contract(family: str) -> Contract:
-    with TemporaryDirectory() as folder:
-        return Contract(FAMILIES[family].build(Path(folder)))
 
 
 @pytest.mark.slow
@@ -90,12 +82,12 @@ def test_a_broken_promise_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         mmcompress.testing.contract, "build_recipe", lambda name: Recipe({name: Moody(bits=8)})
     )
-    assert hold(("int8", "mlp")).outcome == "broken"
+    assert hold("int8", "mlp").outcome == "broken"
 
 
 @pytest.mark.parametrize(("recipe", "only"), [("int8", ""), ("hashed_embedding", "text")])
 def test_the_only_tower_is_named(recipe: str, only: str) -> None:
-    cell = hold((recipe, "hf/clip"))
+    cell = hold(recipe, "hf/clip")
     assert (cell.outcome, cell.only) == ("passed", only)
 
 

@@ -28,7 +28,7 @@ reference = _load_reference()
 @pytest.mark.parametrize("name", reference.NAMES)
 def test_loads_with_the_weights_and_embeddings_of_then(name: str, tmp_path: Path) -> None:
     expected = reference.read_expected(name)
-    build_own = partial(FAMILIES["own_model"].build, tmp_path)  # its code is the user's
+    build_own = partial(FAMILIES["custom"].build, tmp_path)  # its code is the user's
     artifact = Artifact.load(reference.FOLDER / name / "artifact", skeleton=build_own)
     state = artifact.backbone.model.state_dict()
     assert {key: reference.checksum(tensor) for key, tensor in state.items()} == expected["state"]

@@ -58,14 +58,13 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two processes has found."""
     folder = tmp_path_factory.mktemp("together")
     port = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
-    paths = [str(ROOT), str(ROOT / "scripts")]
     started = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.two_processes", str(folder)],
             cwd=ROOT,
             env=os.environ
             | port
-            | {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "PYTHONPATH": os.pathsep.join(paths)},
+            | {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "PYTHONPATH": str(ROOT)},
         )
         for rank in range(2)
     ]

@@ -2,9 +2,9 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from mmcompress.backbones.card import Card, CardRow
+from mmcompress.testing.holding import Cell
 
 GROUPS = {
     "open_clip": "open_clip, its own text tower",
@@ -13,24 +13,6 @@ GROUPS = {
     "": "sentences, captions, and models of no library",
 }
 """Start of a family's name → heading; the longest that fits counts."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """What became of one recipe on one family.
-
-    Attributes:
-        recipe, family: names.
-        outcome: `passed`, `refused` or `broken`.
-        reason: the error's sentence; empty when it passed.
-        only: the towers in which it compresses something; empty when in all.
-    """
-
-    recipe: str
-    family: str
-    outcome: str
-    reason: str = ""
-    only: str = ""
 
 
 def document(
