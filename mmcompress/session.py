@@ -22,11 +22,9 @@ from rich import get_console
 
 from mmcompress.artifact.folder import Artifact
 from mmcompress.artifact.ledger import compact
-from mmcompress.artifact.load import file_checksum
 from mmcompress.compression.recipe import Plan
 from mmcompress.config import job
 from mmcompress.config.compose import plain
-from mmcompress.format.manifest import TENSORS_FILE
 from mmcompress.records.folder import (
     ARTIFACT,
     PLAN,
@@ -201,11 +199,6 @@ def _scored_artifact(cfg: DictConfig, folder: Path) -> Artifact | None:
     try:
         artifact = Artifact.read(folder / ARTIFACT, skeleton=partial(instantiate, cfg.backbone))
         json.loads((folder / PLAN).read_bytes())
-        if (
-            file_checksum(folder / ARTIFACT / TENSORS_FILE)
-            != artifact.manifest["tensors"]["sha256"]
-        ):
-            raise ValueError(f"{folder / ARTIFACT} is not what was scored")
     except (OSError, ValueError) as error:
         log.warning("%s: it is stored and scored again", error)
         forget_results(folder)

@@ -1,13 +1,10 @@
-"""How many values and modules a file of so many bytes may ask for.
+"""A model that asks for more than its files explain (`format.bounds`) is refused while it is built.
 
-A few bytes can stand for any number of equal values, and a manifest of a few bytes can name any
-number of layers. So the whole file is looked at: an honest one holds a fraction of a byte for every
-value at least, and thousands of bytes for every layer. What asks for more is refused while nothing
-of it has been built: a skeleton is first put together on the meta device, where tensors take no
-memory, and counted meanwhile.
+A skeleton is first put together on the meta device, where tensors take no memory, and counted
+meanwhile.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from math import prod
 from typing import Any
@@ -21,37 +18,11 @@ from torch.nn.modules.module import (
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-VALUES = 2**26
-"""Values that any file may stand for, were they all equal: 256 MiB as float32."""
-
-VALUES_PER_BYTE = 1024
-"""Of larger ones. A thousandth of the weights kept, and entropy coded, comes to some 500."""
-
-PLACES, BYTES_PER_PLACE, MOST_PLACES = 6_000, 4096, 100_000
-"""Modules and parameters that any file may ask for; bytes for each one more; and the end of it."""
+from mmcompress.format.bounds import most_places, most_values
 
 UNSAVED = 2**24
 """Values of a tensor that no file holds, such as position ids or the tables of rotary embeddings,
 however small the model is."""
-
-
-def most_values(stored: int) -> int:
-    """How many values a file of `stored` bytes may stand for."""
-    return max(VALUES, VALUES_PER_BYTE * stored)
-
-
-def check_values(state: Mapping[str, Tensor], stored: int) -> None:
-    """Refuse a model of more values than the bytes can stand for.
-
-    Args:
-        state: of the model, on any device; one entry for each tensor, ties left out.
-        stored: bytes of the file.
-    Raises:
-        ValueError: it has more.
-    """
-    values = sum(tensor.numel() for tensor in state.values())
-    if values > most_values(stored):
-        raise ValueError(f"its {values:,} values are more than {stored:,} bytes can stand for")
 
 
 @contextmanager
@@ -61,7 +32,7 @@ def counted(stored: int) -> Iterator["Counter"]:
     Raises:
         ValueError: too many modules and parameters, or a tensor of too many values.
     """
-    counter = Counter(most_values(stored), min(PLACES + stored // BYTES_PER_PLACE, MOST_PLACES))
+    counter = Counter(most_values(stored), most_places(stored))
     hooks = [
         register_module_module_registration_hook(counter.count_place),
         register_module_parameter_registration_hook(counter.count_place),

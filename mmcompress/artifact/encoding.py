@@ -12,7 +12,7 @@ class Encoding:
 
     Attributes:
         steps: names of the steps that touched the weight, in recipe order.
-        values: the stage that turns floats into codes, e.g. `{"codec": "quantise", "bits": 4, …}`
+        values: the stage that turns floats into codes, e.g. `{"codec": "quantize", "bits": 4, …}`
             or `{"codec": "codebook", …}`; None when the values stay floats.
         tensors: side tensors of that stage (`scale`, `zero_point`, `codebook`).
         mask: bool, shape of the weight, True = kept; None when nothing was pruned. Every weight

@@ -17,7 +17,8 @@ from mmcompress.artifact.save import write_artifact
 from mmcompress.artifact.skeleton import Skeleton
 from mmcompress.backbones.base import Backbone
 from mmcompress.format.errors import ArtifactError
-from mmcompress.format.manifest import MANIFEST_FILE, TENSORS_FILE, Manifest
+from mmcompress.format.manifest import MANIFEST_FILE, Manifest, files_of
+from mmcompress.format.writer import MOST_BYTES
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Artifact:
         dense_parameters: int,
         dense_dtype: str = "float32",
         run: Mapping[str, Any],
+        most_bytes: int = MOST_BYTES,
     ) -> Self:
         """Write `backbone` to `folder`, which must not exist; it appears complete or not at all.
 
@@ -64,6 +66,7 @@ class Artifact:
                 already, except those that it cannot hold (`fits_float16`): they stay float32.
                 Loading gives float32 again.
             run: small JSON that says where it comes from: `config_hash`, `recipe`.
+            most_bytes: of one file of tensors; what is larger is written to several.
         Raises:
             ValueError: `folder` exists, or a weight is NaN or infinite.
             AssertionError: an encoding does not give back its weight bit for bit, or a dense
@@ -79,6 +82,7 @@ class Artifact:
             dense_parameters=dense_parameters,
             dense_dtype=dense_dtype,
             run=run,
+            most_bytes=most_bytes,
         )
         return cls(Path(folder), manifest, backbone)
 
@@ -97,7 +101,7 @@ class Artifact:
         Raises:
             ArtifactError: anything about the folder is wrong.
         """
-        manifest = read_manifest(Path(folder))
+        manifest = read_manifest(Path(folder), skeleton)
         backbone = read_backbone(Path(folder), manifest, skeleton, in_file=in_file)
         return cls(Path(folder), manifest, backbone)
 
@@ -108,17 +112,18 @@ class Artifact:
         Raises:
             ArtifactError: anything about the folder is wrong.
         """
-        manifest = read_manifest(Path(folder))
+        manifest = read_manifest(Path(folder), skeleton)
         return cls(Path(folder), manifest, read_skeleton(Path(folder), manifest, skeleton))
 
     @property
     def bytes(self) -> int:
-        """Size: both files as they lie on the disk, tokenizer not counted."""
-        return sum((self.folder / name).stat().st_size for name in (TENSORS_FILE, MANIFEST_FILE))
+        """Size: manifest and files of tensors as they lie on the disk, tokenizer not counted."""
+        names = (MANIFEST_FILE, *files_of(self.manifest))
+        return sum((self.folder / name).stat().st_size for name in names)
 
     def ledger(self) -> list[LedgerRow]:
         """Where every one of these bytes went."""
-        return list_rows(self.folder, self.manifest, self.backbone)
+        return list_rows(self.folder, self.manifest)
 
     def size_summary(self) -> dict[str, Any]:
         """The artifact's size against the dense model's; see `summarise_size`."""

@@ -1,18 +1,16 @@
 """Where the bytes of an artifact went: every one of both files, by tensor."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
-from mmcompress.artifact.load import dense_places, open_tensors
-from mmcompress.backbones.base import Backbone
-from mmcompress.format.bundles import Place, bundle_names, bundle_sizes
-from mmcompress.format.chain import INTEGERS, Chain
-from mmcompress.format.manifest import MANIFEST_FILE, TENSORS_FILE, Manifest
-from mmcompress.format.table import Weight, read_table
+from mmcompress.format.bundles import bundle_names
+from mmcompress.format.dtypes import DTYPES
+from mmcompress.format.manifest import MANIFEST_FILE, Manifest, files_of
+from mmcompress.format.names import Entry
+from mmcompress.format.reader import Reader
 
 
 @dataclass(frozen=True)
@@ -58,48 +56,30 @@ class Share:
     bytes: int
 
 
-def list_rows(folder: Path, manifest: Manifest, backbone: Backbone) -> list[LedgerRow]:
-    """All rows; their bytes add up to the size of the two files.
+def list_rows(folder: Path, manifest: Manifest) -> list[LedgerRow]:
+    """All rows; their bytes add up to the size of the files.
 
     Args:
         folder: of the artifact.
         manifest: its manifest.
-        backbone: the model in it, on any device.
+    Raises:
+        ArtifactError: the tensors are not what it says.
     """
-    state = backbone.model.state_dict()
-    weights = read_table(manifest["kinds"], manifest["weights"])
-    places = dense_places(manifest, state)
-    dense_bytes = _dense_bytes(folder, places)
-    targets = {target.name: target for target in backbone.targets()}
-    reasons = {key: reason for reason, keys in manifest["reasons"].items() for key in keys}
     rows = []
-    for key, tensor in state.items():
-        target = targets.get(key)
-        modality = target.modality if target else backbone.modality_of(key)
-        role = target.role if target else "other"
-        if key in weights and not weights[key].steps:
-            size = sum(part.length for part in weights[key].parts.values())
-            note = "float32, as float16 cannot hold its values"
-            rows.append(
-                LedgerRow(key, modality, role, "dense", size, note, "dense", tensor.numel())
-            )
-        elif key in weights:
-            rows += _weight_rows(key, modality, role, weights[key], tensor.shape)
-        elif key in places:
-            note = reasons.get(key) or _dense_note(key, manifest, is_target=target is not None)
-            size, compressed = dense_bytes[key]
-            if compressed:
-                note += "; frame share"
-            rows.append(
-                LedgerRow(key, modality, role, "dense", size, note, "dense", tensor.numel())
-            )
-    file = folder / TENSORS_FILE
-    with file.open("rb") as opened:
-        header = 8 + int.from_bytes(opened.read(8), "little")
-    rows.append(LedgerRow(TENSORS_FILE, "shared", "other", "header", header, "names and shapes"))
+    with Reader(folder, manifest) as reader:
+        dense_bytes = _dense_bytes(reader)
+        for key, entry in reader.entries.items():
+            if entry.row is None:
+                rows.append(_dense_row(entry, manifest, *dense_bytes[key]))
+            else:
+                rows += _weight_rows(entry, reader)
+        tensors = [sum(sizes.values()) for sizes in reader.sizes()]
+    for name, file, held in zip(files_of(manifest), manifest["files"], tensors, strict=True):
+        header = file["bytes"] - held
+        rows.append(LedgerRow(name, "shared", "other", "header", header, "names and shapes"))
     size = (folder / MANIFEST_FILE).stat().st_size
     rows.append(LedgerRow(MANIFEST_FILE, "shared", "other", "manifest", size, "how to read it"))
-    total = file.stat().st_size + size
+    total = sum((folder / name).stat().st_size for name in (*files_of(manifest), MANIFEST_FILE))
     assert sum(row.bytes for row in rows) == total, "the ledger does not add up"
     return rows
 
@@ -186,72 +166,58 @@ def split_bytes(total: int, sizes: Sequence[int]) -> list[int]:
     return shares
 
 
-def describe(chain: Chain, shape: Sequence[int]) -> str:
-    """What a chain makes of a weight, in the words of its settings.
-
-    Example:
-        >>> describe([{"codec": "quantise", "bits": 4, "group_size": 32}], (8, 64))
-        '4 bits, groups of 32'
-    """
-    words = []
-    for stage in chain:
-        match stage["codec"]:
-            case "quantise":
-                words.append(f"{stage['bits']} bit{'s' if stage['bits'] > 1 else ''}")
-            case "float8":
-                words.append("8-bit floats")
-            case "codebook":
-                block = stage["block_size"]
-                words.append(f"{stage['entries']} entries")
-                words += [f"blocks of {block}"] if block > 1 else []
-            case "bitmask":
-                words.append("masked")
-        if "group_size" in stage:
-            size = stage["group_size"]
-            words.append("per row" if size == prod(shape[1:]) else f"groups of {size}")
-    floats = not any(stage["codec"] in INTEGERS for stage in chain)
-    return ", ".join([*["floats"] * floats, *words])
-
-
-def _dense_bytes(folder: Path, places: Mapping[str, Place]) -> dict[str, tuple[int, bool]]:
-    """Key of a dense tensor → its bytes, and whether they are a share of a frame."""
+def _dense_bytes(reader: Reader) -> dict[str, tuple[int, bool]]:
+    """Name of a dense tensor → its bytes, and whether they are a share of a frame."""
     found: dict[str, tuple[int, bool]] = {}
-    with open_tensors(folder) as tensors:
-        present = set(tensors.keys())
-        for dtype in bundle_sizes(places.values()):
-            compressed = bundle_names(dtype)[1]
-            keys = [key for key, place in places.items() if place.dtype == dtype]
-            sizes = [places[key].shape.numel() * dtype.itemsize for key in keys]
-            if compressed in present:
-                sizes = split_bytes(tensors.get_slice(compressed).get_shape()[0], sizes)
-            found |= {k: (s, compressed in present) for k, s in zip(keys, sizes, strict=True)}
-    # Bundles without values are not stored.
-    return {key: found.get(key, (0, False)) for key in places}
+    bundles: dict[tuple[int, str], list[str]] = {}
+    for name, place in reader.places.items():
+        bundles.setdefault((place.file, place.dtype), []).append(name)
+    for (file, dtype), names in bundles.items():
+        stored, compressed = reader.sizes()[file], bundle_names(dtype)[1]
+        sizes = [reader.entries[name].count * DTYPES[dtype].itemsize for name in names]
+        if compressed in stored:
+            sizes = split_bytes(stored[compressed], sizes)
+        found |= {n: (s, compressed in stored) for n, s in zip(names, sizes, strict=True)}
+    return found
 
 
-def _weight_rows(
-    key: str, modality: str, role: str, weight: Weight, shape: Sequence[int]
-) -> list[LedgerRow]:
-    how = f"{', '.join(weight.steps)}: {describe(weight.chain, shape)}"
-    codecs = [stage["codec"] for stage in weight.chain]
-    note = f"{how}; {' → '.join(codecs) or 'as they are'}"
-    kept = [stage["kept"] for stage in weight.chain if stage["codec"] == "bitmask"]
+def _dense_row(entry: Entry, manifest: Manifest, size: int, shared: bool) -> LedgerRow:
+    note = entry.why or _dense_note(entry, manifest)
+    note += "; frame share" if shared else ""
+    role = entry.role or "other"
+    return LedgerRow(entry.name, entry.modality, role, "dense", size, note, "dense", entry.count)
+
+
+def _weight_rows(entry: Entry, reader: Reader) -> list[LedgerRow]:
+    weight, chain = reader.weights[entry.name], reader.chain(entry.name)
+    role = entry.role or "other"
+    if not weight.steps:
+        size = sum(part.length for part in weight.parts.values())
+        note = "float32, as float16 cannot hold its values"
+        return [
+            LedgerRow(entry.name, entry.modality, role, "dense", size, note, "dense", entry.count)
+        ]
+    how = f"{', '.join(weight.steps)}: {chain.describe()}"
+    note = f"{how}; {' → '.join(chain.names) or 'as they are'}"
+    kept = [stage["kept"] for stage in weight.stages if stage["codec"] == "bitmask"]
     note += "".join(f", {count:,} kept" for count in kept)
     note += "".join(
-        f", {name} of {part.owner}" for name, part in weight.parts.items() if part.owner != key
+        f", {name} of {part.owner}"
+        for name, part in weight.parts.items()
+        if part.owner != entry.name
     )
     # A shared codebook counts for the weight that has it.
-    own = {name: part.length for name, part in weight.parts.items() if part.owner == key}
+    own = {name: part.length for name, part in weight.parts.items() if part.owner == entry.name}
     return [
-        LedgerRow(key, modality, role, name, size, note, how, 0 if i else prod(shape))
+        LedgerRow(entry.name, entry.modality, role, name, size, note, how, 0 if i else entry.count)
         for i, (name, size) in enumerate(own.items())
     ]
 
 
-def _dense_note(key: str, manifest: Manifest, *, is_target: bool) -> str:
-    if not is_target:
+def _dense_note(entry: Entry, manifest: Manifest) -> str:
+    if not entry.role:
         return "not a compressible weight"
     for edit in reversed(manifest["structure"]):
-        if any(key.startswith(f"{module}.") for module in edit["modules"]):
+        if any(entry.name.startswith(f"{module}.") for module in edit["modules"]):
             return f"{edit['step']}: stored as floats, no later step selected it"
     return "no step selected it"

@@ -1,94 +1,53 @@
-"""Reading an artifact: every check first, then the weights.
+"""From an artifact to a model: files are checked, the skeleton is built, each weight is read."""
 
-Order matters. Sizes and checksums of the files come before their content is looked at, and each
-shape is compared with the bytes that are there before anything is allocated for it.
-"""
-
-import hashlib
-import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
-from mmcompress.artifact.bounds import check_values
 from mmcompress.artifact.skeleton import UPGRADE, Skeleton, build_skeleton
 from mmcompress.backbones.base import Backbone
-from mmcompress.format.bundles import (
-    Place,
-    bundle_names,
-    bundle_sizes,
-    check_bundle,
-    fingerprint,
-    open_bundles,
-    place_dense,
-)
-from mmcompress.format.chain import (
-    check_payload,
-    decode,
-    frames_of,
-    layout,
-    view_payload,
-)
-from mmcompress.format.codecs import planes
-from mmcompress.format.errors import ArtifactError, refusing
-from mmcompress.format.manifest import (
-    MANIFEST_FILE,
-    TENSORS_FILE,
-    Manifest,
-    most_of_manifest,
-    parse,
-)
-from mmcompress.format.table import Weight, payload_bytes, read_table
+from mmcompress.format import reader as stored_as
+from mmcompress.format.errors import ArtifactError
+from mmcompress.format.manifest import MANIFEST_FILE, Manifest
+from mmcompress.format.names import Entry
+from mmcompress.format.reader import Reader, StoredWeight, decode
 from mmcompress.functional.finite import describe_not_finite
 from mmcompress.system.mapped import mapped
 from mmcompress.system.memory import large_blocks_apart
 
-PAYLOADS = "payloads"
-"""The tensor that holds all payloads of encoded weights."""
-
 COMPRESS_AGAIN = "compress again, from a model that is finite"
 
-LONGEST_HEADER = 2**16
-"""Bytes of the header of `model.safetensors`, which names a dozen tensors."""
 
-FILE_NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}"
+def read_manifest(folder: Path, own: Skeleton | None = None) -> Manifest:
+    """The manifest, once all files and assets are what it says they are.
 
-
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest, once both files and all assets are what it says they are.
-
+    Args:
+        own: builds a model of the user's own, which artifacts of format 2 need.
     Raises:
         ArtifactError: a file is missing, damaged, foreign or outside the folder.
     """
-    with refusing(folder, "cannot be read"):  # a loop of links, say, or no permission
-        return _read_manifest(folder)
+
+    def describe(manifest: Manifest) -> list[Entry]:
+        path = folder / MANIFEST_FILE
+        return describe_tensors(build_skeleton(manifest, folder, path=path, on_meta=True, own=own))
+
+    return stored_as.read_manifest(folder, describe)
 
 
-def _read_manifest(folder: Path) -> Manifest:
-    if not folder.is_dir():
-        raise ArtifactError(folder, "is no folder", "give the folder that holds manifest.json")
-    path, tensors = _inside(folder, MANIFEST_FILE), _inside(folder, TENSORS_FILE)
-    size = path.stat().st_size
-    if size > most_of_manifest(tensors.stat().st_size):
-        raise ArtifactError(path, f"has {size:,} bytes, far more than its tensors explain")
-    manifest = parse(path.read_bytes(), path)
-    for name in manifest["assets"]:
-        if not re.fullmatch(FILE_NAME, name) or name in (MANIFEST_FILE, TENSORS_FILE):
-            raise ArtifactError(path, f"names an asset {name!r} that is no plain file name")
-    size, expected = tensors.stat().st_size, manifest["tensors"]["bytes"]
-    if size != expected:
-        raise ArtifactError(tensors, f"has {size} bytes where the manifest says {expected}")
-    checksums = {TENSORS_FILE: manifest["tensors"]["sha256"], **manifest["assets"]}
-    for name, checksum in checksums.items():
-        file = _inside(folder, name)
-        if file_checksum(file) != checksum:
-            raise ArtifactError(file, "does not match its checksum in the manifest")
-    return manifest
+def describe_tensors(backbone: Backbone) -> list[Entry]:
+    """Every tensor of the model's state dict: name, shape, dtype, tower and role."""
+    targets = {target.name: target for target in backbone.targets()}
+    found = []
+    for key, tensor in backbone.model.state_dict().items():
+        target = targets.get(key)
+        modality = target.modality if target else backbone.modality_of(key)
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        role = target.role if target else ""
+        found.append(Entry(key, tuple(tensor.shape), dtype, modality, role))
+    return found
 
 
 def read_skeleton(folder: Path, manifest: Manifest, own: Skeleton | None = None) -> Backbone:
@@ -97,11 +56,8 @@ def read_skeleton(folder: Path, manifest: Manifest, own: Skeleton | None = None)
     Raises:
         ArtifactError: a tensor is missing, superfluous, or of another shape or dtype.
     """
-    path = folder / MANIFEST_FILE
-    backbone = build_skeleton(manifest, folder, path=path, on_meta=True, own=own)
-    with open_tensors(folder) as tensors:
-        check_tensors(folder, manifest, backbone.model.state_dict(), tensors)
-    return backbone
+    with Reader(folder, manifest) as reader:
+        return _build(reader, own)
 
 
 @large_blocks_apart()
@@ -115,12 +71,14 @@ def read_backbone(
     Raises:
         ArtifactError: as `read_skeleton`; or a payload does not decode.
     """
-    read_skeleton(folder, manifest, own)
     path = folder / MANIFEST_FILE
-    backbone = build_skeleton(manifest, folder, path=path, on_meta=False, own=own)
-    skeleton = backbone.model.state_dict(keep_vars=True)
-    with open_tensors(folder) as tensors:
-        values = _finite(folder, skeleton, read_values(folder, manifest, skeleton, tensors))
+    with Reader(folder, manifest) as reader:
+        backbone = _build(reader, own)
+        if _lacks_values(backbone.model):
+            # They follow from the code of the model, which has just been found harmless.
+            backbone = build_skeleton(manifest, folder, path=path, on_meta=False, own=own)
+        skeleton = backbone.model.state_dict(keep_vars=True)
+        values = _finite(folder, skeleton, read_values(reader))
         state = mapped(values)[0] if in_file else dict(values)
     for key, value in state.items():
         # A Parameter is taken as it is, so that two names can share one.
@@ -133,144 +91,46 @@ def read_backbone(
     return backbone.eval()
 
 
-def dense_places(manifest: Manifest, state: Mapping[str, Tensor]) -> dict[str, Place]:
-    """Where the tensors lie that are neither encoded nor stored under another name.
+def _lacks_values(model: nn.Module) -> bool:
+    """Whether tensors that no state dict holds, such as position ids, are on the meta device."""
+    saved = model.state_dict().keys()
+    unsaved: list[object] = [b for name, b in model.named_buffers() if name not in saved]
+    for module in model.modules():
+        for value in vars(module).values():
+            unsaved += value if isinstance(value, list | tuple) else [value]
+    return any(isinstance(value, Tensor) and value.is_meta for value in unsaved)
+
+
+def _build(reader: Reader, own: Skeleton | None) -> Backbone:
+    """The skeleton on the meta device, its tensors those that are stored."""
+    manifest, path = reader.manifest, reader.path
+    backbone = build_skeleton(manifest, reader.folder, path=path, on_meta=True, own=own)
+    check_same(reader, backbone.model.state_dict())
+    return backbone
+
+
+def check_same(reader: Reader, state: Mapping[str, Tensor]) -> None:
+    """Refuse an artifact whose tensors are not those of the model.
 
     Args:
-        manifest: of the artifact.
         state: of the model, on any device.
-    """
-    elsewhere = {*manifest["weights"], *manifest["aliases"]}
-    return place_dense(state, elsewhere, halved=manifest["dense_dtype"] == "float16")
-
-
-@contextmanager
-def open_tensors(folder: Path) -> Iterator[Any]:
-    """`model.safetensors`, opened by its library, which checks header and offsets.
-
     Raises:
-        ArtifactError: it is no safetensors file.
+        ArtifactError: a name, a shape or a dtype is another one.
     """
-    path = folder / TENSORS_FILE
-    with path.open("rb") as file:
-        header = int.from_bytes(file.read(8), "little")
-    if header > LONGEST_HEADER:
-        raise ArtifactError(path, f"is no valid safetensors file (a header of {header:,} bytes)")
-    with refusing(path, "is no valid safetensors file"):
-        opened = safe_open(path, framework="pt")
-    with opened as tensors:
-        yield tensors
-
-
-def file_checksum(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _inside(folder: Path, name: str) -> Path:
-    path = folder / name
-    if path.resolve().parent != folder.resolve():
-        raise ArtifactError(path, "points out of the artifact's folder")
-    if not path.is_file():
-        raise ArtifactError(path, "is missing, or no plain file")
-    return path
-
-
-def check_tensors(
-    folder: Path, manifest: Manifest, skeleton: Mapping[str, Tensor], tensors: Any
-) -> None:
-    """Every tensor of the model is there, and nothing else, each as long as it must be.
-
-    Args:
-        folder, manifest: of the artifact.
-        skeleton: state of the model, on any device.
-        tensors: the open file.
-    Raises:
-        ArtifactError: it is not so.
-    """
-    path = folder / MANIFEST_FILE
-    rows, aliases = manifest["weights"], manifest["aliases"]
-    for key in [*rows, *aliases]:
-        if key not in skeleton:
-            raise ArtifactError(path, f"lists {key}, which the model does not have")
-    for alias, key in aliases.items():
-        fits = key in skeleton and skeleton[key].shape == skeleton[alias].shape
-        if alias in rows or key in aliases or not fits:
-            raise ArtifactError(path, f"ties {alias} to {key}, which does not fit")
-    if fingerprint(skeleton) != manifest["skeleton"]:
-        problem = "describes a model whose tensors are not those that were stored"
-        raise ArtifactError(path, problem, "install the library versions that it names")
-    own = {key: tensor for key, tensor in skeleton.items() if key not in aliases}
-    with refusing(path, "describes a model that is too large"):
-        check_values(own, manifest["tensors"]["bytes"])
-    bundles = _find_bundles(folder, manifest, skeleton, set(tensors.keys()))
-    for name, (dtype, size) in bundles.items():
-        with refusing(folder / TENSORS_FILE, f"{name} does not fit"):
-            check_bundle(name, dtype, size, tensors.get_slice(name))
-    if rows:
-        _check_payloads(folder, manifest, skeleton, tensors.get_slice(PAYLOADS))
-
-
-def _find_bundles(
-    folder: Path, manifest: Manifest, skeleton: Mapping[str, Tensor], present: set[str]
-) -> dict[str, tuple[torch.dtype, int]]:
-    """Name of each bundle → its dtype and how many values it must hold.
-
-    Raises:
-        ArtifactError: the file holds other tensors than these and the payloads.
-    """
-    bundles = {}
-    for dtype, size in bundle_sizes(dense_places(manifest, skeleton).values()).items():
-        plain, compressed = bundle_names(dtype)
-        bundles[compressed if compressed in present else plain] = (dtype, size)
-    expected = {*bundles, *([PAYLOADS] if manifest["weights"] else [])}
-    for name in sorted(expected - present):
-        raise ArtifactError(folder / TENSORS_FILE, f"misses the tensor {name}")
-    for name in sorted(present - expected):
-        problem = f"holds a tensor {name} that the model does not have"
-        raise ArtifactError(folder / TENSORS_FILE, problem)
-    return bundles
-
-
-def _check_payloads(
-    folder: Path, manifest: Manifest, skeleton: Mapping[str, Tensor], stored: Any
-) -> None:
-    path = folder / MANIFEST_FILE
-    weights = read_table(manifest["kinds"], manifest["weights"])
-    dtype, shape, size = stored.get_dtype(), tuple(stored.get_shape()), payload_bytes(weights)
-    if dtype != "U8" or shape != (size,):
-        problem = f"{PAYLOADS} is {dtype} {shape}, the manifest's lengths add up to U8 {(size,)}"
-        raise ArtifactError(folder / TENSORS_FILE, problem)
-    for key in weights:
-        if skeleton[key].dtype != torch.float32:
-            raise ArtifactError(path, f"encodes {key}, which is no float32 in the model")
-        with refusing(path, f"{key} does not fit its bytes"):
-            _check_weight(key, weights, skeleton, stored)
-
-
-def _check_weight(
-    key: str, weights: Mapping[str, Weight], skeleton: Mapping[str, Tensor], stored: Any
-) -> None:
-    chain, parts = weights[key].chain, weights[key].parts
-    expected = layout(chain, skeleton[key].shape)
-    needed = {name for name, item in expected.items() if not item.optional}
-    if not needed <= parts.keys() <= expected.keys():
-        raise ValueError(f"payloads are {sorted(parts)}, expected {sorted(needed)}")
-    foreign = frames_of(chain).keys() - parts.keys()
-    if foreign:
-        raise ValueError(f"planes names payloads that it does not have: {sorted(foreign)}")
-    for name, part in parts.items():
-        if part.owner != key:
-            theirs = weights[part.owner].chain
-            same = layout(theirs, skeleton[part.owner].shape)[name] == expected[name]
-            if not same or frames_of(theirs).get(name) != frames_of(chain).get(name):
-                raise ValueError(f"it shares the {name} of {part.owner}, which is of another form")
-        head = stored[part.start : part.start + min(part.length, planes.HEADER_BYTES)]
-        check_payload(chain, name, expected[name], part.dtype, part.length, head)
+    aliases = reader.manifest["aliases"]
+    for key in [*reader.entries, *aliases]:
+        if key not in state:
+            raise ArtifactError(reader.path, f"lists {key}, which the model does not have")
+    for key, tensor in state.items():
+        entry = reader.entries.get(aliases.get(key, key))
+        found = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
+        if entry is None or found != (entry.shape, entry.dtype):
+            stored = f"{entry.dtype} {list(entry.shape)}" if entry else "not there"
+            problem = (
+                f"describes a model whose tensors are not those that were stored: {key} is "
+                f"{found[1]} {list(found[0])} in the model, and {stored} in the artifact"
+            )
+            raise ArtifactError(reader.path, problem, "install the library versions that it names")
 
 
 def _finite(
@@ -285,38 +145,31 @@ def _finite(
         is_mask = not isinstance(skeleton[key], nn.Parameter)
         found = describe_not_finite(value, is_mask=is_mask)
         if found is not None:
-            raise ArtifactError(folder / TENSORS_FILE, f"{key} holds {found}", COMPRESS_AGAIN)
+            raise ArtifactError(folder, f"{key} holds {found}", COMPRESS_AGAIN)
         yield key, value
 
 
-def read_values(
-    folder: Path, manifest: Manifest, skeleton: Mapping[str, Tensor], tensors: Any
-) -> Iterator[tuple[str, Tensor]]:
+def read_values(reader: Reader) -> Iterator[tuple[str, Tensor]]:
     """Key and value of each tensor that is stored, in the dtype that the model has it in.
 
-    Args: as in `check_tensors`, which must have passed.
-
-    The largest of the encoded ones are the first: decoding takes several times a weight's memory,
-    which at the end that of all others adds to. The library maps the file into memory: each value
-    is a copy, for the model must not depend on the file, and bytes in it need not be aligned.
+    The largest of the encoded ones are the first of these: decoding takes several times a weight's
+    memory, which at the end that of all others adds to.
     """
-    path = folder / TENSORS_FILE
-    places = dense_places(manifest, skeleton)
-    bundles = open_bundles(tensors, places)
-    for key, place in places.items():
-        with refusing(path, f"{key} does not decode"):
-            values = bundles[place.dtype][place.start : place.end]
-        yield key, values.clone().view(place.shape).to(skeleton[key].dtype)
-    del bundles
-    weights = read_table(manifest["kinds"], manifest["weights"])
-    for key in sorted(weights, key=lambda key: skeleton[key].numel(), reverse=True):
-        weight = weights[key]
-        stored, shape = tensors.get_slice(PAYLOADS), skeleton[key].shape
-        expected = layout(weight.chain, shape)
-        payloads = {}
-        for name, part in weight.parts.items():
-            data = stored[part.start : part.start + part.length].clone()
-            payloads[name] = view_payload(weight.chain, name, expected[name], part.dtype, data)
-        with refusing(path, f"{key} does not decode"):
-            value = decode(weight.chain, payloads, shape)
-        yield key, value
+    largest = sorted(reader.weights, key=lambda key: reader.entries[key].count, reverse=True)
+    for key in [*reader.places, *largest]:
+        stored = reader.get(key)
+        yield key, to_tensor(stored)
+
+
+def to_tensor(stored: StoredWeight) -> Tensor:
+    """The tensor that is stored, in the dtype that the model has it in."""
+    if stored.chain is not None:
+        return torch.from_numpy(decode(stored))
+    return from_numpy(stored.codes, stored.stored_dtype).to(getattr(torch, stored.dtype))
+
+
+def from_numpy(values: np.ndarray, dtype: str) -> Tensor:
+    """A tensor in the same memory; bfloat16 is given as its bits."""
+    if dtype == "bfloat16":
+        return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(values)

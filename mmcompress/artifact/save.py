@@ -1,40 +1,29 @@
-"""Writing an artifact: both files and the assets, or nothing."""
+"""Writing an artifact: all files and the assets, or nothing."""
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from mmcompress.artifact.encode import encode
+from mmcompress.artifact.encode import encode, to_numpy
 from mmcompress.artifact.encoding import Encoding
-from mmcompress.artifact.load import (
-    PAYLOADS,
-    check_tensors,
-    file_checksum,
-    open_tensors,
-    read_manifest,
-    read_skeleton,
-    read_values,
-)
+from mmcompress.artifact.load import check_same, describe_tensors, read_manifest, read_skeleton
 from mmcompress.artifact.skeleton import OWN
 from mmcompress.artifact.spec import without_references
 from mmcompress.backbones.base import Backbone
-from mmcompress.format.bundles import fingerprint, make_bundles, place_dense
 from mmcompress.format.errors import ArtifactError
-from mmcompress.format.manifest import (
-    FORMAT_VERSION,
-    MANIFEST_FILE,
-    TENSORS_FILE,
-    Manifest,
-    sign,
-)
-from mmcompress.format.table import Rows, add_row
-from mmcompress.functional.finite import describe_not_finite, find_not_finite
+from mmcompress.format.manifest import FORMAT_VERSION, MANIFEST_FILE, Manifest, sign
+from mmcompress.format.names import Entry
+from mmcompress.format.reader import Reader, decode, file_checksum
+from mmcompress.format.writer import MOST_BYTES, Writer
+from mmcompress.functional.finite import describe_not_finite
 from mmcompress.functional.float16 import fits_float16
 from mmcompress.system.files import check_new, folder_atomically
 from mmcompress.system.memory import give_back, large_blocks_apart
@@ -58,6 +47,7 @@ def write_artifact(
     dense_parameters: int,
     dense_dtype: str,
     run: Mapping[str, Any],
+    most_bytes: int = MOST_BYTES,
 ) -> Manifest:
     """Write the folder; `Artifact.save` describes the arguments.
 
@@ -71,30 +61,26 @@ def write_artifact(
     unknown = encodings.keys() - state.keys()
     assert not unknown, f"encodings of tensors that the model does not have: {sorted(unknown)}"
     aliases = _find_aliases(state, encodings)
-    left = state.keys() - aliases.keys()
-    stored = {k: state[k].detach().cpu().contiguous() for k in left if not state[k].is_meta}
-
+    entries = [
+        replace(entry, why=reasons.get(entry.name, "") if entry.name not in encodings else "")
+        for entry in describe_tensors(backbone)
+        if entry.name not in aliases
+    ]
+    for key, tensor in state.items():  # before the work of encoding
+        if key not in encodings and key not in aliases:
+            _check_finite(key, tensor)
     halved = dense_dtype == "float16"
-    wide = _find_wide(stored, encodings) if halved else []
-    left_dense = ((k, t) for k, t in state.items() if k in stored and k not in encodings)
-    _refuse(find_not_finite(left_dense))
-    kinds, weights, payloads = _encode_all(stored, encodings, wide)
-    dense = place_dense(state, {*encodings, *aliases, *wide}, halved=halved)
-    tensors = make_bundles(stored, dense)
-    if payloads:
-        tensors[PAYLOADS] = torch.cat([_as_bytes(payload) for payload in payloads])
-
-    with folder_atomically(folder) as temporary:
-        save_file(tensors, temporary / TENSORS_FILE)
+    with (
+        folder_atomically(folder) as temporary,
+        Writer(temporary, halved=halved, most_bytes=most_bytes) as writer,
+    ):
+        digests = _write_tensors(writer, entries, state, encodings)
         names = sorted(backbone.save_assets(temporary))
         manifest = {
             "format_version": FORMAT_VERSION,
             "adapter": backbone.adapter,
             "spec": without_references(backbone.spec),
             "structure": list(structure),
-            "skeleton": fingerprint(state),
-            "kinds": kinds,
-            "weights": weights,
             "aliases": aliases,
             "dense_dtype": dense_dtype,
             "dense": {
@@ -102,44 +88,86 @@ def write_artifact(
                 "parameters": dense_parameters,
                 "dtype": _parameter_dtype(backbone),
             },
-            "reasons": _by_reason({k: reasons[k] for k in [*dense, *wide] if k in reasons}),
             "versions": _versions(),
             "run": dict(run),
-            "tensors": {
-                "bytes": (temporary / TENSORS_FILE).stat().st_size,
-                "sha256": file_checksum(temporary / TENSORS_FILE),
-            },
             "assets": {name: file_checksum(temporary / name) for name in names},
-        }
+        } | writer.finish()
         (temporary / MANIFEST_FILE).write_bytes(sign(manifest))
-        wanted = stored | {k: e.weight for k, e in encodings.items() if e.weight is not None}
-        return _read_back(temporary, state, wanted)
+        return _read_back(temporary, state, digests)
 
 
-def _read_back(folder: Path, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Manifest:
+def _write_tensors(
+    writer: Writer,
+    entries: Iterable[Entry],
+    state: Mapping[str, Tensor],
+    encodings: Mapping[str, Encoding],
+) -> dict[str, str]:
+    """A checksum of the values of each tensor; one of them is in memory at a time."""
+    digests: dict[str, str] = {}
+    in_order = sorted(entries, key=lambda entry: entry.name)
+    for entry in progress(in_order, "store"):
+        key = entry.name
+        # Float32 that float16 cannot hold is stored as a weight that no step touched.
+        wide = key not in encodings and writer.halved and _is_wide(state[key])
+        encoding = Encoding() if wide else encodings.get(key)
+        weight = state[key] if encoding is None or encoding.weight is None else encoding.weight
+        if encoding is None:
+            values = to_numpy(weight)
+            writer.add_dense(entry, values)
+        else:
+            _check_finite(key, weight)
+            stages, payloads = encode(weight, encoding)
+            codebook = encoding.tensors.get("codebook")
+            writer.add_encoded(entry, encoding.steps, stages, payloads, codebook=codebook)
+            values = to_numpy(weight) + np.float32(0)  # −0 is +0
+        digests[key] = _digest(values)
+        give_back([weight.detach()])
+    return digests
+
+
+def _is_wide(tensor: Tensor) -> bool:
+    return tensor.dtype == torch.float32 and not fits_float16(tensor.detach())
+
+
+def _digest(values: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(values).data).hexdigest()
+
+
+def _check_finite(key: str, tensor: Tensor) -> None:
+    """Buffers may hold −inf, as masks do."""
+    found = describe_not_finite(tensor.detach(), is_mask=not isinstance(tensor, nn.Parameter))
+    give_back([tensor.detach()])
+    _refuse(found and f"{key} holds {found}")
+
+
+def _read_back(folder: Path, state: Mapping[str, Tensor], digests: Mapping[str, str]) -> Manifest:
     """The manifest, once the files are found to hold the model; it does what `Artifact.load` does.
 
     Args:
         folder: all written.
         state: of the model.
-        wanted: the values that are to be in the files, by key.
+        digests: of the values that are to be in the files, by key.
     Raises:
         ArtifactError: they cannot be read, or hold other values.
     """
     manifest = read_manifest(folder)
     if manifest["adapter"] != OWN:  # only the user's code builds those
         read_skeleton(folder, manifest)
-    with open_tensors(folder) as tensors:
-        check_tensors(folder, manifest, state, tensors)
-        for key, value in read_values(folder, manifest, state, tensors):
-            expected = wanted[key].detach().cpu()
-            if value.dtype != expected.dtype or not torch.equal(value, expected):
+    with Reader(folder, manifest) as reader:
+        check_same(reader, state)
+        for key in reader.entries:
+            stored = reader.get(key)
+            values = stored.codes
+            if stored.chain is not None:
+                values = decode(stored) + np.float32(0)
+            elif stored.stored_dtype != stored.dtype:
+                values = decode(stored)
+            if _digest(values) != digests[key]:
                 raise ArtifactError(
-                    folder / TENSORS_FILE,
+                    folder,
                     f"gives back other values of {key} than were written",
                     "save it again; if that does not help, report it with the recipe",
                 )
-            give_back([wanted[key]])
     return manifest
 
 
@@ -149,47 +177,6 @@ def _refuse(not_finite: str | None) -> None:
             f"{not_finite}, and no such artifact could be read: lower optimizer.lr, or choose a "
             "milder recipe"
         )
-
-
-def _find_wide(stored: Mapping[str, Tensor], encodings: Mapping[str, Encoding]) -> list[str]:
-    """Dense tensors that float16 cannot hold: each is stored as a weight that no step touched."""
-    wide = []
-    for key, tensor in stored.items():
-        if tensor.dtype == torch.float32 and key not in encodings:
-            wide += [] if fits_float16(tensor) else [key]
-            give_back([tensor])
-    return wide
-
-
-def _encode_all(
-    stored: Mapping[str, Tensor], encodings: Mapping[str, Encoding], wide: Sequence[str]
-) -> tuple[list[dict[str, Any]], Rows, list[Tensor]]:
-    """The manifest's kinds and weights, and all payloads in the order in which they are stored."""
-    kinds: list[dict[str, Any]] = []
-    rows: Rows = {}
-    stored_payloads: list[Tensor] = []
-    # By identity of a codebook: owner; itself, so that no later one is taken for it; as stored.
-    codebooks: dict[int, tuple[str, Tensor, Tensor]] = {}
-    for key in progress(sorted([*encodings, *wide]), "store"):
-        encoding = Encoding() if key in wide else encodings[key]
-        weight = stored[key] if encoding.weight is None else encoding.weight.detach().cpu()
-        found = describe_not_finite(weight)
-        _refuse(found and f"{key} holds {found}")
-        chain, payloads = encode(weight, encoding)
-        owner = key
-        if "codebook" in payloads:  # one object in several encodings is stored once
-            shared = encoding.tensors["codebook"]
-            first = (key, shared, payloads["codebook"])
-            owner, _, codebook = codebooks.setdefault(id(shared), first)
-            assert torch.equal(codebook, payloads["codebook"]), f"{key} and {owner} share no more"
-        shared_with = None if owner == key else owner
-        rows[key] = add_row(kinds, encoding.steps, chain, payloads, shared_with)
-        stored_payloads += [
-            payload
-            for name, payload in sorted(payloads.items())
-            if name != "codebook" or owner == key
-        ]
-    return kinds, rows, stored_payloads
 
 
 def _find_aliases(state: Mapping[str, Tensor], encodings: Mapping[str, Encoding]) -> dict[str, str]:
@@ -208,18 +195,6 @@ def _find_aliases(state: Mapping[str, Tensor], encodings: Mapping[str, Encoding]
         owner = encoded[0] if encoded else keys[0]
         aliases |= {key: owner for key in keys if key != owner}
     return aliases
-
-
-def _by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:
-    """Reason → the keys that it holds for."""
-    found: dict[str, list[str]] = {}
-    for key, reason in reasons.items():
-        found.setdefault(reason, []).append(key)
-    return found
-
-
-def _as_bytes(payload: Tensor) -> Tensor:
-    return payload.contiguous().flatten().view(torch.uint8)
 
 
 def _parameter_dtype(backbone: Backbone) -> str:

@@ -18,7 +18,7 @@ from mmcompress.backbones.adapters import find_adapter
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.empty import without_weights
 from mmcompress.format.errors import ArtifactError, refusing
-from mmcompress.format.manifest import Manifest
+from mmcompress.format.manifest import Manifest, stored_bytes
 from mmcompress.modules.edits import Edit, find_edit, replay
 
 Skeleton = Callable[[], Backbone]
@@ -50,7 +50,7 @@ def build_skeleton(
     Raises:
         ArtifactError: a name is not ours, or what it stands for refuses what the manifest gives it.
     """
-    stored = manifest["tensors"]["bytes"]
+    stored = stored_bytes(manifest)
     try:
         check_spec(manifest["spec"], stored)
         check_spec({edit["step"]: edit["modules"] for edit in manifest["structure"]}, stored)

@@ -2,12 +2,11 @@
 
 import hashlib
 import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmcompress.format import version_2
 from mmcompress.format.errors import ArtifactError
-from mmcompress.format.table import read_table
 
 FORMAT_VERSION = 3
 """What is written."""
@@ -17,6 +16,11 @@ OLDEST = 2
 
 TENSORS_FILE = "model.safetensors"
 MANIFEST_FILE = "manifest.json"
+
+PAYLOADS = "payloads"
+"""The tensor of a file that holds all payloads of its encoded weights."""
+
+MOST_FILES = 10_000
 
 SHORT, LONGEST = 2**22, 2**26
 """Bytes that any manifest may have, and that none may have."""
@@ -31,22 +35,22 @@ FIELDS: dict[str, type] = {
     "adapter": str,
     "spec": dict,
     "structure": list,
-    "skeleton": str,
+    "codecs": dict,
     "kinds": list,
-    "weights": dict,
+    "forms": list,
+    "tensors": dict,
     "aliases": dict,
     "dense_dtype": str,
     "dense": dict,
-    "reasons": dict,
     "versions": dict,
     "run": dict,
-    "tensors": dict,
+    "files": list,
     "assets": dict,
     "checksum": str,
 }
 STRUCTURE_FIELDS: dict[str, type] = {"step": str, "edit": str, "version": int, "modules": dict}
 DENSE_FIELDS: dict[str, type] = {"bytes": int, "parameters": int, "dtype": str}
-TENSORS_FIELDS: dict[str, type] = {"bytes": int, "sha256": str}
+FILE_FIELDS: dict[str, type] = {"name": str, "bytes": int, "sha256": str, "tensors": int}
 
 
 def sign(manifest: Manifest) -> bytes:
@@ -62,7 +66,7 @@ def sign(manifest: Manifest) -> bytes:
 
 
 def parse(data: bytes, path: Path) -> Manifest:
-    """The manifest that `sign` wrote, every field of the right type, in the words of version 3.
+    """The manifest that `sign` wrote, of this format or the one before.
 
     Args:
         data: content of the file.
@@ -92,15 +96,28 @@ def parse(data: bytes, path: Path) -> Manifest:
     # Comparing all bytes also finds what parsing forgives: spaces, repeated keys.
     if signed != data:
         raise ArtifactError(path, "does not match its checksum, it was damaged or edited")
-    if version == 2:
-        try:
-            manifest = version_2.upgrade(manifest)
-        except ValueError as error:
-            raise ArtifactError(path, str(error), "get it from who made it") from error
+    return manifest
+
+
+def check_manifest(manifest: Manifest, path: Path) -> None:
+    """Refuse a manifest of this format whose fields are not of the right type.
+
+    Raises:
+        ArtifactError: a field is amiss.
+    """
     problem = _find_problem(manifest)
     if problem:
         raise ArtifactError(path, problem)
-    return manifest
+
+
+def files_of(manifest: Manifest) -> list[str]:
+    """Names of the files that hold the tensors."""
+    return [file["name"] for file in manifest["files"]]
+
+
+def stored_bytes(manifest: Manifest) -> int:
+    """Bytes of these files."""
+    return sum(file["bytes"] for file in manifest["files"])
 
 
 def most_of_manifest(stored: int) -> int:
@@ -134,42 +151,53 @@ def _canonical(value: Any) -> bytes:
 
 
 def _find_problem(manifest: Manifest) -> str | None:
-    found = _check_fields("the manifest", manifest, FIELDS)
-    found = found or _check_fields("dense", manifest["dense"], DENSE_FIELDS)
-    found = found or _check_fields("tensors", manifest["tensors"], TENSORS_FIELDS)
-    for field, kind in (("aliases", str), ("reasons", list), ("assets", str)):
-        found = found or _check_values(field, manifest[field].values(), kind)
+    found = check_fields("the manifest", manifest, FIELDS)
+    found = found or check_fields("dense", manifest["dense"], DENSE_FIELDS)
+    for field, kind in (("aliases", str), ("codecs", int), ("assets", str)):
+        found = found or check_values(field, manifest[field].values(), kind)
+    for field, fields in (("files", FILE_FIELDS), ("structure", STRUCTURE_FIELDS)):
+        for position, item in enumerate(manifest[field] if not found else []):
+            found = found or check_fields(f"{field}[{position}]", item, fields)
     if found:  # what follows looks inside these fields
         return found
-    for reason, keys in manifest["reasons"].items():
-        found = found or _check_values(f"reasons[{reason!r}]", keys, str)
-    if found:
-        return found
+    for position, edit in enumerate(manifest["structure"]):
+        name = f"structure[{position}]"
+        found = found or check_values(name, edit["modules"].values(), dict)
+    return found or find_contradiction(manifest) or _find_foreign_file(manifest["files"])
+
+
+def find_contradiction(manifest: Manifest) -> str | None:
+    """What is wrong with the dense model that a manifest states; None where nothing is."""
     if min(manifest["dense"]["bytes"], manifest["dense"]["parameters"]) < 1:
         return "dense states no bytes or no parameters"
     if manifest["dense_dtype"] not in ("float32", "float16"):
         return f"dense_dtype={manifest['dense_dtype']!r} is neither float32 nor float16"
-    for position, edit in enumerate(manifest["structure"]):
-        name = f"structure[{position}]"
-        found = _check_fields(name, edit, STRUCTURE_FIELDS)
-        found = found or _check_values(name, edit["modules"].values(), dict)
-        if found:
-            return found
-    try:
-        read_table(manifest["kinds"], manifest["weights"])
-    except ValueError as error:
-        return str(error)
     return None
 
 
-def _check_fields(name: str, value: Any, fields: dict[str, type]) -> str | None:
+def _find_foreign_file(files: Sequence[Mapping[str, Any]]) -> str | None:
+    names = [file["name"] for file in files]
+    count = len(names)
+    if not 1 <= count <= MOST_FILES:
+        return f"files names {count:,} files of tensors"
+    expected = [f"model-{i:05}-of-{count:05}.safetensors" for i in range(1, count + 1)]
+    if names != ([TENSORS_FILE] if count == 1 else expected):
+        return f"files names {names[:3]}, no files of tensors"
+    if any(file["tensors"] < 0 or file["bytes"] < 0 for file in files):
+        return "files states a number below zero"
+    return None
+
+
+def check_fields(name: str, value: Any, fields: Mapping[str, type]) -> str | None:
+    """What is wrong with an object that must have exactly these fields; None where nothing is."""
     if not isinstance(value, dict) or value.keys() != fields.keys():
         return f"{name} does not have exactly the fields {', '.join(fields)}"
     wrong = [key for key, kind in fields.items() if type(value[key]) is not kind]
     return f"{name}: {', '.join(wrong)} of the wrong type" if wrong else None
 
 
-def _check_values(name: str, values: Any, kind: type) -> str | None:
+def check_values(name: str, values: Iterable[Any], kind: type) -> str | None:
+    """What is wrong with values that must all be of one type; None where nothing is."""
     if all(type(value) is kind for value in values):
         return None
     return f"{name} holds values that are not {kind.__name__}"

@@ -2,26 +2,30 @@
 
 What weights have in common stands once, in `kinds`:
 
-    {"steps": ["int4"], "chain": [{"codec": "quantise", …}, …], "payloads": {"codes": "uint8", …}}
+    {"steps": ["int4"], "chain": [{"codec": "quantize", …}, …], "payloads": {"codes": "uint8", …}}
 
 A weight's row is `[index of its kind, bytes of payload 1, bytes of payload 2, …]`, payloads in the
 order of their names, then how many codes its mask keeps if its chain has a bitmask. In place of
-the bytes of a codebook, a row may name an earlier weight whose codebook it shares. All payloads
-lie one after the other, weights in the order of their keys; so no row can reach into another's.
+the bytes of a codebook, a row may name an earlier weight whose codebook it shares. All payloads of
+a file lie one after the other, weights in the order of their keys; so no row can reach into
+another's.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
-from torch import Tensor
+import numpy as np
 
-from mmcompress.format.chain import DTYPES, Chain
+from mmcompress.format.chain import Stages
+from mmcompress.format.codecs.base import FLOATS
+from mmcompress.format.names import Entry, Row
+
+STORED = ("uint8", *FLOATS)
+"""Dtypes of payloads."""
 
 KIND_FIELDS: dict[str, type] = {"steps": list, "chain": list, "payloads": dict}
-
-Rows = dict[str, list[Any]]
-"""By key of the weight."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +34,14 @@ class Part:
 
     Attributes:
         dtype: name of the dtype that is stored.
-        start: where it begins in the tensor of all payloads, in bytes.
+        file: which of the files it lies in, from 0.
+        start: where it begins in the tensor of all payloads of that file, in bytes.
         length: in bytes.
         owner: key of the weight it was stored for; that of another where a codebook is shared.
     """
 
     dtype: str
+    file: int
     start: int
     length: int
     owner: str
@@ -47,34 +53,34 @@ class Weight:
 
     Attributes:
         steps: that touched it.
-        chain: how it is stored.
+        stages: of the chain by which it is stored.
         parts: its payloads by name.
     """
 
     steps: list[str]
-    chain: Chain
+    stages: Stages
     parts: dict[str, Part]
 
 
 def add_row(
     kinds: list[dict[str, Any]],
     steps: Sequence[str],
-    chain: Chain,
-    payloads: Mapping[str, Tensor],
+    stages: Stages,
+    payloads: Mapping[str, np.ndarray],
     shared_with: str | None,
-) -> list[Any]:
+) -> Row:
     """The row of one weight.
 
     Args:
         kinds: the weight's own is appended where it is new.
         steps: that touched it.
-        chain: how it is stored.
+        stages: of the chain by which it is stored.
         payloads: as they are stored.
         shared_with: the weight whose codebook it takes.
     """
-    kept = [stage["kept"] for stage in chain if stage["codec"] == "bitmask"]
-    common = [{k: v for k, v in stage.items() if k != "kept"} for stage in chain]
-    dtypes = {name: str(t.dtype).removeprefix("torch.") for name, t in payloads.items()}
+    kept = [stage["kept"] for stage in stages if stage["codec"] == "bitmask"]
+    common = [{k: v for k, v in stage.items() if k != "kept"} for stage in stages]
+    dtypes = {name: t.dtype.name for name, t in payloads.items()}
     kind = {"steps": list(steps), "chain": common, "payloads": dtypes}
     if kind not in kinds:
         kinds.append(kind)
@@ -84,12 +90,15 @@ def add_row(
     return [kinds.index(kind), *sizes.values(), *kept]
 
 
-def read_table(kinds: Sequence[Any], rows: Mapping[str, Any]) -> dict[str, Weight]:
-    """All weights, in the order in which their payloads lie.
+def read_table(
+    kinds: Sequence[Any], entries: Mapping[str, Entry], tensors_by_file: Sequence[int]
+) -> dict[str, Weight]:
+    """All encoded weights, in the order in which their payloads lie.
 
     Args:
         kinds: as the manifest holds them, unchecked.
-        rows: likewise.
+        entries: all tensors by name, in the order of their names.
+        tensors_by_file: how many of these, in turn, each file holds.
     Raises:
         ValueError: a kind or a row is malformed, or shares what is not there.
     """
@@ -97,28 +106,37 @@ def read_table(kinds: Sequence[Any], rows: Mapping[str, Any]) -> dict[str, Weigh
         if not _is_kind(kind):
             raise ValueError(f"kinds[{position}] is not steps, chain and payloads")
     weights: dict[str, Weight] = {}
-    start = 0
-    for key, row in sorted(rows.items()):
-        weights[key] = _read_row(key, row, kinds, weights, start)
-        start += sum(part.length for part in weights[key].parts.values() if part.owner == key)
+    for file, names in enumerate(split_by_file(entries, tensors_by_file)):
+        start = 0
+        for key in names:
+            if entries[key].row is not None:
+                weights[key] = _read_row(entries[key], kinds, weights, file, start)
+                start += sum(p.length for p in weights[key].parts.values() if p.owner == key)
     return weights
 
 
-def payload_bytes(weights: Mapping[str, Weight]) -> int:
-    """Length of the tensor of all payloads."""
+def split_by_file(names: Iterable[str], tensors_by_file: Sequence[int]) -> list[list[str]]:
+    """The names of the tensors of each file."""
+    rest = iter(names)
+    return [list(islice(rest, number)) for number in tensors_by_file]
+
+
+def payload_bytes(weights: Mapping[str, Weight], file: int = 0) -> int:
+    """Length of the tensor of all payloads of a file."""
     parts = [(key, part) for key, weight in weights.items() for part in weight.parts.values()]
-    return sum(part.length for key, part in parts if part.owner == key)
+    return sum(part.length for key, part in parts if part.owner == key and part.file == file)
 
 
 def _read_row(
-    key: str, row: Any, kinds: Sequence[Any], earlier: Mapping[str, Weight], start: int
+    entry: Entry, kinds: Sequence[Any], earlier: Mapping[str, Weight], file: int, start: int
 ) -> Weight:
-    if not isinstance(row, list) or not row or not _is_index(row[0], len(kinds)):
-        raise ValueError(f"weights gives {key} no kind that is there")
+    key, row = entry.name, entry.row
+    if not row or not _is_index(row[0], len(kinds)):
+        raise ValueError(f"tensors gives {key} no kind that is there")
     kind = kinds[row[0]]
     names, masked = sorted(kind["payloads"]), _is_masked(kind["chain"])
     if len(row) != 1 + len(names) + masked:
-        raise ValueError(f"weights gives {key} {len(row)} entries, its kind wants {names}")
+        raise ValueError(f"tensors gives {key} {len(row)} entries, its kind wants {names}")
     parts: dict[str, Part] = {}
     for name, size in zip(names, row[1:], strict=False):
         dtype = kind["payloads"][name]
@@ -126,8 +144,8 @@ def _read_row(
             parts[name] = _shared_codebook(key, size, dtype, earlier)
             continue
         if not _is_index(size, 2**63):
-            raise ValueError(f"weights gives payload {name} of {key} no number of bytes: {size!r}")
-        parts[name] = Part(dtype, start, size, key)
+            raise ValueError(f"tensors gives payload {name} of {key} no number of bytes: {size!r}")
+        parts[name] = Part(dtype, file, start, size, key)
         start += size
     chain = kind["chain"]
     if masked:
@@ -140,7 +158,7 @@ def _shared_codebook(key: str, owner: str, dtype: str, earlier: Mapping[str, Wei
     part = earlier[owner].parts.get("codebook") if owner in earlier else None
     if part is None or part.owner != owner or part.dtype != dtype:
         raise ValueError(
-            f"weights lets {key} share the codebook of {owner}, which has none such of its own"
+            f"tensors lets {key} share the codebook of {owner}, which has none such of its own"
         )
     return part
 
@@ -152,11 +170,11 @@ def _is_kind(kind: Any) -> bool:
         and all(type(kind[name]) is wanted for name, wanted in KIND_FIELDS.items())
         and all(isinstance(step, str) for step in kind["steps"])
         and all(isinstance(stage, dict) for stage in kind["chain"])
-        and all(isinstance(d, str) and d in DTYPES for d in kind["payloads"].values())
+        and all(isinstance(d, str) and d in STORED for d in kind["payloads"].values())
     )
 
 
-def _is_masked(chain: Chain) -> bool:
+def _is_masked(chain: Stages) -> bool:
     return any(stage.get("codec") == "bitmask" for stage in chain)
 
 

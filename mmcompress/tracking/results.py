@@ -14,7 +14,7 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 from mmcompress.artifact.folder import Artifact
 from mmcompress.artifact.ledger import LedgerRow
 from mmcompress.compression.recipe import Plan
-from mmcompress.format.manifest import MANIFEST_FILE, TENSORS_FILE
+from mmcompress.format.manifest import MANIFEST_FILE, files_of
 from mmcompress.report.metrics import lower_is_better, main_metric, title
 from mmcompress.report.plot import front
 from mmcompress.report.table import MEGABYTE
@@ -189,13 +189,14 @@ def _compressed_artifact(record: Mapping[str, Any], artifact: Artifact) -> wandb
         type="compressed-model",
         metadata={
             "dense_sha256": record["dense_sha256"],
-            "tensors_sha256": artifact.manifest["tensors"]["sha256"],
+            "tensors_sha256": [file["sha256"] for file in artifact.manifest["files"]],
             "artifact_bytes": record["size"]["artifact_bytes"],
             "metrics": record["metrics"]["compressed"],
         },
     )
     compressed.add_file(str(artifact.folder / MANIFEST_FILE))
-    compressed.add_reference((artifact.folder / TENSORS_FILE).absolute().as_uri())
+    for file in files_of(artifact.manifest):
+        compressed.add_reference((artifact.folder / file).absolute().as_uri())
     return compressed
 
 

@@ -3,13 +3,14 @@
 import copy
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -18,11 +19,13 @@ from transformers import CLIPConfig, CLIPModel
 
 from mmcompress.artifact.encoding import Encoding
 from mmcompress.artifact.folder import Artifact
-from mmcompress.artifact.load import file_checksum
+from mmcompress.artifact.load import describe_tensors
 from mmcompress.artifact.skeleton import build_skeleton
 from mmcompress.backbones.hf.clip import HFClip
-from mmcompress.format.bundles import fingerprint
+from mmcompress.format.codecs.table import LATEST
 from mmcompress.format.manifest import sign
+from mmcompress.format.names import Entry, from_tree, to_tree
+from mmcompress.format.reader import file_checksum
 from mmcompress.format.table import read_table
 from mmcompress.functional.float8 import from_float8, to_float8
 from mmcompress.functional.integers import dequantise, quantise
@@ -73,7 +76,7 @@ def int_encoding(weight: Tensor, *, bits: int, group_size: int, symmetric: bool)
     codes = quantise(matrix, scale, zero_point, bits=bits, group_size=group_size)
     matrix.copy_(dequantise(codes, scale, zero_point, group_size=group_size) + 0.0)
     tensors = {"scale": scale} if zero_point is None else {"scale": scale, "zero_point": zero_point}
-    values = {"codec": "quantise", "bits": bits, "group_size": group_size}
+    values = {"codec": "quantize", "bits": bits, "group_size": group_size}
     return Encoding(steps=["integer"], values=values, tensors=tensors)
 
 
@@ -86,7 +89,7 @@ def midrise_encoding(weight: Tensor, *, bits: int) -> Encoding:
     options["column_scale"] = sides["column_scale"]
     codes = quantise(matrix, sides["scale"], None, bits=bits, **options)
     matrix.copy_(dequantise(codes, sides["scale"], None, **options))
-    values = {"codec": "quantise", "bits": bits, "group_size": matrix.shape[1], "grid": "midrise"}
+    values = {"codec": "quantize", "bits": bits, "group_size": matrix.shape[1], "grid": "midrise"}
     return Encoding(steps=["binary"], values=values, tensors=sides)
 
 
@@ -97,7 +100,7 @@ def real_zero_encoding(weight: Tensor, *, bits: int, group_size: int) -> Encodin
     scale, zero = torch.rand(shape).half() + 0.1, (torch.rand(shape) * 2**bits).half()
     codes = quantise(matrix, scale, zero, bits=bits, group_size=group_size)
     matrix.copy_(dequantise(codes, scale, zero, group_size=group_size) + 0.0)
-    values = {"codec": "quantise", "bits": bits, "group_size": group_size}
+    values = {"codec": "quantize", "bits": bits, "group_size": group_size}
     return Encoding(steps=["hqq"], values=values, tensors={"scale": scale, "zero_point": zero})
 
 
@@ -211,40 +214,44 @@ class Forger:
     Attributes:
         folder: of the artifact.
         manifest: to edit; `write` signs it.
+        entries: what it says of each tensor, to edit.
+        rows: how each encoded weight is stored, by its key, to edit.
         tensors: to edit; `write` stores them.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_bytes())
-        with safe_open(folder / "model.safetensors", framework="pt") as tensors:
-            self.tensors: dict[str, Tensor] = {
-                name: tensors.get_tensor(name).clone()
-                for name in tensors.keys()  # noqa: SIM118
-            }
+        self.entries = from_tree(self.manifest["forms"], self.manifest["tensors"], 10**6)
+        self.rows = {name: e.row for name, e in self.entries.items() if e.row is not None}
+        self._tree = copy.deepcopy([self.manifest["forms"], self.manifest["tensors"]])
+        self.tensors: dict[str, np.ndarray] = load_file(folder / "model.safetensors")
 
     def own_kind(self, key: str) -> dict[str, Any]:
-        """The kind of one weight, to edit, no other weight's any more."""
-        row, kinds = self.manifest["weights"][key], self.manifest["kinds"]
+        """The kind of one weight, to edit, no other weight's any more; it may name any codec."""
+        self.manifest["codecs"] = dict(LATEST)
+        row, kinds = self.rows[key], self.manifest["kinds"]
         kinds.append(copy.deepcopy(kinds[row[0]]))
         row[0] = len(kinds) - 1
         return kinds[-1]
 
-    def replace(self, key: str, name: str, payload: Tensor) -> None:
+    def replace(self, key: str, name: str, payload: np.ndarray) -> None:
         """Another payload in place of a weight's, its length and dtype stated truly."""
-        part = read_table(self.manifest["kinds"], self.manifest["weights"])[key].parts[name]
+        entries = {k: replace(e, row=self.rows.get(k)) for k, e in self.entries.items()}
+        table = read_table(self.manifest["kinds"], entries, [len(entries)])
+        part = table[key].parts[name]
         before, after = part.start, part.start + part.length
-        stored, new = self.tensors["payloads"], payload.contiguous().view(-1).view(torch.uint8)
-        self.tensors["payloads"] = torch.cat([stored[:before], new, stored[after:]])
+        stored, new = self.tensors["payloads"], payload.reshape(-1).view(np.uint8)
+        self.tensors["payloads"] = np.concatenate([stored[:before], new, stored[after:]])
         kind = self.own_kind(key)
-        kind["payloads"][name] = str(payload.dtype).removeprefix("torch.")
-        self.manifest["weights"][key][1 + sorted(kind["payloads"]).index(name)] = len(new)
+        kind["payloads"][name] = payload.dtype.name
+        self.rows[key][1 + sorted(kind["payloads"]).index(name)] = len(new)
 
     def fit(self) -> None:
         """State the tensors of the model that the manifest describes now."""
         path = self.folder / "manifest.json"
         skeleton = build_skeleton(self.manifest, self.folder, path=path, on_meta=True)
-        self.manifest["skeleton"] = fingerprint(skeleton.model.state_dict())
+        self.entries = {entry.name: entry for entry in describe_tensors(skeleton)}
 
     def write(self) -> Path:
         """Both files; returns the folder."""
@@ -254,7 +261,18 @@ class Forger:
     def sign(self) -> Path:
         """The manifest only, with the size and checksum that the tensor file has now."""
         file = self.folder / "model.safetensors"
-        self.manifest["tensors"] = {"bytes": file.stat().st_size, "sha256": file_checksum(file)}
+        # Else the tree is forged itself.
+        if [self.manifest["forms"], self.manifest["tensors"]] == self._tree:
+            entries: list[Entry] = [
+                replace(entry, row=self.rows.get(name)) for name, entry in self.entries.items()
+            ]
+            self.manifest["forms"], self.manifest["tensors"] = to_tree(entries)
+            self._tree = copy.deepcopy([self.manifest["forms"], self.manifest["tensors"]])
+            if self.manifest["files"]:
+                self.manifest["files"][0]["tensors"] = len(entries)
+        if self.manifest["files"]:
+            about = {"bytes": file.stat().st_size, "sha256": file_checksum(file)}
+            self.manifest["files"][0] |= about
         (self.folder / "manifest.json").write_bytes(sign(self.manifest))
         return self.folder
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -18,6 +19,8 @@ from mmcompress.artifact.folder import Artifact, backbone_in
 from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.format import bundles
 from mmcompress.format.errors import ArtifactError
+from mmcompress.format.names import Entry
+from mmcompress.format.reader import Reader
 from mmcompress.functional.lookup import lookup
 from mmcompress.modules.edits import EDITS, Edit
 from mmcompress.modules.lowrank import LowRankLinear
@@ -149,7 +152,7 @@ def test_half_precision_remainder(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Not smaller, so that sizes are exact.
-    monkeypatch.setattr(bundles.planes, "compress", lambda values: values.view(torch.uint8))
+    monkeypatch.setattr(bundles.planes, "compress", lambda values: values.view(np.uint8))
     encodings = encode_all(backbone, "int8", encode_as)
     with pytest.raises(AssertionError, match="is not rounded to float16"):
         save_artifact(backbone, encodings=encodings, dense_dtype="float16")
@@ -249,16 +252,27 @@ def test_manifest_is_compact_and_complete(
     assert ": " not in text.replace("int4: too", "")
     manifest = json.loads(text)
     assert manifest["adapter"] == "hf_clip"
-    assert manifest["reasons"] == {"int4: too small": [EMBEDDING, PATCH]}
+    entries = Reader(folder, manifest).entries
+    assert {e.name: e.why for e in entries.values() if e.why} == {
+        EMBEDDING: "int4: too small",
+        PATCH: "int4: too small",
+    }
+    assert len(entries) == len(backbone.model.state_dict())
+    assert entries[EMBEDDING] == Entry(
+        EMBEDDING, (48, 32), "float32", "text", "embed", "int4: too small"
+    )
     assert manifest["dense"] == {"bytes": 100_000, "parameters": 25_000, "dtype": "float32"}
     assert manifest["run"] == {"config_hash": "0", "recipe": "test"}
-    codes, scale = manifest["weights"][FC1][1:]
-    assert manifest["weights"] == {FC1: [0, codes, scale]}
+    row = entries[FC1].row
+    assert row is not None
+    codes, scale = row[1:]
+    assert [e.row for e in entries.values() if e.row] == [[0, codes, scale]]
+    assert manifest["codecs"] == {"ans": 1, "planes": 1, "quantize": 1}
     (kind,) = manifest["kinds"]
     assert kind["steps"] == ["integer"]
     assert kind["payloads"] == {"codes": "uint8", "scale": "uint8"}
     assert kind["chain"] == [
-        {"codec": "quantise", "bits": 4, "group_size": 16},
+        {"codec": "quantize", "bits": 4, "group_size": 16},
         {"codec": "ans", "of": ["codes"]},
         {"codec": "planes", "of": {"scale": "float16"}},
     ]
@@ -312,7 +326,8 @@ def test_shared_codebook_is_stored_once(
     encodings[second].tensors["codebook"] = codebook
     state[second].copy_(lookup(encodings[second].tensors["indices"], codebook, state[FC1].shape))
     saved = save_artifact(backbone, encodings=encodings)
-    own, other = (saved.manifest["weights"][key] for key in (FC1, second))
+    entries = Reader(saved.folder, saved.manifest).entries
+    own, other = (entries[key].row for key in (FC1, second))
     assert (own[1], other[1]) == (codebook.nbytes, FC1)
     assert_same_model(Artifact.load(saved.folder).backbone, backbone)
     rows = [row for row in saved.ledger() if row.payload == "codebook"]

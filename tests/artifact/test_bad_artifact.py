@@ -1,22 +1,26 @@
 """Whatever is wrong with a folder, `load` says so with one error type and allocates nothing."""
 
+import json
 import pickle
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
+from safetensors.numpy import save_file
 
-from mmcompress.artifact import load as load_module
 from mmcompress.artifact.folder import Artifact
-from mmcompress.artifact.skeleton import build_skeleton
-from mmcompress.format.bundles import fingerprint
+from mmcompress.format import reader as reader_module
+from mmcompress.format.chain import Chain
 from mmcompress.format.codecs import planes
 from mmcompress.format.errors import ArtifactError
+from mmcompress.format.manifest import sign
+from mmcompress.format.reader import file_checksum, read_manifest
+from mmcompress.format.version_2 import FIELDS, fingerprint
 
 Forge = Callable[..., Any]
 
@@ -77,7 +81,7 @@ def test_one_flipped_byte_anywhere(name: str, forge: Forge) -> None:
             damaged[offset] ^= 1 << bit
             file.write_bytes(damaged)
             with pytest.raises(ArtifactError):
-                load_module.read_manifest(folder)
+                read_manifest(folder)
     file.write_bytes(data)
     Artifact.load(folder)
 
@@ -104,13 +108,14 @@ def test_missing_tensor(key: str, forge: Forge) -> None:
 @pytest.mark.parametrize("name", ["stowaway", "dense.float32", "dense.int8", "payloads", BIAS])
 def test_extra_tensor(name: str, forge: Forge) -> None:
     forger = forge()
-    forger.tensors[name] = torch.zeros(3)
+    forger.tensors[name] = np.zeros(3, np.float32)
     refuse(forger.write(), f"holds a tensor {name} that the model does not have")
 
 
 def test_weight_that_the_model_does_not_have(forge: Forge) -> None:
     forger = forge({FC1: "int4"})
-    forger.manifest["weights"]["other.weight"] = forger.manifest["weights"].pop(FC1)
+    forger.entries["other.weight"] = replace(forger.entries.pop(FC1), name="other.weight")
+    forger.rows["other.weight"] = forger.rows.pop(FC1)
     refuse(forger.write(), "lists other.weight, which the model does not have")
 
 
@@ -118,15 +123,15 @@ def test_dense_bundle_of_another_size_or_dtype(forge: Forge) -> None:
     forger = forge()
     frame = forger.tensors.pop(DENSE)
     count = sum(t.numel() for t in Artifact.read(forger.folder).backbone.model.parameters())
-    values = planes.decompress(frame, torch.float32, count)
+    values = planes.decompress(frame, np.dtype(np.float32), count)
     for bundle, message in [
         (values[:-1], rf"it has shape \({count - 1},\), the model has {count} such values"),
-        (torch.cat([values, values[:1]]), rf"it has shape \({count + 1},\)"),
+        (np.concatenate([values, values[:1]]), rf"it has shape \({count + 1},\)"),
         (values[None], rf"it has shape \(1, {count}\)"),
-        (values.half(), "it is F16 where F32 is expected"),
-        (torch.tensor(1.0), r"it has shape \(\)"),
+        (values.astype(np.float16), "it is F16 where F32 is expected"),
+        (np.array(1.0, np.float32), r"it has shape \(\)"),
     ]:
-        forger.tensors["dense.float32"] = bundle.contiguous()
+        forger.tensors["dense.float32"] = np.ascontiguousarray(bundle).reshape(bundle.shape)
         refuse(forger.write(), f"dense.float32 does not fit: {message}")
     forger.tensors["dense.float32"] = values
     Artifact.load(forger.write())
@@ -136,16 +141,19 @@ def test_dense_frame_that_lies(forge: Forge) -> None:
     forger = forge()
     frame = forger.tensors[DENSE]
     for other, message in [
-        (frame.short(), "is I16 where U8 is expected"),
+        (frame.astype(np.int16), "is I16 where U8 is expected"),
         (frame[None], "has shape"),
         (frame[:0], "is no frame of"),
         (frame[:-1], "frames do not add up to its"),
-        (torch.cat([frame, frame[:1]]), "frames do not add up to its"),
-        (planes.compress(torch.rand(7)), "frames do not add up to its"),
+        (np.concatenate([frame, frame[:1]]), "frames do not add up to its"),
+        (
+            planes.compress(np.random.default_rng(0).random(7, np.float32)),
+            "frames do not add up to its",
+        ),
     ]:
         forger.tensors[DENSE] = other
         refuse(forger.write(), f"{DENSE} does not fit: it.* {message}")
-    damaged = frame.clone()
+    damaged = frame.copy()
     damaged[-100:] ^= 0x55  # in the last plane, which holds the exponents
     forger.tensors[DENSE] = damaged
     with pytest.raises(ArtifactError, match="logit_scale does not decode"):
@@ -163,7 +171,7 @@ def test_dense_frame_that_claims_more_than_it_can_hold(
     count = sum(tensor.numel() for tensor in state.values()) + (10**6 - 48) * 32
     forger.tensors[DENSE] = false_planes(count, width=4)
     forger.write()
-    monkeypatch.delattr(load_module, "open_bundles")
+    monkeypatch.delattr(reader_module, "open_bundle")
     refuse(forger.folder, "a plane of 18 bytes cannot hold 4194304")
 
 
@@ -175,9 +183,9 @@ def test_model_with_other_tensors_than_those_stored(forge: Forge) -> None:
         96,
         32,
     )
-    refuse(forger.sign(), "whose tensors are not those that were stored; install the library")
-    forger.manifest["skeleton"] = "0" * 64
-    refuse(forger.sign(), "whose tensors are not those that were stored; install the library")
+    refuse(forger.sign(), "whose tensors are not those that were stored: .*; install the library")
+    forger.entries["other"] = replace(forger.entries.pop(BIAS), name="other")
+    refuse(forger.sign(), "lists other, which the model does not have")
     forger.fit()
     Artifact.load(forger.sign())
 
@@ -190,26 +198,22 @@ def test_model_that_claims_more_than_its_bytes(forge: Forge) -> None:
     refuse(forger.sign(), f"{EMBEDDING} does not fit its bytes")
 
 
-def test_encoded_weight_that_holds_no_floats(forge: Forge, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_encoded_weight_that_holds_no_floats(forge: Forge) -> None:
     forger = forge({FC1: "int4"})
-    half = build_skeleton(forger.manifest, forger.folder, path=forger.folder, on_meta=True)
-    half.model.vision_model.half()
-    forger.manifest["skeleton"] = fingerprint(half.model.state_dict())
-    monkeypatch.setattr(load_module, "build_skeleton", lambda *_, **__: half)
-    monkeypatch.setattr(load_module, "_find_bundles", lambda *_: {})
+    forger.entries[FC1] = replace(forger.entries[FC1], dtype="float16")
     refuse(forger.sign(), f"encodes {FC1}, which is no float32")
 
 
-def false_frame(size: int) -> Tensor:
+def false_frame(size: int) -> np.ndarray:
     """18 bytes that say they hold `size`."""
     frame = b"\x28\xb5\x2f\xfd\xc0\x50" + size.to_bytes(8, "little") + b"\x43\0\0\0"
-    return torch.frombuffer(bytearray(frame), dtype=torch.uint8)
+    return np.frombuffer(frame, np.uint8)
 
 
-def false_planes(count: int, width: int = 1) -> Tensor:
+def false_planes(count: int, width: int = 1) -> np.ndarray:
     """`width` planes of 18 bytes each that say they hold `count`."""
-    head = torch.tensor([planes.ZSTD, 18, 0, 0, 0], dtype=torch.uint8)
-    return torch.cat([head] * width + [false_frame(count)] * width)
+    head = np.array([planes.ZSTD, 18, 0, 0, 0], np.uint8)
+    return np.concatenate([head] * width + [false_frame(count)] * width)
 
 
 def claim_a_bomb(forger: Any, rows: int) -> Path:
@@ -217,9 +221,9 @@ def claim_a_bomb(forger: Any, rows: int) -> Path:
     forger.manifest["spec"]["config"]["text_config"]["vocab_size"] = rows
     forger.fit()
     forger.replace(EMBEDDING, "codes", false_planes(rows * 32))
-    forger.replace(EMBEDDING, "scale", planes.compress(torch.ones(rows, dtype=torch.float16)))
+    forger.replace(EMBEDDING, "scale", planes.compress(np.ones(rows, np.float16)))
     forger.own_kind(EMBEDDING)["chain"] = [
-        {"codec": "quantise", "bits": 8, "group_size": 32},
+        {"codec": "quantize", "bits": 8, "group_size": 32},
         {"codec": "pack", "bits": 8},
         {"codec": "planes", "of": {"codes": "uint8", "scale": "float16"}},
     ]
@@ -230,7 +234,7 @@ def test_payload_that_claims_more_than_it_can_hold(
     forge: Forge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = claim_a_bomb(forge({EMBEDDING: "int8"}), rows=10**6)
-    monkeypatch.delattr(load_module, "decode")
+    monkeypatch.delattr(Chain, "open")
     tracemalloc.start()
     refuse(folder, "a plane of 18 bytes cannot hold 32000000")
     assert tracemalloc.get_traced_memory()[1] < 2**22
@@ -240,13 +244,15 @@ def test_payload_that_claims_more_than_it_can_hold(
 def test_payload_that_holds_another_size_than_its_shape(forge: Forge) -> None:
     forger = forge({EMBEDDING: "int8"})
     claim_a_bomb(forger, rows=48)
-    codes = torch.arange(256).repeat(6).byte()
+    codes = np.tile(np.arange(256, dtype=np.uint8), 6)
     forger.replace(EMBEDDING, "codes", planes.compress(codes))
     Artifact.load(forger.write())
-    forger.replace(EMBEDDING, "codes", planes.compress(codes.repeat(2)))
+    forger.replace(EMBEDDING, "codes", planes.compress(np.tile(codes, 2)))
     with pytest.raises(ArtifactError, match="its frame states 3072 bytes where 1536 are expected"):
         Artifact.load(forger.write())
-    forger.replace(EMBEDDING, "codes", planes.compress(torch.randint(0, 256, (1537,)).byte()))
+    forger.replace(
+        EMBEDDING, "codes", planes.compress(np.random.randint(0, 256, 1537).astype(np.uint8))
+    )
     refuse(forger.write(), "its frame of 1538 bytes states 1537, for 1536 numbers")
 
 
@@ -272,21 +278,21 @@ def test_stage_without_its_payload(forge: Forge) -> None:
     forger = forge({FC1: "int8"})
     forger.own_kind(FC1)["chain"].insert(1, {"codec": "bitmask"})
     refuse(forger.sign(), "gives .* 3 entries, its kind wants")
-    forger.manifest["weights"][FC1].append(1)
+    forger.rows[FC1].append(1)
     refuse(forger.sign(), "payloads are .*, expected .*mask")
 
 
 @pytest.mark.parametrize("kept", [-1, 10**9, 1.0, True, "1", None])
 def test_mask_that_keeps_no_possible_number(kept: Any, forge: Forge) -> None:
     forger = forge(PRUNED)
-    forger.manifest["weights"][FC1][-1] = kept
+    forger.rows[FC1][-1] = kept
     refuse(forger.sign(), "bitmask has kept=.*, not in 0…2048")
 
 
 def test_index_past_the_end_of_its_codebook(forge: Forge) -> None:
     forger = forge({EMBEDDING: "cluster"})
-    forger.replace(EMBEDDING, "codebook", torch.zeros(5, 1))
-    forger.replace(EMBEDDING, "indices", torch.full((48 * 32,), 5, dtype=torch.uint8))
+    forger.replace(EMBEDDING, "codebook", np.zeros((5, 1), np.float32))
+    forger.replace(EMBEDDING, "indices", np.full(48 * 32, 5, np.uint8))
     forger.own_kind(EMBEDDING)["chain"] = [
         {"codec": "codebook", "block_size": 1, "entries": 5},
         {"codec": "pack", "bits": 8},
@@ -316,7 +322,7 @@ def test_index_past_the_end_of_its_codebook(forge: Forge) -> None:
 )
 def test_lengths_that_make_no_sense(lengths: list[Any], message: str, forge: Forge) -> None:
     forger = forge({FC1: "int8", FC2: "int8"})
-    forger.manifest["weights"][FC1][1:] = lengths
+    forger.rows[FC1][1:] = lengths
     refuse(forger.sign(), message)
 
 
@@ -325,13 +331,13 @@ def test_lengths_that_reach_into_the_next_weight(forge: Forge) -> None:
     forger = forge({FC1: "int8", FC2: "int8"})
     for key in (FC1, FC2):
         forger.own_kind(key)["chain"] = [
-            {"codec": "quantise", "bits": 8, "group_size": 64 if key == FC2 else 32},
+            {"codec": "quantize", "bits": 8, "group_size": 64 if key == FC2 else 32},
             {"codec": "pack", "bits": 8},
         ]
-        forger.replace(key, "codes", torch.zeros(2048, dtype=torch.uint8))
-        forger.replace(key, "scale", torch.ones(32 if key == FC2 else 64, dtype=torch.float16))
+        forger.replace(key, "codes", np.zeros(2048, np.uint8))
+        forger.replace(key, "scale", np.ones(32 if key == FC2 else 64, np.float16))
     Artifact.load(forger.write())
-    first, second = (forger.manifest["weights"][key] for key in (FC1, FC2))
+    first, second = (forger.rows[key] for key in (FC1, FC2))
     for row, position, sign in [(first, 1, 1), (first, 2, -1), (second, 1, -2), (second, 2, 2)]:
         row[position] += sign * 8
     refuse(forger.sign(), "payload codes has 2056 bytes where 2048 are expected")
@@ -340,13 +346,13 @@ def test_lengths_that_reach_into_the_next_weight(forge: Forge) -> None:
 @pytest.mark.parametrize("change", [b"\0", b""])
 def test_payloads_that_do_not_add_up(change: bytes, forge: Forge) -> None:
     forger = forge({FC1: "int4"})
-    stored = forger.tensors["payloads"].numpy().tobytes()
+    stored = forger.tensors["payloads"].tobytes()
     other = stored + change if change else stored[:-1]
-    forger.tensors["payloads"] = torch.frombuffer(bytearray(other), dtype=torch.uint8)
+    forger.tensors["payloads"] = np.frombuffer(other, np.uint8)
     refuse(forger.write(), rf"payloads is U8 \({len(other)},\), .* add up to U8 \({len(stored)},\)")
-    forger.tensors["payloads"] = torch.frombuffer(bytearray(stored), dtype=torch.int8)
+    forger.tensors["payloads"] = np.frombuffer(stored, np.int8)
     refuse(forger.write(), "payloads is I8")
-    forger.tensors["payloads"] = torch.frombuffer(bytearray(stored), dtype=torch.uint8)[None]
+    forger.tensors["payloads"] = np.frombuffer(stored, np.uint8)[None]
     refuse(forger.write(), r"payloads is U8 \(1, ")
 
 
@@ -354,12 +360,12 @@ def share(forger: Any, owners: dict[str, str]) -> None:
     """Let weights share others' codebooks, their own dropped."""
     dtypes = {}
     for key in owners:
-        kinds, row = forger.manifest["kinds"], forger.manifest["weights"][key]
+        kinds, row = forger.manifest["kinds"], forger.rows[key]
         dtypes[key] = kinds[row[0]]["payloads"].get("codebook", "float32")
-        forger.replace(key, "codebook", torch.zeros(0))
+        forger.replace(key, "codebook", np.zeros(0, np.float32))
     for key, owner in owners.items():
         forger.own_kind(key)["payloads"]["codebook"] = dtypes[key]
-        forger.manifest["weights"][key][1] = owner
+        forger.rows[key][1] = owner
 
 
 def test_shared_codebook_loads(forge: Forge) -> None:
@@ -438,11 +444,11 @@ def test_pickle_in_place_of_the_tensors(forge: Forge) -> None:
 def test_safetensors_header_that_lies(forge: Forge) -> None:
     forger = forge()
     file = forger.folder / "model.safetensors"
-    save_file({"x": torch.zeros(4)}, file)
+    save_file({"x": np.zeros(4, np.float32)}, file)
     file.write_bytes(file.read_bytes().replace(b'"shape":[4]', b'"shape":[9]'))
     refuse(forger.sign(), "is no valid safetensors file")
     for offsets in ("[0,15]", "[0,17]", "[-1,15]", "[4,16]", "[16,0]", f"[0,{2**70}]"):
-        save_file({"x": torch.zeros(4)}, file)
+        save_file({"x": np.zeros(4, np.float32)}, file)
         header = file.read_bytes()[8:-16].replace(b"[0,16]", offsets.encode()).strip()
         file.write_bytes(len(header).to_bytes(8, "little") + header + bytes(16))
         refuse(forger.sign(), "is no valid safetensors file")
@@ -503,10 +509,20 @@ def test_edit_that_does_not_fit(
     refuse(forger.sign(), message)
 
 
-def as_version_2(forger: Any, structure: list[dict[str, Any]]) -> Path:
+def as_version_2(forger: Any, structure: Any) -> Path:
     """The forged artifact as mmcompress 0.1 would have written it."""
-    forger.manifest |= {"format_version": 2, "structure": structure}
-    return forger.sign()
+    forger.sign()
+    now, file = forger.manifest, forger.manifest["files"][0]
+    old = {key: now[key] for key in FIELDS.keys() & now.keys()} | {
+        "format_version": 2,
+        "structure": structure,
+        "skeleton": fingerprint(forger.entries.values()),
+        "weights": forger.rows,
+        "reasons": {},
+        "tensors": {"bytes": file["bytes"], "sha256": file["sha256"]},
+    }
+    (forger.folder / "manifest.json").write_bytes(sign(old))
+    return forger.folder
 
 
 def test_version_2_is_read(forge: Forge) -> None:
@@ -555,19 +571,33 @@ def test_structure_of_version_2_of_another_form(entry: Any, forge: Forge) -> Non
 
 
 def test_structure_of_version_2_that_is_no_list(forge: Forge) -> None:
-    forger = forge()
-    forger.manifest |= {"format_version": 2, "structure": {}}
-    refuse(forger.sign(), "structure of the wrong type")
-    del forger.manifest["structure"]
-    refuse(forger.sign(), "does not have exactly the fields")
+    folder = as_version_2(forge(), {})
+    refuse(folder, "structure of the wrong type")
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    del manifest["structure"]
+    (folder / "manifest.json").write_bytes(sign(manifest))
+    refuse(folder, "does not have exactly the fields")
+
+
+def test_another_model_than_that_of_version_2(forge: Forge) -> None:
+    folder = as_version_2(forge(), [])
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    for change, message in [
+        ({"skeleton": "0" * 64}, "whose tensors are not those that were stored; install the libr"),
+        ({"weights": {"other": [0]}}, "lists other, which the model does not have"),
+        ({"weights": {FC1: {}}}, "weights holds values that are not list"),
+        ({"reasons": {"int4: small": "x"}}, "reasons holds values that are not list"),
+        ({"reasons": {"int4: small": [1]}}, "reasons.* holds values that are not str"),
+        ({"tensors": {}}, "tensors does not have exactly the fields"),
+    ]:
+        (folder / "manifest.json").write_bytes(sign(manifest | change))
+        refuse(folder, message)
 
 
 def test_spec_and_assets_that_the_adapter_refuses(forge: Forge) -> None:
     forger = forge()
     (forger.folder / "tokenizer.json").write_text("{}")
-    forger.manifest["assets"]["tokenizer.json"] = load_module.file_checksum(
-        forger.folder / "tokenizer.json"
-    )
+    forger.manifest["assets"]["tokenizer.json"] = file_checksum(forger.folder / "tokenizer.json")
     refuse(forger.sign(), "describes a model that cannot be built")
     forger.manifest["spec"] = {}
     refuse(forger.sign(), "describes a model that cannot be built")
@@ -577,20 +607,40 @@ def test_spec_and_assets_that_the_adapter_refuses(forge: Forge) -> None:
     ("change", "message"),
     [
         ({"extra": 1}, "does not have exactly the fields"),
-        ({"weights": []}, "weights of the wrong type"),
-        ({"weights": {FC1: {}}}, "gives .* no kind that is there"),
-        ({"weights": {FC1: []}}, "gives .* no kind that is there"),
-        ({"weights": {FC1: [0]}}, "gives .* no kind that is there"),
-        ({"weights": {FC1: [-1, 1]}, "kinds": [KIND]}, "gives .* no kind that is there"),
-        ({"weights": {FC1: [True, 1]}, "kinds": [KIND]}, "gives .* no kind that is there"),
+        ({"tensors": []}, "tensors of the wrong type"),
+        ({"tensors": {"x": 1}}, "tensors has int at x"),
+        ({"tensors": {"x": []}}, "gives x no form and rows"),
+        ({"tensors": {"x": [0]}}, "gives x no form and rows"),
+        ({"tensors": {"x": [0, 1]}}, "gives x no rows"),
+        ({"tensors": {"x": [-1, ""]}}, "gives x no form that is there"),
+        ({"tensors": {"x": [True, ""]}}, "gives x no form that is there"),
+        ({"tensors": {"x": [10**6, ""]}}, "gives x no form that is there"),
+        ({"tensors": {"x": [0, "0"]}}, "gives x numbers that make no names"),
+        ({"tensors": {"*": {"*": [0, "0"]}}}, "numbers that make no names"),
+        ({"tensors": {"*": [0, ""]}}, "numbers that make no names"),
+        ({"tensors": {"*": [0, "01"]}}, "numbers that make no names"),
+        ({"tensors": {"*": [0, "1-"]}}, "numbers that make no names"),
+        ({"tensors": {"*": [0, "0-999999999"]}}, "too many for these files"),
+        ({"tensors": {"*": [0, "0,0"]}}, "names 0 twice"),
+        ({"tensors": {"*": [0, "0"]}}, "files holds .* tensors, and tensors 1"),
+        ({"tensors": {"x": [0, {"": {}}]}}, "gives x no list as a row"),
+        ({"tensors": {"x": [0, {"": []}]}}, "gives x no kind that is there"),
+        ({"tensors": {"x": [0, {"": [0]}]}}, "gives x no kind that is there"),
+        ({"tensors": {"x": [0, {"": [-1]}]}, "kinds": [KIND]}, "gives x no kind that is there"),
+        ({"tensors": {"x": [0, {"": [True]}]}, "kinds": [KIND]}, "gives x no kind that is there"),
+        ({"forms": [None]}, r"forms\[0\] is not shape"),
+        ({"forms": [{"shape": [-1], "modality": "x"}]}, r"forms\[0\] is not shape"),
+        ({"forms": [{"shape": [1]}]}, r"forms\[0\] is not shape"),
+        ({"forms": [{"shape": [1], "modality": "x", "dtype": "F8"}]}, r"forms\[0\] is not shape"),
+        ({"codecs": {"planes": "1"}}, "codecs holds values that are not int"),
+        ({"files": []}, "files names 0 files of tensors"),
+        ({"files": [{}]}, r"files\[0\] does not have exactly"),
         ({"kinds": [None]}, r"kinds\[0\] is not steps, chain and payloads"),
         ({"kinds": [KIND, {}]}, r"kinds\[1\] is not steps, chain and payloads"),
         ({"kinds": [KIND | {"steps": [1]}]}, r"kinds\[0\] is not steps, chain and payloads"),
         ({"kinds": [KIND | {"chain": ["x"]}]}, r"kinds\[0\] is not steps, chain and payloads"),
         ({"kinds": [KIND | {"payloads": {"codes": "int64"}}]}, r"kinds\[0\] is not"),
         ({"kinds": [KIND | {"payloads": {"codes": []}}]}, r"kinds\[0\] is not"),
-        ({"reasons": {"int4: small": "x"}}, "reasons holds values that are not list"),
-        ({"reasons": {"int4: small": [1]}}, "reasons.* holds values that are not str"),
         ({"dense": {"bytes": 1, "parameters": 0, "dtype": "float32"}}, "states no bytes"),
         ({"dense_dtype": "int8"}, "neither float32 nor float16"),
         ({"aliases": {"a": 1}}, "aliases holds values that are not str"),

@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from unittest.mock import ANY
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from mmcompress.artifact.encode import encode
 from mmcompress.artifact.encoding import Encoding
-from mmcompress.format.chain import decode, layout
+from mmcompress.format.chain import Chain, decode
 from mmcompress.format.codecs import ans
 
 EncodeAs = Callable[[str, Tensor], Encoding]
@@ -22,13 +23,13 @@ def codecs(chain: list[dict]) -> list[str]:
 
 def test_int4_by_hand() -> None:
     weight = torch.tensor([[0.5, -1.0], [3.5, 0.0]])
-    values = {"codec": "quantise", "bits": 4, "group_size": 2}
+    values = {"codec": "quantize", "bits": 4, "group_size": 2}
     scale = torch.full((2, 1), 0.5)
     chain, payloads = encode(weight, Encoding(values=values, tensors={"scale": scale}))
     assert chain == [values, {"codec": "pack", "bits": 4}]
     # Codes 1, −2, 7, 0, each shifted by 8; the scale is exact in half precision.
     assert payloads["codes"].tolist() == [0x69, 0x8F]
-    assert payloads["scale"].dtype == torch.float16
+    assert payloads["scale"].dtype == np.float16
 
 
 def test_pruned_floats_by_hand() -> None:
@@ -38,7 +39,7 @@ def test_pruned_floats_by_hand() -> None:
     chain, payloads = encode(weight, Encoding(mask=mask))
     assert chain == [{"codec": "bitmask", "kept": 13}]
     assert payloads["mask"].tolist() == bits
-    assert torch.equal(payloads["codes"], weight[mask])
+    assert np.array_equal(payloads["codes"], weight[mask])
 
 
 @pytest.mark.parametrize(("keep", "of", "bits"), [(2, 4, 2.585), (4, 8, 6.129)])
@@ -69,8 +70,8 @@ def test_pruned_clusters_without_a_zero_entry_by_hand() -> None:
 def test_every_kind_comes_back(kind: str, shape: tuple[int, ...], encode_as: EncodeAs) -> None:
     weight = torch.randn(shape)
     chain, payloads = encode(weight, encode_as(kind, weight))
-    assert torch.equal(decode(chain, payloads, shape), weight)
-    expected = layout(chain, shape)
+    assert torch.equal(torch.from_numpy(decode(chain, payloads, shape)), weight)
+    expected = Chain(chain, shape).payloads
     assert payloads.keys() <= expected.keys()
     shrunk = (chain or [{}])[-1].get("of", {})
     for name, payload in payloads.items():
@@ -80,15 +81,15 @@ def test_every_kind_comes_back(kind: str, shape: tuple[int, ...], encode_as: Enc
 
 def test_entropy_coding_is_kept_only_where_it_pays(encode_as: EncodeAs) -> None:
     uniform = torch.randint(-8, 8, (64, 64)).float() + 0.5
-    values = {"codec": "quantise", "bits": 4, "group_size": 64, "grid": "midrise"}
+    values = {"codec": "quantize", "bits": 4, "group_size": 64, "grid": "midrise"}
     encoding = Encoding(values=values, tensors={"scale": torch.rand(64, 1)})
     chain, payloads = encode(uniform * encoding.tensors["scale"], encoding)
-    assert codecs(chain) == ["quantise", "pack", "planes"]
+    assert codecs(chain) == ["quantize", "pack", "planes"]
     assert chain[-1] == {"codec": "planes", "of": {"scale": "float32"}}
     assert payloads["codes"].nbytes == 64 * 64 // 2
     skewed = torch.where(torch.rand(64, 64) < 0.95, 1.5, uniform)
     chain, payloads = encode(skewed * encoding.tensors["scale"], encoding)
-    assert codecs(chain) == ["quantise", "ans", "planes"]
+    assert codecs(chain) == ["quantize", "ans", "planes"]
     assert payloads["codes"].nbytes < 64 * 64 // 14  # zstd: a seventh
 
 
@@ -96,20 +97,20 @@ def test_columns_of_their_own_magnitude_are_coded_apart() -> None:
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(192, 192, generator=generator) * torch.rand(192, generator=generator) * 2
     weight = weight.round().clamp(-7, 7)
-    values = {"codec": "quantise", "bits": 4, "group_size": 192}
+    values = {"codec": "quantize", "bits": 4, "group_size": 192}
     chain, payloads = encode(weight, Encoding(values=values, tensors={"scale": torch.ones(192, 1)}))
     assert chain[1:] == [{"codec": "ans", "of": ["codes"]}, {"codec": "planes", "of": ANY}]
-    one_table = ans.encode_symbols((weight.flatten() + 8).int())
+    one_table = ans.encode_symbols((weight.flatten() + 8).int().numpy())
     assert payloads["codes"].nbytes < 0.93 * one_table.nbytes
     assert payloads["scale"].nbytes == 4
 
 
 def test_repeats_go_to_planes() -> None:
     pattern = torch.randint(-8, 8, (1, 64), generator=torch.Generator().manual_seed(0)) + 0.5
-    values = {"codec": "quantise", "bits": 4, "group_size": 64, "grid": "midrise"}
+    values = {"codec": "quantize", "bits": 4, "group_size": 64, "grid": "midrise"}
     encoding = Encoding(values=values, tensors={"scale": torch.ones(64, 1)})
     chain, _ = encode(pattern.expand(64, 64).contiguous(), encoding)
-    assert codecs(chain) == ["quantise", "pack", "planes"]
+    assert codecs(chain) == ["quantize", "pack", "planes"]
 
 
 def test_a_sparse_mask_costs_less_than_a_bit_per_weight(encode_as: EncodeAs) -> None:
@@ -126,7 +127,7 @@ def test_a_sparse_mask_costs_less_than_a_bit_per_weight(encode_as: EncodeAs) -> 
     "encoding",
     [
         Encoding(
-            values={"codec": "quantise", "bits": 2, "group_size": 2},
+            values={"codec": "quantize", "bits": 2, "group_size": 2},
             tensors={"scale": torch.ones(2, 1)},
         ),
         Encoding(
@@ -152,16 +153,16 @@ def test_a_mask_that_drops_more_than_zeros_is_our_bug() -> None:
         ([{"codec": "pack", "bits": 4}, {"codec": "bitmask", "kept": 1}], "are not some of"),
         ([{"codec": "bitmask", "kept": 1}, {"codec": "bitmask", "kept": 1}], "are not some of"),
         ([{"codec": "pack", "bits": 4}], "pack floats"),
-        ([{"codec": "quantise", "bits": 4, "group_size": 2}], "leave integers unpacked"),
+        ([{"codec": "quantize", "bits": 4, "group_size": 2}], "leave integers unpacked"),
         ([{"codec": "planes"}], "does not say of which"),
         ([{"codec": "bitmask", "kept": 9}], "kept=9, not in 0…8"),
         ([{"codec": "bitmask", "kept": True}], "kept=True"),
         (
-            [{"codec": "quantise", "bits": 4, "group_size": 3}, {"codec": "pack", "bits": 4}],
+            [{"codec": "quantize", "bits": 4, "group_size": 3}, {"codec": "pack", "bits": 4}],
             "group_size=3, no divisor of 4 columns",
         ),
         (
-            [{"codec": "quantise", "bits": 4, "group_size": 4}, {"codec": "pack", "bits": 17}],
+            [{"codec": "quantize", "bits": 4, "group_size": 4}, {"codec": "pack", "bits": 17}],
             "bits=17, not in 1…16",
         ),
         (
@@ -175,4 +176,4 @@ def test_a_mask_that_drops_more_than_zeros_is_our_bug() -> None:
 )
 def test_a_foreign_chain_is_refused(chain: list[dict], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        layout(chain, (2, 4))
+        Chain(chain, (2, 4))

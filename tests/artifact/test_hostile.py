@@ -11,18 +11,19 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.numpy import save_file
 
 from mmcompress.artifact import bounds
 from mmcompress.artifact.bounds import counted
 from mmcompress.artifact.folder import Artifact
-from mmcompress.artifact.load import file_checksum
 from mmcompress.artifact.spec import check_spec, without_references
 from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.backbones.hf.sounds import check_features
 from mmcompress.cli import inspect
+from mmcompress.format import bounds as format_bounds
 from mmcompress.format.errors import ArtifactError, one_line
 from mmcompress.format.manifest import DEEPEST
+from mmcompress.format.reader import file_checksum
 
 Forge = Callable[..., Any]
 
@@ -199,8 +200,8 @@ def test_a_model_of_more_values_than_any_bytes_stand_for(
     forger = forge()
     text_config(forger).update(vocab_size=2_000_000)
     forger.fit()
-    monkeypatch.setattr(bounds, "VALUES", 2**25)
-    monkeypatch.setattr(bounds, "VALUES_PER_BYTE", 100)
+    monkeypatch.setattr(format_bounds, "VALUES", 2**25)
+    monkeypatch.setattr(format_bounds, "VALUES_PER_BYTE", 100)
     monkeypatch.setattr(bounds.Counter, "_count", lambda *_: None)  # else it is found while built
     refuse(forger.sign(), "model that is too large: its 64,0.* values are more than .* bytes")
 

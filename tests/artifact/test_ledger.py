@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -12,13 +13,13 @@ from mmcompress.artifact.folder import Artifact
 from mmcompress.artifact.ledger import (
     LedgerRow,
     Share,
-    describe,
     split_bytes,
     summarise,
     summarise_treatments,
 )
 from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.format import bundles
+from mmcompress.format.chain import Chain
 
 FC1 = "vision_model.encoder.layers.0.mlp.fc1.weight"
 EMBEDDING = "text_model.embeddings.token_embedding.weight"
@@ -81,7 +82,7 @@ def test_rows_by_hand(
     # One 3-bit zero point for each 8 of 64 x 32 weights.
     assert (zero_point.modality, zero_point.role, zero_point.bytes) == ("image", "mlp.up", 96)
     assert zero_point.how == "integer: 3 bits, groups of 8"
-    assert zero_point.note.startswith("integer: 3 bits, groups of 8; quantise → ")
+    assert zero_point.note.startswith("integer: 3 bits, groups of 8; quantize → ")
     shares = summarise_treatments(rows)
     stored = sum(row.bytes for row in rows if row.tensor == FC1)
     assert shares["image", "mlp.up", zero_point.how] == Share(1, 64 * 32, stored)
@@ -92,9 +93,9 @@ def test_rows_by_hand(
     assert [row.payload for row in rows[-2:]] == ["header", "manifest"]
 
 
-def as_it_is(values: Tensor) -> Tensor:
+def as_it_is(values: np.ndarray) -> np.ndarray:
     """In the place of `planes.compress`: not smaller."""
-    return values.view(torch.uint8)
+    return values.view(np.uint8)
 
 
 def test_bundle_that_is_not_compressed_is_stated_as_it_is(
@@ -126,23 +127,32 @@ def test_split_by_hand(total: int, sizes: list[int], shares: list[int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("chain", "words"),
+    ("values", "rest", "words"),
     [
-        ([{"codec": "quantise", "bits": 4, "group_size": 32}], "4 bits, groups of 32"),
-        ([{"codec": "quantise", "bits": 1, "group_size": 64, "grid": "midrise"}], "1 bit, per row"),
-        ([{"codec": "float8", "format": "e4m3", "group_size": 8}], "8-bit floats, groups of 8"),
-        ([{"codec": "codebook", "entries": 16, "block_size": 1}], "16 entries"),
+        ({"codec": "quantize", "bits": 4, "group_size": 32}, [], "4 bits, groups of 32"),
         (
-            [{"codec": "codebook", "entries": 256, "block_size": 4, "group_size": 64}],
+            {"codec": "quantize", "bits": 1, "group_size": 64, "grid": "midrise"},
+            [],
+            "1 bit, per row",
+        ),
+        ({"codec": "float8", "format": "e4m3", "group_size": 8}, [], "8-bit floats, groups of 8"),
+        ({"codec": "codebook", "entries": 16, "block_size": 1}, [], "16 entries"),
+        (
+            {"codec": "codebook", "entries": 256, "block_size": 4, "group_size": 64},
+            [],
             "256 entries, blocks of 4, per row",
         ),
         (
-            [{"codec": "quantise", "bits": 4, "group_size": 64}, {"codec": "bitmask", "kept": 5}],
+            {"codec": "quantize", "bits": 4, "group_size": 64},
+            [{"codec": "bitmask", "kept": 5}],
             "4 bits, per row, masked",
         ),
-        ([{"codec": "bitmask", "kept": 5}, {"codec": "planes", "of": {}}], "floats, masked"),
-        ([], "floats"),
+        (None, [{"codec": "bitmask", "kept": 5}, {"codec": "planes", "of": {}}], "floats, masked"),
+        (None, [], "floats"),
     ],
 )
-def test_description_by_hand(chain: list[dict[str, Any]], words: str) -> None:
-    assert describe(chain, (8, 16, 2, 2)) == words
+def test_description_by_hand(
+    values: dict[str, Any] | None, rest: list[dict[str, Any]], words: str
+) -> None:
+    stages = [values, *rest, {"codec": "pack", "bits": 8}] if values else rest
+    assert Chain(stages, (8, 16, 2, 2)).describe() == words

@@ -4,18 +4,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from mmcompress.artifact import save as save_module
 from mmcompress.artifact.encoding import Encoding
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.mlp import MLP
+from mmcompress.format import writer
 from mmcompress.format.bundles import FRAME
 from mmcompress.format.codecs import ans, planes
 from mmcompress.format.errors import ArtifactError
+from mmcompress.format.tensorfile import write_file
 
 Save = Callable[..., Artifact]
 
@@ -65,11 +66,11 @@ def test_such_files_of_0_1_load(
 ) -> None:
     """0.1 wrote a plane of zeros as seven bytes, which it refused to read."""
 
-    def as_0_1_did(plane: Tensor) -> tuple[int, Tensor]:
+    def as_0_1_did(plane: np.ndarray) -> tuple[int, np.ndarray]:
         frame = ans.encode_symbols(plane, planes.ROW)
         return min((planes.RAW, plane), (planes.ANS, frame), key=lambda coded: len(coded[1]))
 
-    assert len(ans.encode_symbols(torch.zeros(FRAME, dtype=torch.uint8), planes.ROW)) == 7
+    assert len(ans.encode_symbols(np.zeros(FRAME, np.uint8), planes.ROW)) == 7
     backbone = make_backbone(dtype)
     monkeypatch.setattr(planes, "_encode", as_0_1_did)
     artifact = save_artifact(backbone)
@@ -82,7 +83,7 @@ def nothing_kept(weight: Tensor) -> Encoding:
 
 
 def all_codes_zero(weight: Tensor) -> Encoding:
-    values = {"codec": "quantise", "bits": 4, "group_size": weight.shape[1]}
+    values = {"codec": "quantize", "bits": 4, "group_size": weight.shape[1]}
     return Encoding(["int4"], values, {"scale": torch.full((len(weight), 1), 0.5)})
 
 
@@ -119,16 +120,17 @@ def test_a_constant_that_is_not_zero(save_artifact: Save) -> None:
 def test_a_file_that_went_wrong_is_not_saved(
     save_artifact: Save, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def change_one(tensors: dict[str, Tensor], path: Path) -> None:
-        changed = tensors["dense.float32"].clone()
-        changed[-1] += 1
-        save_file(tensors | {"dense.float32": changed}, path)
+    def change_one(path: Path, tensors: dict[str, tuple[str, np.ndarray]]) -> None:
+        dtype, data = tensors["dense.float32"]
+        changed = np.array(data)
+        changed.view(np.float32)[-1] += 1
+        write_file(path, tensors | {"dense.float32": (dtype, changed)})
 
     backbone = MLP(size=2, hidden=[2])
-    monkeypatch.setattr(save_module, "save_file", change_one)
+    monkeypatch.setattr(writer, "write_file", change_one)
     with pytest.raises(ArtifactError, match=r"gives back other values of hidden\.0\.weight"):
         save_artifact(backbone)
-    monkeypatch.setattr(save_module, "save_file", lambda _, path: path.write_bytes(b"half"))
+    monkeypatch.setattr(writer, "write_file", lambda path, _: path.write_bytes(b"half"))
     with pytest.raises(ArtifactError, match="no valid safetensors file"):
         save_artifact(backbone)
     assert not list(tmp_path.iterdir())

@@ -89,7 +89,7 @@ def test_one_bit_is_what_is_stored() -> None:
     )
     encoding = Binary().finalize(fake, fake(layer.weight.detach()))
     assert encoding.values == {
-        "codec": "quantise",
+        "codec": "quantize",
         "bits": 1,
         "group_size": 8,
         "grid": "midrise",

@@ -255,7 +255,7 @@ def test_int8_of_what_is_left_is_stored_exactly(
 def test_encodings_are_cut_with_their_weights():
     scale = torch.rand(4, 1)
     whole = Encoding(
-        values={"codec": "quantise", "bits": 4, "group_size": 6},
+        values={"codec": "quantize", "bits": 4, "group_size": 6},
         tensors={"scale": scale, "column_scale": torch.arange(6.0)},
         mask=torch.eye(4, 6).bool(),
     )

@@ -20,7 +20,7 @@ from mmcompress.format.table import Part, Weight, add_row, payload_bytes, read_t
 def test_rows_by_hand() -> None:
     kinds: list[dict] = []
     sides = {"scale": torch.ones(2, 1).half(), "codes": torch.zeros(5, dtype=torch.uint8)}
-    grid = {"codec": "quantise", "bits": 4, "group_size": 5}
+    grid = {"codec": "quantize", "bits": 4, "group_size": 5}
     masked = [grid, {"codec": "bitmask", "kept": 7}, {"codec": "pack", "bits": 4}]
     sparse = sides | {"mask": torch.zeros(2, dtype=torch.uint8)}
     rows = {

@@ -211,6 +211,6 @@ class Entropy(Compressor):
         largest = int((matrix / scale).round().abs().max().item())
         bits = max(2, largest.bit_length() + 1)
         return Encoding(
-            values={"codec": "quantise", "bits": bits, "group_size": matrix.shape[1]},
+            values={"codec": "quantize", "bits": bits, "group_size": matrix.shape[1]},
             tensors={"scale": scale},
         )

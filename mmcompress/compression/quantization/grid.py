@@ -113,7 +113,7 @@ class Grid:
             **sides: `scale`, `zero_point`, `column_scale`.
         """
         values: dict[str, Any] = {
-            "codec": "quantise",
+            "codec": "quantize",
             "bits": self.bits,
             "group_size": self.group_size,
         }

@@ -17,22 +17,94 @@ A frame, little-endian:
 
 Where every symbol is 0, the coder's state never moves from 0 and there are no words at all: seven
 bytes hold any number of such symbols. How many are believed is no matter of a frame but of the
-whole file (`mmcompress.artifact.bounds`).
+whole file (`mmcompress.format.bounds`).
 """
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
 import constriction
 import numpy as np
-import torch
-from torch import Tensor
 
+from mmcompress.format.codecs.base import FLOATS, Arrays, Codec, Form, Forms, check_fields
 from mmcompress.format.codecs.classes import choose_classes, count_by_class, pair_classes
+from mmcompress.format.codecs.pack import codes_name, pack, unpack
 from mmcompress.format.codecs.tables import pack_tables, unpack_tables
 
 LARGEST_ALPHABET = 4096
 """Symbols; larger tables would cost more than they save."""
 
 
-def encode_symbols(symbols: Tensor, columns: int | None = None) -> Tensor:
+@dataclass(frozen=True)
+class Ans(Codec):
+    """The stage: codes, and the mask as symbols of its `width` bits, → frames.
+
+    Attributes:
+        of: names of the payloads that it codes.
+    """
+
+    name = "ans"
+    order = 3
+    of: tuple[str, ...]
+
+    @classmethod
+    def read(cls, stage: Mapping[str, Any]) -> Self:
+        names = stage.get("of")
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError("its ans stage does not say of which payloads")
+        check_fields(stage, "of")
+        return cls(tuple(names))
+
+    def layout(self, forms: Forms, present: Sequence[str]) -> Forms:
+        found = dict(forms)
+        for name in self.of:
+            if name not in (codes_name(forms), "mask"):
+                raise ValueError("its ans stage does not say of which payloads")
+            if name not in forms:
+                raise ValueError("it entropy codes a mask that it does not have")
+            form = forms[name]
+            if form.dtypes == FLOATS:
+                raise ValueError("its stages pack floats")
+            if not form.bits:
+                raise ValueError("it packs codes and entropy codes them too")
+            count = form.stream or form.count
+            found[name] = form.changed(shape=(count,), symbols=True, bits=0, stream=0)
+        return found
+
+    def encode(self, arrays: Arrays, forms: Forms) -> Arrays:
+        found = dict(arrays)
+        for name in self.of:
+            form = forms[name]
+            if form.stream:
+                symbols = unpack(arrays[name], form.stream, bits=form.bits)
+            else:
+                symbols = arrays[name].astype(np.int32) - _lowest(form)
+            found[name] = encode_symbols(symbols, form.columns or None)
+        return found
+
+    def decode(self, arrays: Arrays, forms: Forms) -> Arrays:
+        found = dict(arrays)
+        for name in self.of:
+            form = forms[name]
+            count, alphabet = form.stream or form.count, LARGEST_ALPHABET
+            if form.stream:
+                alphabet = 2**form.bits
+            symbols = decode_symbols(arrays[name], count, alphabet, form.columns or None)
+            found[name] = pack(symbols, bits=form.bits) if form.stream else symbols + _lowest(form)
+        return found
+
+    @classmethod
+    def offers(cls, name: str, codes: Form) -> list[dict[str, Any]]:
+        fits = 2**codes.bits <= LARGEST_ALPHABET
+        return [{"codec": "ans", "of": [name]}] if fits else []
+
+
+def _lowest(form: Form) -> int:
+    return -(2 ** (form.bits - 1)) if form.signed else 0
+
+
+def encode_symbols(symbols: np.ndarray, columns: int | None = None) -> np.ndarray:
     """Symbols → one frame.
 
     Args:
@@ -44,7 +116,7 @@ def encode_symbols(symbols: Tensor, columns: int | None = None) -> Tensor:
     Raises:
         ValueError: a symbol is negative or too large.
     """
-    values = symbols.numpy().astype(np.int32)
+    values = symbols.astype(np.int32)
     if len(values) and not 0 <= values.min() <= values.max() < LARGEST_ALPHABET:
         raise ValueError(f"symbols must lie in 0…{LARGEST_ALPHABET - 1}")
     alphabet = max(int(values.max(initial=0)) + 1, 2)
@@ -67,10 +139,12 @@ def encode_symbols(symbols: Tensor, columns: int | None = None) -> Tensor:
             coder.encode_reverse(run, _model(table))
     head = np.array([*numbers, alphabet % 256, alphabet // 256], np.uint8)
     words = coder.get_compressed().astype("<u4").view(np.uint8)
-    return torch.from_numpy(np.concatenate([head, *tables, words]))
+    return np.concatenate([head, *tables, words])
 
 
-def decode_symbols(frame: Tensor, count: int, alphabet: int, columns: int | None = None) -> Tensor:
+def decode_symbols(
+    frame: np.ndarray, count: int, alphabet: int, columns: int | None = None
+) -> np.ndarray:
     """The inverse: (count,) int32.
 
     Args:
@@ -82,7 +156,7 @@ def decode_symbols(frame: Tensor, count: int, alphabet: int, columns: int | None
         ValueError: the frame is damaged, or holds many more or fewer symbols. (A few too many or
             too few the code itself cannot tell.)
     """
-    data = frame.numpy()
+    data = frame
     columns = columns or max(count, 1)
     lengths = -(-count // columns), columns
     numbers, size = data[:2].tolist(), int.from_bytes(data[2:4].tobytes(), "little")
@@ -107,7 +181,7 @@ def decode_symbols(frame: Tensor, count: int, alphabet: int, columns: int | None
         values[chosen] = _pop(coder, int(chosen.sum()), table)
     if not coder.is_empty():
         raise ValueError(f"its frame does not hold the {count} symbols expected")
-    return torch.from_numpy(values)
+    return values
 
 
 def _at_least_two(counts: np.ndarray) -> np.ndarray:

@@ -1,28 +1,73 @@
-"""Dense array ↔ the values that a mask keeps, and the mask as bits."""
+"""Codes of all weights ↔ codes of the weights that a mask keeps, and the mask as bits.
+
+Bit j of byte i is mask 8i + j, row by row; unused bits are 0. A code of several weights (a block of
+a codebook) is kept where the mask keeps any of them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
-import torch
-from torch import Tensor
+
+from mmcompress.format.codecs.base import (
+    Arrays,
+    Codec,
+    Form,
+    Forms,
+    check_divides,
+    check_fields,
+    whole,
+)
+from mmcompress.format.codecs.pack import codes_name, packed_length
 
 
-def sparsify(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Drop what the mask drops.
+@dataclass(frozen=True)
+class Bitmask(Codec):
+    """The stage. Before it, `mask` is bool, one for each weight.
 
-    Args:
-        values: (n,), any dtype.
-        mask: (n,) bool, True = kept.
-    Returns:
-        Kept values in order, (kept,); the mask as bits, (⌈n / 8⌉,) uint8.
-
-    Example:
-        >>> kept, bits = sparsify(torch.tensor([5, 6, 7]), torch.tensor([True, False, True]))
-        >>> kept.tolist(), bits.tolist()
-        ([5, 7], [5])
+    Attributes:
+        kept: codes that are stored.
+        width: bits of the mask that are one symbol where it is entropy coded: N of M neighbours
+            that are kept leave few symbols of M bits.
     """
-    return values[mask], pack_mask(mask)
+
+    name = "bitmask"
+    order = 1
+    kept: int
+    width: int = 1
+
+    @classmethod
+    def read(cls, stage: Mapping[str, Any]) -> Self:
+        check_fields(stage, "kept", optional=["width"])
+        return cls(stage["kept"], whole({"width": 1} | stage, "width", 8))
+
+    def layout(self, forms: Forms, present: Sequence[str]) -> Forms:
+        name, (rows, columns) = codes_name(forms), forms["mask"].shape
+        check_divides(self.name, "width", self.width, columns)
+        stage = {"codec": self.name, "kept": self.kept}
+        whole(stage, "kept", forms[name].count, low=0)
+        length = packed_length(rows * columns, 1)
+        width = columns // self.width
+        mask = Form((length,), bits=self.width, stream=rows * width, columns=width)
+        return forms | {name: forms[name].changed(shape=(self.kept,), columns=0), "mask": mask}
+
+    def encode(self, arrays: Arrays, forms: Forms) -> Arrays:
+        name, mask = codes_name(forms), arrays["mask"].reshape(-1)
+        kept = arrays[name][_of_blocks(mask, forms[name].count)]
+        return arrays | {name: kept, "mask": pack_mask(mask)}
+
+    def decode(self, arrays: Arrays, forms: Forms) -> Arrays:
+        name, form = codes_name(forms), forms["mask"]
+        mask = unpack_mask(arrays["mask"], form.count)
+        codes = densify(arrays[name], _of_blocks(mask, forms[name].count))
+        return arrays | {name: codes, "mask": mask.reshape(form.shape)}
+
+    def describe(self, columns: int) -> list[str]:
+        return ["masked"]
 
 
-def densify(kept: Tensor, mask: Tensor) -> Tensor:
+def densify(kept: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Put kept values back in their places; the others are 0.
 
     Args:
@@ -33,40 +78,31 @@ def densify(kept: Tensor, mask: Tensor) -> Tensor:
     Raises:
         ValueError: the mask does not keep that many.
     """
-    count = int(mask.sum().item())
+    count = int(np.count_nonzero(mask))
     if count != len(kept):
         raise ValueError(f"the mask keeps {count} values and there are {len(kept)}")
-    values = kept.new_zeros(len(mask))
+    values = np.zeros(len(mask), kept.dtype)
     values[mask] = kept
     return values
 
 
-def pack_mask(mask: Tensor) -> Tensor:
+def pack_mask(mask: np.ndarray) -> np.ndarray:
     """(n,) bool → (⌈n / 8⌉,) uint8; bit j of byte i is mask 8i + j, unused bits are 0."""
-    return torch.from_numpy(np.packbits(mask.numpy(), bitorder="little"))
+    return np.packbits(mask, bitorder="little")
 
 
-def unpack_mask(packed: Tensor, count: int) -> Tensor:
+def unpack_mask(packed: np.ndarray, count: int) -> np.ndarray:
     """The inverse of `pack_mask`: (count,) bool.
 
     Raises:
         ValueError: an unused bit is set: these bytes are not ours.
     """
-    bits = np.unpackbits(packed.numpy(), bitorder="little")
+    bits = np.unpackbits(packed, bitorder="little")
     if bits[count:].any():
         raise ValueError("unused bits of a mask are set")
-    return torch.from_numpy(bits[:count].astype(bool))
+    return bits[:count].astype(bool)
 
 
-def to_symbols(mask: Tensor, width: int) -> Tensor:
-    """(n,) bool → (n / width,) int32; bit j of symbol i is mask `width` · i + j.
-
-    N of M neighbours that are kept leave few symbols of M bits.
-    """
-    weights = 1 << torch.arange(width, dtype=torch.int32)
-    return (mask.view(-1, width) * weights).sum(dim=1, dtype=torch.int32)
-
-
-def from_symbols(symbols: Tensor, width: int) -> Tensor:
-    """The inverse of `to_symbols`."""
-    return (symbols[:, None] >> torch.arange(width, dtype=torch.int32) & 1).flatten().bool()
+def _of_blocks(mask: np.ndarray, count: int) -> np.ndarray:
+    """(count,) bool: which codes stand for a weight that is kept."""
+    return mask if len(mask) == count else mask.reshape(count, -1).any(axis=1)

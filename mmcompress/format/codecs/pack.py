@@ -5,9 +5,13 @@ The stream is little-endian: bit j of code i is bit `i · bits + j`, and bit b o
 becomes 0.
 """
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
 import numpy as np
-import torch
-from torch import Tensor
+
+from mmcompress.format.codecs.base import Arrays, Codec, Form, Forms, check_fields, whole
 
 CHUNK = 2**18
 """Codes that are spread out into bits at once; a multiple of 8, so that chunks end on bytes."""
@@ -16,12 +20,54 @@ WHOLE = {8: "u1", 16: "<u2"}
 """Bits of codes that are whole bytes, and these as numpy has them: nothing is spread out."""
 
 
+@dataclass(frozen=True)
+class Pack(Codec):
+    """The stage: codes → bytes, each code in `bits` bits."""
+
+    name = "pack"
+    order = 2
+    bits: int
+
+    @classmethod
+    def read(cls, stage: Mapping[str, Any]) -> Self:
+        check_fields(stage, "bits")
+        return cls(whole(stage, "bits", 16))
+
+    def layout(self, forms: Forms, present: Sequence[str]) -> Forms:
+        name = codes_name(forms)
+        if not forms[name].bits:
+            raise ValueError("its stages pack floats")
+        if self.bits < forms[name].bits:
+            raise ValueError(f"it packs codes of {forms[name].bits} bits into {self.bits}")
+        length = packed_length(forms[name].count, self.bits)
+        return forms | {name: forms[name].changed(shape=(length,), bits=0, columns=0)}
+
+    def encode(self, arrays: Arrays, forms: Forms) -> Arrays:
+        name = codes_name(forms)
+        return arrays | {name: pack(arrays[name], bits=self.bits, signed=forms[name].signed)}
+
+    def decode(self, arrays: Arrays, forms: Forms) -> Arrays:
+        name = codes_name(forms)
+        count, signed = forms[name].count, forms[name].signed
+        return arrays | {name: unpack(arrays[name], count, bits=self.bits, signed=signed)}
+
+    @classmethod
+    def offers(cls, name: str, codes: Form) -> list[dict[str, Any]]:
+        whole_bytes = 8 if codes.bits <= 8 else 16  # they show what repeats
+        return [{"codec": "pack", "bits": bits} for bits in sorted({codes.bits, whole_bytes})]
+
+
+def codes_name(forms: Mapping[str, Any]) -> str:
+    """The array that holds the codes: `indices` where they point into a codebook."""
+    return "indices" if "indices" in forms else "codes"
+
+
 def packed_length(count: int, bits: int) -> int:
     """Bytes that `count` codes take."""
     return (count * bits + 7) // 8
 
 
-def pack(codes: Tensor, *, bits: int, signed: bool = False) -> Tensor:
+def pack(codes: np.ndarray, *, bits: int, signed: bool = False) -> np.ndarray:
     """Codes → bytes.
 
     Args:
@@ -34,23 +80,23 @@ def pack(codes: Tensor, *, bits: int, signed: bool = False) -> Tensor:
         ValueError: a code does not fit.
 
     Example:
-        >>> pack(torch.tensor([1, 2, 3]), bits=4).tolist()
+        >>> pack(np.array([1, 2, 3]), bits=4).tolist()
         [33, 3]
     """
-    values = codes.numpy().astype(np.int32) + _offset(bits, signed)
+    values = codes.astype(np.int32) + _offset(bits, signed)
     if len(values) and not 0 <= values.min() <= values.max() < 2**bits:
         raise ValueError(f"codes from {codes.min()} to {codes.max()} do not fit {bits} bits")
     if bits in WHOLE:
-        return torch.from_numpy(values.astype(WHOLE[bits]).view(np.uint8))
+        return values.astype(WHOLE[bits]).view(np.uint8)
     places = np.arange(bits, dtype=np.int32)
     chunks = [
         np.packbits(((values[start : start + CHUNK, None] >> places) & 1), bitorder="little")
         for start in range(0, len(values), CHUNK)
     ]
-    return torch.from_numpy(np.concatenate([np.zeros(0, np.uint8), *chunks]))
+    return np.concatenate([np.zeros(0, np.uint8), *chunks])
 
 
-def unpack(packed: Tensor, count: int, *, bits: int, signed: bool = False) -> Tensor:
+def unpack(packed: np.ndarray, count: int, *, bits: int, signed: bool = False) -> np.ndarray:
     """The inverse of `pack`: (count,) int32.
 
     Args:
@@ -60,21 +106,21 @@ def unpack(packed: Tensor, count: int, *, bits: int, signed: bool = False) -> Te
     """
     if len(packed) != packed_length(count, bits):
         raise ValueError(f"{len(packed)} bytes cannot be {count} codes of {bits} bits")
-    data = packed.numpy()
     unused = len(packed) * 8 - count * bits
-    if unused and data[-1] >> (8 - unused):
+    if unused and packed[-1] >> (8 - unused):
         raise ValueError("unused bits after the last code are set")
     if bits in WHOLE:
-        return torch.from_numpy(data.view(WHOLE[bits]).astype(np.int32) - _offset(bits, signed))
+        data = np.ascontiguousarray(packed)
+        return data.view(WHOLE[bits]).astype(np.int32) - _offset(bits, signed)
     weights = 1 << np.arange(bits, dtype=np.int32)
     values = np.empty(count, np.int32)
     for start in range(0, count, CHUNK):
         length = min(CHUNK, count - start)
         first = start * bits // 8
-        chunk = data[first : first + packed_length(length, bits)]
+        chunk = packed[first : first + packed_length(length, bits)]
         spread = np.unpackbits(chunk, count=length * bits, bitorder="little")
         values[start : start + length] = spread.reshape(length, bits) @ weights
-    return torch.from_numpy(values - _offset(bits, signed))
+    return values - _offset(bits, signed)
 
 
 def _offset(bits: int, signed: bool) -> int:

@@ -14,15 +14,18 @@ plane's length, uint32 little-endian; then come the planes.
 
 A float32 that was born as float16 or bfloat16 has planes of zeros, and so has all that is pruned
 away: a few bytes may hold any number of them. How many are believed is no matter of a frame but of
-the whole file (`mmcompress.artifact.bounds`).
+the whole file (`mmcompress.format.bounds`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from mmcompress.format.codecs import ans, zstd
+from mmcompress.format.codecs.base import Arrays, Codec, Forms, check_fields
+from mmcompress.format.dtypes import DTYPES
 
 RAW, SAME, ZSTD, ANS = range(4)
 
@@ -35,26 +38,69 @@ HEADER_BYTES = 8 * 5
 """Longest header: numbers of 8 bytes, the length of each plane stated."""
 
 
-def compress(values: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class Planes(Codec):
+    """The stage: payloads → frames.
+
+    Attributes:
+        of: name of a payload and of its dtype, for each that is a frame.
+    """
+
+    name = "planes"
+    order = 4
+    of: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def read(cls, stage: Mapping[str, Any]) -> Self:
+        of = stage.get("of")
+        if not isinstance(of, dict) or not all(isinstance(d, str) for d in of.values()):
+            raise ValueError("its planes stage does not say of which payloads")
+        check_fields(stage, "of")
+        return cls(tuple(sorted(of.items())))
+
+    def layout(self, forms: Forms, present: Sequence[str]) -> Forms:
+        found = dict(forms)
+        for name, dtype in self.of:
+            if name not in forms:
+                raise ValueError(f"planes names payloads that it does not have: [{name!r}]")
+            if forms[name].symbols:
+                raise ValueError(f"payload {name} is entropy coded twice")
+            if dtype not in forms[name].dtypes:
+                allowed = ", ".join(forms[name].dtypes)
+                raise ValueError(f"payload {name} is {dtype} and may be {allowed}")
+            found[name] = forms[name].changed(framed=dtype)
+        return found
+
+    def encode(self, arrays: Arrays, forms: Forms) -> Arrays:
+        return arrays | {name: compress(arrays[name]) for name, _ in self.of}
+
+    def decode(self, arrays: Arrays, forms: Forms) -> Arrays:
+        found = dict(arrays)
+        for name, dtype in self.of:
+            shape, count = forms[name].shape, forms[name].count
+            found[name] = decompress(arrays[name], DTYPES[dtype].numpy, count).reshape(shape)
+        return found
+
+
+def compress(values: np.ndarray) -> np.ndarray:
     """A tensor's bytes → one frame.
 
     Args:
-        values: any shape and dtype; contiguous, on the CPU.
+        values: any shape and dtype.
     Returns:
         (length,) uint8.
     """
-    width = values.element_size()
-    planes = values.reshape(-1).view(torch.uint8).reshape(-1, width).T.contiguous()
+    width = values.itemsize
+    planes = np.ascontiguousarray(values.reshape(-1).view(np.uint8).reshape(-1, width).T)
     coded = [_encode(plane) for plane in planes]
     header = b"".join(
         bytes([coding]) + (len(data).to_bytes(4, "little") if coding in (ZSTD, ANS) else b"")
         for coding, data in coded
     )
-    head = torch.frombuffer(bytearray(header), dtype=torch.uint8)
-    return torch.cat([head, *(data for _, data in coded)])
+    return np.concatenate([np.frombuffer(header, np.uint8), *(data for _, data in coded)])
 
 
-def frame_length(header: Tensor, count: int, width: int) -> int:
+def frame_length(header: np.ndarray, count: int, width: int) -> int:
     """How long a frame is.
 
     Args:
@@ -68,7 +114,7 @@ def frame_length(header: Tensor, count: int, width: int) -> int:
     return end
 
 
-def decompress(frame: Tensor, dtype: torch.dtype, count: int) -> Tensor:
+def decompress(frame: np.ndarray, dtype: np.dtype, count: int) -> np.ndarray:
     """The inverse of `compress`: (count,) of `dtype`.
 
     Args:
@@ -79,13 +125,13 @@ def decompress(frame: Tensor, dtype: torch.dtype, count: int) -> Tensor:
         ValueError: the frame is damaged, or holds another number of bytes.
     """
     check_length(frame[:HEADER_BYTES], len(frame), count, dtype.itemsize)
-    values = torch.empty((count, dtype.itemsize), dtype=torch.uint8)
+    values = np.empty((count, dtype.itemsize), np.uint8)
     for index, (coding, start, end) in enumerate(_parts(frame, count, dtype.itemsize)):
         values[:, index] = _decode(coding, frame[start:end], count)
     return values.reshape(-1).view(dtype)
 
 
-def check_length(header: Tensor, length: int, count: int, width: int) -> None:
+def check_length(header: np.ndarray, length: int, count: int, width: int) -> None:
     """Refuse a frame before anything is allocated for what it holds.
 
     Args:
@@ -99,23 +145,24 @@ def check_length(header: Tensor, length: int, count: int, width: int) -> None:
         raise ValueError(f"its frame of {length} bytes states {stated}, for {count} numbers")
 
 
-def _encode(plane: Tensor) -> tuple[int, Tensor]:
+def _encode(plane: np.ndarray) -> tuple[int, np.ndarray]:
     count = len(plane)
-    if count and bool((plane == plane[0]).all()):
+    if count and (plane == plane[0]).all():
         return SAME, plane[:1]
     found = [(RAW, plane)]
     frame = zstd.compress(plane)
     if count <= len(frame) * zstd.MAX_EXPANSION:
         found.append((ZSTD, frame))
-    shares = plane.bincount(minlength=256).double() / max(count, 1)
-    if float(torch.special.entr(shares).sum()) < INCOMPRESSIBLE * 0.6931471805599453:
+    shares = np.bincount(plane, minlength=256) / max(count, 1)
+    shares = shares[shares > 0]
+    if -(shares * np.log2(shares)).sum() < INCOMPRESSIBLE:
         found.append((ANS, ans.encode_symbols(plane, ROW)))
     return min(found, key=lambda coded: len(coded[1]) + 4 * (coded[0] in (ZSTD, ANS)))
 
 
-def _parts(header: Tensor, count: int, width: int) -> Iterator[tuple[int, int, int]]:
+def _parts(header: np.ndarray, count: int, width: int) -> Iterator[tuple[int, int, int]]:
     """Coding, start and end of each plane, once they are found possible."""
-    data = header[:HEADER_BYTES].numpy().tobytes()
+    data = header[:HEADER_BYTES].tobytes()
     place, parts = 0, []
     for _ in range(width):
         coding, length = data[place] if place < len(data) else -1, count
@@ -135,9 +182,9 @@ def _parts(header: Tensor, count: int, width: int) -> Iterator[tuple[int, int, i
         place += length
 
 
-def _decode(coding: int, data: Tensor, count: int) -> Tensor:
+def _decode(coding: int, data: np.ndarray, count: int) -> np.ndarray:
     if coding == ZSTD:
         return zstd.decompress(data, count)
     if coding == ANS:
-        return ans.decode_symbols(data, count, 256, ROW).to(torch.uint8)
+        return ans.decode_symbols(data, count, 256, ROW).astype(np.uint8)
     return data  # of one byte, if it stands for all

@@ -1,8 +1,7 @@
 """Bytes ↔ one Zstandard frame that states its content size."""
 
-import torch
+import numpy as np
 import zstandard
-from torch import Tensor
 
 LEVELS = (1, 9)
 """Tried in turn, the smaller result wins. Most of what is stored holds no long repeats, and level
@@ -16,14 +15,14 @@ HEADER_BYTES = 18
 """Longest frame header."""
 
 
-def compress(data: Tensor) -> Tensor:
+def compress(data: np.ndarray) -> np.ndarray:
     """Bytes → one frame, both (length,) uint8."""
-    content = data.numpy().tobytes()
+    content = data.tobytes()
     frames = [zstandard.ZstdCompressor(level=level).compress(content) for level in LEVELS]
-    return torch.frombuffer(bytearray(min(frames, key=len)), dtype=torch.uint8)
+    return np.frombuffer(min(frames, key=len), np.uint8)
 
 
-def check_frame(header: Tensor, length: int, expected: int) -> None:
+def check_frame(header: np.ndarray, length: int, expected: int) -> None:
     """Refuse a frame before anything is allocated for what it holds.
 
     Args:
@@ -34,7 +33,7 @@ def check_frame(header: Tensor, length: int, expected: int) -> None:
         ValueError: not a frame, not that many bytes, or more than a frame of that length can hold.
     """
     try:
-        stated = zstandard.get_frame_parameters(header.numpy().tobytes()).content_size
+        stated = zstandard.get_frame_parameters(header.tobytes()).content_size
     except zstandard.ZstdError as error:
         raise ValueError(f"it is no Zstandard frame ({error})") from error
     if stated != expected:
@@ -43,7 +42,7 @@ def check_frame(header: Tensor, length: int, expected: int) -> None:
         raise ValueError(f"a frame of {length} bytes cannot hold {expected}")
 
 
-def decompress(frame: Tensor, count: int) -> Tensor:
+def decompress(frame: np.ndarray, count: int) -> np.ndarray:
     """The inverse of `compress`: (count,) uint8.
 
     Args:
@@ -55,10 +54,10 @@ def decompress(frame: Tensor, count: int) -> Tensor:
     check_frame(frame[:HEADER_BYTES], len(frame), count)
     try:
         data = zstandard.ZstdDecompressor().decompress(
-            frame.numpy().tobytes(), max_output_size=count, allow_extra_data=False
+            frame.tobytes(), max_output_size=count, allow_extra_data=False
         )
     except zstandard.ZstdError as error:
         raise ValueError(f"its Zstandard frame is damaged ({error})") from error
     if len(data) != count:
         raise ValueError(f"its frame holds {len(data)} bytes where {count} are expected")
-    return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else frame[:0]
+    return np.frombuffer(data, np.uint8)
