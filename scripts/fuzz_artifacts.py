@@ -156,17 +156,18 @@ def _fit(folder: Path, source: Path) -> None:
 
     So that not all that changes a shape ends at the one check of names and shapes.
     """
-    from mmcompress.artifact.load import MANIFEST_FILE, read_manifest, read_skeleton
+    from mmcompress.artifact.load import describe_tensors, read_manifest, read_skeleton
     from mmcompress.artifact.skeleton import build_skeleton
-    from mmcompress.format.bundles import fingerprint
+    from mmcompress.format.manifest import MANIFEST_FILE
+    from mmcompress.format.version_2 import fingerprint, with_files
 
     path = folder / MANIFEST_FILE
-    before = fingerprint(read_skeleton(source, read_manifest(source)).model.state_dict())
+    before = fingerprint(describe_tensors(read_skeleton(source, read_manifest(source))))
     with contextlib.suppress(BaseException):  # not to be built; `_load` says how it ends
-        manifest = read_manifest(folder)
-        built = build_skeleton(manifest, folder, path=path, on_meta=True)
-        replace_everywhere(manifest, before, fingerprint(built.model.state_dict()))
-        write_manifest(manifest, folder)
+        old = json.loads(path.read_bytes())
+        built = build_skeleton(with_files(old, path), folder, path=path, on_meta=True)
+        replace_everywhere(old, before, fingerprint(describe_tensors(built)))
+        write_manifest(old, folder)
 
 
 def _block_network() -> list[str]:

@@ -182,10 +182,10 @@ def _expand(rows: Any, path: tuple[str, ...], most: int) -> Iterator[tuple[str, 
         keys, spans = list(rows), [(key, "") for key in rows]
     elif isinstance(rows, str):
         keys = rows.split(",")
-        found = [NUMBERS.fullmatch(key) if key else None for key in keys]
-        spans = [
-            match.groups() if match else (key, "") for match, key in zip(found, keys, strict=True)
-        ]
+        spans = []
+        for key in keys:
+            match = NUMBERS.fullmatch(key)
+            spans.append((match[1], match[2] or "") if match else (key, ""))
     else:
         raise ValueError(f"tensors gives {'.'.join(path)} no rows")
     if numbered > 1 or any(bool(NUMBER.fullmatch(low)) != bool(numbered) for low, _ in spans):

@@ -284,15 +284,18 @@ class Reader:
                 data = self._files[part.file][PAYLOADS].read(part.start, part.start + part.length)
                 payloads[payload] = chain.view_payload(payload, part.dtype, data)
             opened = chain.open(payloads)
-            if "real_zero_point" in opened:
-                opened["zero_point"] = opened.pop("real_zero_point")
         return StoredWeight(
             entry=entry,
             steps=tuple(weight.steps),
             codec=chain.values.name,
             settings=vars(chain.values),
             chain=chain,
-            **opened,
+            codes=opened["codes"],
+            scale=opened.get("scale"),
+            zero_point=opened.get("zero_point", opened.get("real_zero_point")),
+            column_scale=opened.get("column_scale"),
+            codebook=opened.get("codebook"),
+            mask=opened.get("mask"),
         )
 
     def sizes(self) -> list[dict[str, int]]:

@@ -338,8 +338,8 @@ def test_lengths_that_reach_into_the_next_weight(forge: Forge) -> None:
         forger.replace(key, "scale", np.ones(32 if key == FC2 else 64, np.float16))
     Artifact.load(forger.write())
     first, second = (forger.rows[key] for key in (FC1, FC2))
-    for row, position, sign in [(first, 1, 1), (first, 2, -1), (second, 1, -2), (second, 2, 2)]:
-        row[position] += sign * 8
+    for row, position, change in [(first, 1, 1), (first, 2, -1), (second, 1, -2), (second, 2, 2)]:
+        row[position] += change * 8
     refuse(forger.sign(), "payload codes has 2056 bytes where 2048 are expected")
 
 

@@ -40,7 +40,7 @@ class Bitmask(Codec):
     @classmethod
     def read(cls, stage: Mapping[str, Any]) -> Self:
         check_fields(stage, "kept", optional=["width"])
-        return cls(stage["kept"], whole({"width": 1} | stage, "width", 8))
+        return cls(stage["kept"], whole({"width": 1, **stage}, "width", 8))
 
     def layout(self, forms: Forms, present: Sequence[str]) -> Forms:
         name, (rows, columns) = codes_name(forms), forms["mask"].shape
@@ -105,4 +105,4 @@ def unpack_mask(packed: np.ndarray, count: int) -> np.ndarray:
 
 def _of_blocks(mask: np.ndarray, count: int) -> np.ndarray:
     """(count,) bool: which codes stand for a weight that is kept."""
-    return mask if len(mask) == count else mask.reshape(count, -1).any(axis=1)
+    return mask if len(mask) == count else np.any(mask.reshape(count, -1), axis=1, keepdims=False)
