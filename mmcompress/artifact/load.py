@@ -78,7 +78,7 @@ def read_backbone(
             # They follow from the code of the model, which has just been found harmless.
             backbone = build_skeleton(manifest, folder, path=path, on_meta=False, own=own)
         skeleton = backbone.model.state_dict(keep_vars=True)
-        values = _finite(folder, skeleton, read_values(reader))
+        values = _finite(reader, skeleton)
         state = mapped(values)[0] if in_file else dict(values)
     for key, value in state.items():
         # A Parameter is taken as it is, so that two names can share one.
@@ -133,19 +133,17 @@ def check_same(reader: Reader, state: Mapping[str, Tensor]) -> None:
             raise ArtifactError(reader.path, problem, "install the library versions that it names")
 
 
-def _finite(
-    folder: Path, skeleton: Mapping[str, Tensor], values: Iterator[tuple[str, Tensor]]
-) -> Iterator[tuple[str, Tensor]]:
-    """The same values; buffers may hold −inf, as masks do.
+def _finite(reader: Reader, skeleton: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """All values; buffers may hold −inf, as masks do.
 
     Raises:
         ArtifactError: one holds NaN or infinity.
     """
-    for key, value in values:
+    for key, value in read_values(reader):
         is_mask = not isinstance(skeleton[key], nn.Parameter)
         found = describe_not_finite(value, is_mask=is_mask)
         if found is not None:
-            raise ArtifactError(folder, f"{key} holds {found}", COMPRESS_AGAIN)
+            raise ArtifactError(reader.file_of(key), f"{key} holds {found}", COMPRESS_AGAIN)
         yield key, value
 
 

@@ -275,7 +275,7 @@ class Reader:
             ArtifactError: its bytes are damaged.
         """
         entry = self.entries[name]
-        with refusing(self.folder / self._file_of(name), f"{name} does not decode"):
+        with refusing(self.file_of(name), f"{name} does not decode"):
             if entry.row is None:
                 return self._get_dense(entry)
             weight, chain = self.weights[name], self.chain(name)
@@ -314,11 +314,13 @@ class Reader:
             values = self._bundles[key][place.start : place.end]
         return StoredWeight(entry, values.reshape(entry.shape), stored_dtype=place.dtype)
 
-    def _file_of(self, name: str) -> str:
+    def file_of(self, name: str) -> Path:
+        """The file that a tensor lies in."""
         if name in self.places:
-            return files_of(self.manifest)[self.places[name].file]
-        parts = self.weights[name].parts.values()
-        return files_of(self.manifest)[max((part.file for part in parts), default=0)]
+            index = self.places[name].file
+        else:
+            index = max((part.file for part in self.weights[name].parts.values()), default=0)
+        return self.folder / files_of(self.manifest)[index]
 
     def _check(self) -> None:
         """Every tensor is there, and nothing else, each as long as it must be."""

@@ -222,7 +222,8 @@ class Forger:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_bytes())
-        self.entries = from_tree(self.manifest["forms"], self.manifest["tensors"], 10**6)
+        tree = copy.deepcopy(self.manifest["tensors"])  # rows are edited
+        self.entries = from_tree(self.manifest["forms"], tree, 10**6)
         self.rows = {name: e.row for name, e in self.entries.items() if e.row is not None}
         self._tree = copy.deepcopy([self.manifest["forms"], self.manifest["tensors"]])
         self.tensors: dict[str, np.ndarray] = load_file(folder / "model.safetensors")

@@ -567,7 +567,8 @@ def test_method_of_version_2_that_is_not_ours(method: str, forge: Forge) -> None
     ],
 )
 def test_structure_of_version_2_of_another_form(entry: Any, forge: Forge) -> None:
-    refuse(as_version_2(forge(), [entry]), r"structure\[0\] does not have exactly")
+    message = r"structure\[0\](: method of the wrong type| does not have exactly)"
+    refuse(as_version_2(forge(), [entry]), message)
 
 
 def test_structure_of_version_2_that_is_no_list(forge: Forge) -> None:
