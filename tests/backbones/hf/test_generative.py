@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, LlavaForConditionalGeneration, RobertaTo
 
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.hf.generative import HFGenerative, from_pretrained
+from mmcompress.compression.calls import block_calls
 from mmcompress.compression.quantization.gptq import GPTQ
 from mmcompress.compression.recipe import Recipe
 from mmcompress.compression.statistics import collect
@@ -178,6 +179,20 @@ def test_calibration_sees_image_and_caption_and_no_padding(backbone: HFGenerativ
     targets = [t for t in backbone.targets() if t.role == "mlp.down" and t.modality == "text"]
     found = collect(backbone, [batch_of(backbone)], targets)
     assert [found[t.name].inputs.tokens for t in targets] == [3 * 16 + 4 + 5 + 3] * 2
+
+
+def test_blocks_run_one_by_one_on_image_and_caption(backbone: HFGenerative) -> None:
+    """From the first block's call to the logits; no cache remembers an earlier run."""
+    batch, language_model = batch_of(backbone), backbone.model.model.language_model
+    (call,) = block_calls(backbone, language_model.layers, "text", [batch])
+    assert call.hidden.shape == (3, 16 + 5, 32)
+    with torch.no_grad():
+        for _ in range(2):
+            again = copy.copy(call)
+            for block in language_model.layers:
+                again.hidden = again.run(block)
+            logits = backbone.model.lm_head(language_model.norm(again.hidden))[:, 16:-1]
+            torch.testing.assert_close(logits, backbone.caption_logits(batch)[0])
 
 
 def test_stored_loaded_and_written_back(backbone: HFGenerative, tmp_path: Path) -> None:
