@@ -30,6 +30,7 @@ highlight_language = "bash"
 
 # Docstrings quote code with one backtick.
 default_role = "literal"
+toc_object_entries_show_parents = "hide"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"

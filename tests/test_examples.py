@@ -1,19 +1,24 @@
 """The worked examples run as their README says."""
 
+import importlib
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from mmcompress.artifact.folder import Artifact
 from mmcompress.system.locations import project_path
 
-OWN_MODEL = Path(__file__).parents[1] / "examples" / "own_model"
+EXAMPLES = Path(__file__).parents[1] / "examples"
+OWN_MODEL, OWN_METHOD = EXAMPLES / "own_model", EXAMPLES / "own_method"
 
 
 def run(*command: str, cwd: Path) -> str:
-    environment = os.environ | {"PYTHONPATH": str(OWN_MODEL), "WANDB_MODE": "offline"}
+    own = f"{OWN_MODEL}{os.pathsep}{OWN_METHOD}"
+    environment = os.environ | {"PYTHONPATH": own, "WANDB_MODE": "offline"}
     done = subprocess.run(
         [sys.executable, *command], cwd=cwd, env=environment, capture_output=True, text=True
     )
@@ -33,3 +38,30 @@ def test_a_model_of_your_own(tmp_path: Path) -> None:
     assert "codes" in ledger
     scores = run("-m", "mmcompress.cli", "evaluate", artifact, *own, cwd=tmp_path)
     assert "retrieval/mean_r@1" in scores
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "payload"), [("root_wanda", "mask"), ("nf4", "codebook")])
+def test_methods_of_your_own(name: str, payload: str, tmp_path: Path) -> None:
+    """Their artifacts load without the files that define them."""
+    own = ["--config-dir", str(OWN_METHOD), f"compression={name}"]
+    short = ["trainer.max_steps=2", "logger=none", "evaluation.latency.batch_sizes=[1]"]
+    train = str(project_path("train.py"))
+    run(train, *own, *short, f"run_dir={tmp_path / 'run'}", cwd=tmp_path)
+    small = Artifact.load(tmp_path / "run" / "artifact")
+    assert payload in {row.payload for row in small.ledger()}
+    assert small.size_summary()["compression_ratio"] > 2
+
+
+def test_levels_of_nf4(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(OWN_METHOD))
+    nf4 = importlib.import_module("nf4")
+    levels = nf4.normal_levels().tolist()
+    # Appendix E of arXiv:2305.14314; 5e-4 is half a step of float16 below 1.
+    paper = [-1.0, -0.6962, -0.5251, -0.3949, -0.2844, -0.1848, -0.0911, 0.0]
+    paper += [0.0796, 0.1609, 0.2461, 0.3379, 0.4407, 0.5626, 0.7230, 1.0]
+    assert levels == pytest.approx(paper, abs=5e-4)
+    weight = torch.tensor([[2.0, 0.16, -1.1, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    rounded = nf4.FakeNF4(weight, group_size=4)(weight)
+    assert rounded[0].tolist() == [2.0, 2 * levels[8], 2 * levels[2], 0.0]
+    assert rounded[1].tolist() == [0.0] * 4
