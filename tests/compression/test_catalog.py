@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -113,3 +114,9 @@ def test_it_needs_no_torch() -> None:
 def test_every_recipe_has_an_idea_of_one_line() -> None:
     assert set(CARDS) == {p.stem for p in (project_path("conf") / "compression").glob("*.yaml")}
     assert {name: card.idea for name, card in CARDS.items() if not card.idea.endswith(".")} == {}
+
+
+def test_every_recipe_has_its_place_in_the_pages() -> None:
+    pages = sorted((Path(__file__).parents[2] / "docs" / "methods").glob("*.md"))
+    found = re.findall(r"^```{recipe} (\w+)$", "".join(p.read_text() for p in pages), re.MULTILINE)
+    assert set(found) == set(CARDS)
