@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from mmcompress.backbones.attention import split_attention
 from mmcompress.backbones.base import Row
+from mmcompress.backbones.bert_blocks import split_blocks
 from mmcompress.backbones.capabilities import Classifier, Encoder
 from mmcompress.backbones.fused import split_fused
-from mmcompress.backbones.hf.bert import split_blocks
 
 MODALITIES = ("image", "audio", "text")
 

@@ -13,10 +13,10 @@ from transformers import AutoConfig, PreTrainedModel
 
 from mmcompress.backbones.attention import split_attention
 from mmcompress.backbones.base import Backbone, Row
+from mmcompress.backbones.bert_blocks import split_blocks
 from mmcompress.backbones.capabilities import Encoder
 from mmcompress.backbones.complete import check_loaded
 from mmcompress.backbones.fused import split_fused
-from mmcompress.backbones.hf.bert import split_blocks
 from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.backbones.hf.files import (
     about,

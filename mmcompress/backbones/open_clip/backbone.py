@@ -14,10 +14,10 @@ from torch import Tensor
 
 from mmcompress.backbones.attention import split_attention
 from mmcompress.backbones.base import Row
+from mmcompress.backbones.bert_blocks import split_blocks
 from mmcompress.backbones.capabilities import Encoder
 from mmcompress.backbones.empty import without_weights
 from mmcompress.backbones.fused import split_fused
-from mmcompress.backbones.hf.bert import split_blocks
 from mmcompress.backbones.hf.tokenizers import check_ids
 from mmcompress.backbones.images import CLIP_MEAN, CLIP_STD, image_transform
 from mmcompress.backbones.native import fill, native_state, tower_sizes
