@@ -150,6 +150,7 @@ def score(folder: Path, overrides: Sequence[str], *, as_json: bool = False) -> d
     from mmcompress.config.validation import check_settings
     from mmcompress.evaluation.evaluate import evaluate
     from mmcompress.functional.score import intervals
+    from mmcompress.records.schema import Interval, typed
     from mmcompress.report.metrics import with_interval
 
     cfg = compose_config(*overrides)
@@ -162,7 +163,7 @@ def score(folder: Path, overrides: Sequence[str], *, as_json: bool = False) -> d
     if as_json:
         print(json.dumps(metrics, indent=2))
     else:
-        found = intervals({}, metrics)
+        found = typed(dict[str, Interval], intervals({}, metrics))
         for name, value in metrics.items():
             print(f"{name:28} {with_interval(name, value, found.get(name))}")
     return metrics

@@ -22,6 +22,7 @@ from mmcompress.evaluation.float16 import float16_baseline
 from mmcompress.functional.score import intervals
 from mmcompress.records.folder import ARTIFACT
 from mmcompress.records.record import RunRecord
+from mmcompress.records.schema import BudgetReport, Cast, Interval, Latency, Size, typed
 from mmcompress.rehearsal import rehearse
 from mmcompress.runtime.latency import measure_latency
 from mmcompress.session import start_run
@@ -87,13 +88,12 @@ def run(cfg: DictConfig | Sequence[str]) -> RunRecord:
 
         def score_dense() -> None:
             record.dense_sha256 = dense_checksum(teacher.model)
-            record.metrics["dense"] = dense_baseline(
+            record.metrics.dense = dense_baseline(
                 teacher, data, evaluators, split, checksum=record.dense_sha256
             )
-            record.float16 = float16_baseline(teacher, data, evaluators, split)
-            record.float16["intervals"] = intervals(
-                record.metrics["dense"], record.float16["metrics"]
-            )
+            cast = float16_baseline(teacher, data, evaluators, split)
+            cast["intervals"] = intervals(record.metrics.dense, cast["metrics"])
+            record.float16 = typed(Cast, cast)
 
         on_first(score_dense)
 
@@ -106,7 +106,8 @@ def run(cfg: DictConfig | Sequence[str]) -> RunRecord:
                 del batches
             else:
                 recipe.restore(backbone, **session.calibrated)
-            record.budget = recipe.budget_report
+            if recipe.budget_report is not None:
+                record.budget = typed(BudgetReport, recipe.budget_report)
 
         module = CompressionModule(
             backbone,
@@ -141,12 +142,13 @@ def run(cfg: DictConfig | Sequence[str]) -> RunRecord:
             session.folder / ARTIFACT, skeleton=partial(instantiate, cfg.backbone), in_file=True
         )
         with session.stage("evaluate_s"):
-            record.metrics["compressed"] = evaluate(
+            record.metrics.compressed = evaluate(
                 artifact.backbone, data, evaluators, split, dense=teacher
             )
-            record.intervals = intervals(record.metrics["dense"], record.metrics["compressed"])
-            record.size = artifact.size_summary() | {"coverage": recipe.coverage}
-            record.latency = measure_latency(
+            found = intervals(record.metrics.dense, record.metrics.compressed)
+            record.intervals = typed(dict[str, Interval], found)
+            record.size = typed(Size, artifact.size_summary() | {"coverage": recipe.coverage})
+            latency = measure_latency(
                 teacher.cpu(),
                 artifact.backbone,
                 data,
@@ -154,6 +156,7 @@ def run(cfg: DictConfig | Sequence[str]) -> RunRecord:
                 no_speedup=recipe.no_speedup,
                 **cfg.evaluation.latency,
             )
+            record.latency = typed(Latency, latency)
         record.data = data.summary()
         session.keep_results(artifact, recipe.plan)
         session.report()

@@ -37,6 +37,7 @@ from mmcompress.records.folder import (
 )
 from mmcompress.records.place import run_path
 from mmcompress.records.record import RunRecord, read_record, read_records
+from mmcompress.records.schema import Record, Row, typed
 from mmcompress.records.settings import config_hash
 from mmcompress.report.console import print_report
 from mmcompress.report.pictures import accuracy_vs_size
@@ -111,7 +112,7 @@ class Session:
     def keep_results(self, artifact: Artifact, plan: Plan) -> None:
         """Write the record: from here on nothing is computed again."""
         self.artifact = artifact
-        self.record.ledger = compact(artifact.ledger())
+        self.record.ledger = typed(list[Row], compact(artifact.ledger()))
         write_json(self.folder / PLAN, plan)
         self.record.save("scored")
 
@@ -128,7 +129,7 @@ class Session:
         ledger = artifact.ledger()
         plot = self.folder / "accuracy_vs_size.png"
         siblings = _siblings(self.folder, record)
-        if record["metrics"]["compressed"]:
+        if record.metrics.compressed:
             accuracy_vs_size(siblings, plot)
         else:
             log.warning("no evaluator gave a metric: nothing to draw")
@@ -285,7 +286,7 @@ def _instantiate(nodes: DictConfig | None) -> list[Any]:
     return list(instantiate(nodes or {}).values())
 
 
-def _siblings(folder: Path, record: dict) -> list[dict]:
+def _siblings(folder: Path, record: Record) -> list[Record]:
     """This run, and finished ones beside it that scored the same backbone on the same data."""
     try:
         return list(comparable(read_records(folder.parent), record))

@@ -11,7 +11,6 @@ as files in a table.
 
 import argparse
 import csv
-import json
 import logging
 import os
 import subprocess
@@ -30,7 +29,7 @@ from safetensors.torch import save_file
 from mmcompress.config.errors import in_one_sentence
 from mmcompress.data.openmoji import load_pairs, split_pairs
 from mmcompress.records.environment import hardware, versions
-from mmcompress.records.record import FILE
+from mmcompress.records.schema import FILE, read
 from mmcompress.session import BEGINS, STAGE_LOG
 from mmcompress.system.devices import gpu_name
 from mmcompress.system.files import write_atomically, write_json
@@ -145,17 +144,17 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         watching.join()
     if process.returncode:
         sys.exit("error: train.py did not finish, see the message above")
-    record = json.loads((folder / "run" / FILE).read_bytes())
-    dense = record["size"]["dense_bytes"]
+    record = read(folder / "run" / FILE)
+    dense = record.stored.dense_bytes
     return {
         "model": args.model,
         "recipe": args.recipe,
         "pairs": args.pairs,
         "dense_bytes": dense,
-        "artifact_bytes": record["size"]["artifact_bytes"],
+        "artifact_bytes": record.stored.artifact_bytes,
         "limit_bytes": dense + int(ALLOWED),
-        "peak_bytes": record["peak_memory_bytes"],
-        "seconds": record["timings"]["total_s"],
+        "peak_bytes": record.peak_memory_bytes,
+        "seconds": record.timings["total_s"],
         "stages": stages,
     }
 

@@ -22,7 +22,8 @@ from omegaconf import OmegaConf
 
 from mmcompress.config.compose import compose_config
 from mmcompress.records.numerics import NUMERICS
-from mmcompress.records.record import FILE, finished, numerics_of, read_records
+from mmcompress.records.record import finished, read_records
+from mmcompress.records.schema import FILE, Record, read
 from mmcompress.records.settings import config_hash
 from mmcompress.report.metrics import main_metric
 from mmcompress.report.pictures import size_marks
@@ -191,7 +192,7 @@ def benchmark(table: str, rows: list[Row], args: argparse.Namespace) -> None:
     for number, (row, seed) in enumerate([] if args.finished else jobs, start=1):
         print(f"[{number}/{len(jobs)}] {row.name}, seed {seed}", file=sys.stderr, flush=True)
         run(row, seed, args.runs)
-    records = [r for r in finished(read_records(args.runs)) if r["config"]["name"] in names(rows)]
+    records = [r for r in finished(read_records(args.runs)) if r.config["name"] in names(rows)]
     if not records:
         return
     text = results_table(records, more=() if table == "methods" else COSINES)
@@ -229,13 +230,13 @@ def is_done(folder: Path, overrides: list[str]) -> bool:
     """Whether the run in `folder` has finished, with this configuration and this numerics."""
     if not (folder / FILE).is_file():
         return False
-    record = json.loads((folder / FILE).read_bytes())
+    record = read(folder / FILE)
     plain: Any = OmegaConf.to_container(compose_config(*overrides), resolve=True)
-    same = record["config_hash"] == config_hash(plain) and numerics_of(record) == NUMERICS
-    return record["status"] == "finished" and same
+    same = record.config_hash == config_hash(plain) and record.numerics == NUMERICS
+    return record.status == "finished" and same
 
 
-def draw(rows: list[Row], records: list[dict[str, Any]], peers: Path | None, path: Path) -> None:
+def draw(rows: list[Row], records: list[Record], peers: Path | None, path: Path) -> None:
     """One line per family, the peers of `benchmark_peers.py` as points."""
     families = {row.name: row.family for row in rows}
     metric = main_metric(records)  # records of earlier versions have another

@@ -286,8 +286,8 @@ def our_summaries(folder: Path, bench: Bench) -> list[Summary]:
     records = [
         record
         for record in finished(read_records(folder))
-        if record["config"]["evaluation"]["split"] == bench.split
-        and record["metrics"]["dense"] == bench.metrics
+        if record.config["evaluation"]["split"] == bench.split
+        and record.metrics.dense == bench.metrics
     ]
     if not records:
         raise ValueError(

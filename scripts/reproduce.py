@@ -13,7 +13,7 @@ import logging
 import multiprocessing
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from mmcompress.papers.table import (
     table_names,
 )
 from mmcompress.records.record import read_records
+from mmcompress.records.schema import FINISHED, Record
 from mmcompress.records.settings import config_hash
 from mmcompress.report.formats import comma_separated
 from mmcompress.system.files import write_atomically
@@ -90,9 +91,9 @@ def read_settings(arguments: Sequence[str]) -> dict[str, Any]:
 
 def run_all(
     table: PaperTable, todo: Sequence[Job], runs: Path, lack: str
-) -> dict[tuple[str, str | None], Mapping[str, Any] | str]:
+) -> dict[tuple[str, str | None], Record | str]:
     """Records of all jobs, or why there is none; only what has not finished before runs."""
-    results: dict[tuple[str, str | None], Mapping[str, Any] | str] = {}
+    results: dict[tuple[str, str | None], Record | str] = {}
     hashes = {overrides: hash_of(overrides) for overrides in {job.overrides for job in todo}}
     for number, job in enumerate(todo, start=1):
         wanted = hashes[job.overrides]
@@ -110,10 +111,10 @@ def hash_of(overrides: Sequence[str]) -> str:
     return config_hash(plain(compose_config(*overrides, "name=any", "run_dir=__any__")))
 
 
-def finished_runs(runs: Path) -> dict[str, Mapping[str, Any]]:
+def finished_runs(runs: Path) -> dict[str, Record]:
     """Configuration hash → record, of the runs that have finished."""
     records = read_records(runs) if runs.is_dir() else []
-    return {r["config_hash"]: r for r in records if r["status"] == "finished"}
+    return {r.config_hash: r for r in records if r.status == FINISHED}
 
 
 def run(job: Job, folder: Path) -> str:

@@ -55,7 +55,7 @@ def test_a_second_call_runs_nothing(tmp_path, monkeypatch, capsys):
     results = SCRIPT.run_all(table, todo, tmp_path, "")
     assert ran == ["ViT-H-14, full precision", "HQQ, 2 bits in groups of 16"], "two rows are one"
     assert results["HQQ, 2 bits in groups of 16", None] == "failed, out of memory (x.log)"
-    assert results["ViT-B-32, full precision", None]["status"] == "finished"
+    assert results["ViT-B-32, full precision", None].status == "finished"
     assert capsys.readouterr().err.splitlines() == [
         "[hqq 1/3] ViT-H-14, full precision",
         "[hqq 2/3] HQQ, 2 bits in groups of 16",

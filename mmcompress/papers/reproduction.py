@@ -6,6 +6,7 @@ from typing import Any
 
 from mmcompress.papers.published import Published
 from mmcompress.papers.table import Column, PaperTable, Row, Scale
+from mmcompress.records.schema import Record
 from mmcompress.report.formats import ABSENT, markdown_lines
 from mmcompress.report.metrics import digits, scale
 from mmcompress.report.table import MEGABYTE
@@ -47,7 +48,7 @@ class Line:
 def lines(
     table: PaperTable,
     chosen: Scale,
-    results: Mapping[tuple[str, str | None], Mapping[str, Any] | str],
+    results: Mapping[tuple[str, str | None], Record | str],
     published: Mapping[tuple[str, str], Published],
 ) -> list[Line]:
     """Every row of a table.
@@ -106,15 +107,15 @@ def _ours(
     table: PaperTable,
     row: Row,
     chosen: Scale,
-    results: Mapping[tuple[str, str | None], Mapping[str, Any] | str],
+    results: Mapping[tuple[str, str | None], Record | str],
 ) -> dict[str, float]:
     """Column → value, as it is shown."""
     values = {}
     for column in table.columns:
         record = results.get((row.name, _data(column, chosen)), "")
         metric = column.metric_at(chosen)
-        if not isinstance(record, str) and metric in record["metrics"]["compressed"]:
-            value = record["metrics"]["compressed"][metric]
+        if not isinstance(record, str) and metric in record.metrics.compressed:
+            value = record.metrics.compressed[metric]
             values[column.name] = scale(column.metric) * value
     return values
 
@@ -128,10 +129,10 @@ def _changes(
     return {key: value - dense[key] for key, value in values[row.name].items() if key in dense}
 
 
-def _size(record: Mapping[str, Any]) -> str:
-    size = record["size"]
-    stored = size["artifact_bytes"] / MEGABYTE
-    return f"{stored:.2f} MB, {size['compression_ratio']:.2f}×"
+def _size(record: Record) -> str:
+    size = record.stored
+    stored = size.artifact_bytes / MEGABYTE
+    return f"{stored:.2f} MB, {size.compression_ratio:.2f}×"
 
 
 def table_markdown(

@@ -17,8 +17,8 @@ from typing import Any
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-from mmcompress.records.record import FILE, read_record
-from mmcompress.records.schema import FINISHED, SCORED, BadRecord
+from mmcompress.records.record import read_record
+from mmcompress.records.schema import FILE, FINISHED, SCORED, BadRecord
 from mmcompress.system.files import set_aside, write_json
 
 log = logging.getLogger(__name__)
@@ -193,7 +193,7 @@ def status_in(path: Path) -> str | None:
         record = read_record(path)
     except ValueError:
         return None
-    return None if record is None else record["status"]
+    return None if record is None else record.status
 
 
 def _claim(path: Path) -> dict[str, Any] | None:

@@ -2,85 +2,43 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from mmcompress.config.errors import root_cause
 from mmcompress.config.job import command
 from mmcompress.records.environment import git_commit, hardware, peak_memory_bytes, versions
 from mmcompress.records.numerics import NUMERICS
-from mmcompress.records.schema import COMPLETE, SCORED, parse_record
+from mmcompress.records.schema import COMPLETE, FILE, SCORED, Record, Status, read
 from mmcompress.records.settings import config_hash
 from mmcompress.system.files import write_json
 from mmcompress.system.interruption import Interrupted
 
 log = logging.getLogger(__name__)
 
-FILE = "run.json"
-
-Status = Literal["running", "scored", "finished", "failed", "interrupted"]
-
 BEFORE_RESULTS = ("folder", "config", "config_hash", "seed", "status", "starts", "error")
 """Fields that are not about how the results came to be."""
 
 
-@dataclass
-class RunRecord:
-    """Fill it while a run goes on; leaving the `with` block writes `run.json`.
+@dataclass(kw_only=True)
+class RunRecord(Record):
+    """The record of a run in this process; leaving the `with` block writes `run.json`.
 
         with RunRecord.start(folder, config, gpu=None) as record:
             with record.time("fit_s"):
                 trainer.fit(module, data)
-            record.metrics["compressed"] = evaluate(…)
+            record.metrics.compressed = evaluate(…)
 
     An exception is recorded as `status: failed` with one line of `error`, and goes on; one that
     stands for a signal as `status: interrupted`. Once the results are saved as `status: scored`
     that stays, and what remains to be made of them can be made up later.
-
-    Attributes:
-        metrics: `{"dense": {name: value}, "compressed": {name: value}}`.
-        data: split → number of items, and of those left out by reason, `PairData.summary()`.
-        float16: scores and sizes of the dense model cast to float16, `float16_baseline`.
-        numerics: version of what the numbers mean, `mmcompress.records.numerics`.
-        intervals: metric name → test items, 95 % bootstrap intervals of both models and of their
-            paired difference: `functional.score.intervals`.
-        dense_sha256: of the dense model, `artifact.dense.dense_checksum`.
-        size: `dense_bytes`, `artifact_bytes`, `compression_ratio`, `bits_per_weight`,
-            `dense_dtype`, `by_modality`, `coverage`.
-        latency: what `measure_latency` returns.
-        budget: what each layer could have had and got, `Budget.report()`; None without a budget.
-        ledger: where the artifact's bytes went, `artifact.ledger.compact`.
-        timings: seconds, of the last start; `total_s` is added at the end.
-        starts: how often the run was started; more than once when it was cut short and went on.
     """
 
-    folder: Path
-    command: str
-    config: dict[str, Any]
-    config_hash: str
-    seed: int | None
-    git_commit: str | None
-    versions: dict[str, str]
-    hardware: dict[str, Any]
     status: Status = "running"
-    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
-    data: dict[str, Any] = field(default_factory=dict)
-    float16: dict[str, Any] = field(default_factory=dict)
-    numerics: int = NUMERICS
-    intervals: dict[str, dict[str, Any]] = field(default_factory=dict)
-    dense_sha256: str | None = None
-    size: dict[str, Any] = field(default_factory=dict)
-    latency: dict[str, Any] = field(default_factory=dict)
-    budget: dict[str, Any] | None = None
-    ledger: list[dict[str, Any]] | None = None
-    timings: dict[str, float] = field(default_factory=dict)
-    starts: int = 1
-    peak_memory_bytes: int | None = None
-    error: str | None = None
 
     @classmethod
     def start(cls, folder: Path, config: dict[str, Any], *, gpu: str | None) -> Self:
@@ -138,17 +96,16 @@ class RunRecord:
         self.status = status
         self.timings["total_s"] = time.perf_counter() - self._began
         self.peak_memory_bytes = peak_memory_bytes()
-        write_json(self.folder / FILE, self.as_dict())
+        write_json(self.folder / FILE, self.as_json())
 
-    def take_results(self, earlier: Mapping[str, Any]) -> None:
+    def take_results(self, earlier: Record) -> None:
         """Let this be the record of results that an earlier start of the run has come to.
 
         Args:
             earlier: its record, of `read_record`.
         """
-        names = {f.name for f in fields(self)} - set(BEFORE_RESULTS)
-        for name in names & earlier.keys():
-            setattr(self, name, earlier[name])
+        for name in {each.name for each in fields(earlier)} - set(BEFORE_RESULTS):
+            setattr(self, name, getattr(earlier, name))
         self.status = "scored"
 
     @contextmanager
@@ -159,11 +116,6 @@ class RunRecord:
             yield
         finally:
             self.timings[name] = self.timings.get(name, 0.0) + time.perf_counter() - begin
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON: the content of `run.json`, in its order."""
-        names = ["status", *(f.name for f in fields(self) if f.name not in ("folder", "status"))]
-        return {name: getattr(self, name) for name in names}
 
 
 def error_line(error: BaseException) -> str:
@@ -177,8 +129,8 @@ def error_line(error: BaseException) -> str:
     return " ".join(f"{type(cause).__name__}: {cause}".split())
 
 
-def read_records(root: Path) -> list[dict[str, Any]]:
-    """All `run.json` below `root`, in the order of their paths, each with its `folder` (a string).
+def read_records(root: Path) -> list[Record]:
+    """All `run.json` below `root`, in the order of their paths.
 
     Those that are not run records are named in the log, each in a line, and left out.
 
@@ -190,38 +142,30 @@ def read_records(root: Path) -> list[dict[str, Any]]:
     records = []
     for path in sorted(root.rglob(FILE)):
         try:
-            records.append(_read(path))
+            records.append(read(path))
         except ValueError as error:
             log.warning("left out: %s", error)
     return records
 
 
-def read_record(folder: Path) -> dict[str, Any] | None:
-    """The `run.json` in `folder`, as in `read_records`; None where there is none.
+def read_record(folder: Path) -> Record | None:
+    """The record of the run in `folder`; None where there is none.
 
     Raises:
         ValueError: it is not a run record.
     """
-    return _read(folder / FILE) if (folder / FILE).is_file() else None
+    return read(folder / FILE) if (folder / FILE).is_file() else None
 
 
-def _read(path: Path) -> dict[str, Any]:
-    return parse_record(path) | {"folder": str(path.parent)}
-
-
-def numerics_of(record: Mapping[str, Any]) -> int:
-    """What its numbers mean, `mmcompress.records.numerics`; records of 0.1 do not say."""
-    return record.get("numerics", 1)
-
-
-def stale_line(records: Sequence[Mapping[str, Any]]) -> str:
+def stale_line(records: Sequence[Record]) -> str:
     """One sentence where records are of other numerics than this code's; else empty.
 
     Example:
-        >>> stale_line([{"numerics": 0}, {"numerics": NUMERICS}]).partition(":")[0]
+        >>> new = RunRecord(folder=Path(), config={})
+        >>> stale_line([RunRecord(folder=Path(), config={}, numerics=0), new]).partition(":")[0]
         '1 of 2 runs has numbers that mean something else (numerics 0)'
     """
-    old = [numerics_of(record) for record in records if numerics_of(record) != NUMERICS]
+    old = [record.numerics for record in records if record.numerics != NUMERICS]
     if not old:
         return ""
     versions = ", ".join(map(str, sorted(set(old))))
@@ -232,9 +176,9 @@ def stale_line(records: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def finished(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def finished(records: Sequence[Record]) -> list[Record]:
     """Those that ended well; one logged line counts the others."""
-    kept = [record for record in records if record["status"] in COMPLETE]
+    kept = [record for record in records if record.status in COMPLETE]
     if len(kept) < len(records):
         log.warning(
             "%d of %d runs did not finish: left out", len(records) - len(kept), len(records)

@@ -1,41 +1,60 @@
-"""What a run record must be before tables and pictures are made from it."""
+"""What a `run.json` holds, written and read: the one place that knows.
+
+Records are checked when they are read, for a file may come from anywhere. `VERSION` is raised when
+a field is renamed or means something else; `_upgrade` brings older records to it.
+"""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from mmcompress.records.numerics import NUMERICS
 from mmcompress.system.text import printable
+
+FILE = "run.json"
+VERSION = 1
+"""Of the fields; records of 0.1 and 0.2 before it have no `version`."""
 
 DEEPEST = 50
 """How many containers may lie in one another; ours are a dozen."""
 LARGEST = 1e100
 """So that sums and squares of numbers are numbers."""
 
+T = TypeVar("T")
+
 Number = Annotated[float, Field(allow_inf_nan=False, ge=-LARGEST, le=LARGEST)]
 Positive = Annotated[float, Field(allow_inf_nan=False, gt=0, le=LARGEST)]
 Count = Annotated[int, Field(ge=0, le=10**18)]
+Bytes = Annotated[int, Field(gt=0, le=10**18)]
 Batch = Annotated[str, Field(pattern=r"^\d{1,9}$")]
 Scores = dict[str, Number]
+ByBatch = dict[Batch, Positive]
 Node = dict[str, Any] | None
 
+Status = Literal["running", "scored", "finished", "failed", "interrupted"]
+SCORED, FINISHED = "scored", "finished"
+COMPLETE = (SCORED, FINISHED)
+"""Status of runs whose numbers are all there; where it is `SCORED` the picture, the printed table
+or the loggers' copies are still to be made."""
 
-class Part(BaseModel):
-    """Of a record; it may hold more than is named here."""
 
-    model_config = ConfigDict(strict=True, extra="ignore")
-
-
-class Compression(Part):
+class _Compression(BaseModel):
     """`steps` by name; None takes one away."""
+
+    model_config = ConfigDict(strict=True)
 
     steps: dict[str, Node] | None = None
 
 
-class Config(Part):
-    """What names and groups of runs are made from."""
+class _Config(BaseModel):
+    """The parts of a configuration that names and groups of runs are made from."""
+
+    model_config = ConfigDict(strict=True)
 
     name: str | None = None
     run_dir: str | None = None
@@ -43,26 +62,104 @@ class Config(Part):
     data: Node = None
     evaluation: Node = None
     trainer: Node = None
-    compression: Compression = Compression()
+    compression: _Compression = _Compression()
 
 
-class Latency(Part):
-    """Numbers by batch size."""
-
-    dense_ms: dict[Batch, Positive] | None = None
-    compressed_ms: dict[Batch, Positive] | None = None
-    dense_pairs_per_s: dict[Batch, Positive] | None = None
-    compressed_pairs_per_s: dict[Batch, Positive] | None = None
-
-    @model_validator(mode="after")
-    def _same_batches(self) -> Self:
-        if not (self.compressed_ms or {}).keys() <= (self.dense_ms or {}).keys():
-            raise ValueError("compressed_ms has batch sizes that dense_ms has not")
-        return self
+def _checked_config(config: dict[str, Any]) -> dict[str, Any]:
+    try:
+        _Config.model_validate(config)
+    except ValidationError as error:
+        raise ValueError(_first(error)) from error
+    return config
 
 
-class Group(Part):
-    """A layer in the report of a byte budget."""
+@dataclass
+class Metrics:
+    """Name → value, of both models."""
+
+    dense: Scores
+    compressed: Scores
+
+
+@dataclass
+class Interval:
+    """How certain a metric is.
+
+    Attributes:
+        items: test items.
+        compressed, dense, delta: 95 % bootstrap intervals [low, high] of both models and of
+            compressed − dense on the same resamples; None where there is none.
+        items_apart: test items where equal ones are not one; None where none are equal.
+        ceiling_apart: the best value that any model could have if equal items were counted apart.
+    """
+
+    items: Count
+    compressed: list[Number] | None = None
+    dense: list[Number] | None = None
+    delta: list[Number] | None = None
+    items_apart: Count | None = None
+    ceiling_apart: Number | None = None
+
+
+@dataclass
+class Size:
+    """Of what was stored, `artifact.ledger.summarise_size`.
+
+    Attributes:
+        by_modality: tower → bytes.
+        coverage: step → share of the parameters that it targeted.
+    """
+
+    dense_bytes: Bytes
+    artifact_bytes: Bytes
+    compression_ratio: Positive
+    bits_per_weight: Positive
+    dense_dtype: str
+    by_modality: dict[str, Any] = field(default_factory=dict)
+    coverage: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class CastSize:
+    """Of the dense model in float16."""
+
+    bytes: Positive
+    compression_ratio: Positive
+    bits_per_weight: Positive
+
+
+@dataclass
+class Cast:
+    """Scores and sizes of the dense model in float16, `evaluation.float16`."""
+
+    metrics: Scores
+    plain: CastSize
+    coded: CastSize
+    intervals: dict[str, Interval] = field(default_factory=dict)
+
+
+@dataclass
+class Latency:
+    """Medians by batch size, `runtime.latency`; of the compressed model None when not measured."""
+
+    dense_ms: ByBatch | None = None
+    compressed_ms: ByBatch | None = None
+    dense_pairs_per_s: ByBatch | None = None
+    compressed_pairs_per_s: ByBatch | None = None
+    threads: int | None = None
+    runtime: str | None = None
+    no_speedup: str | None = None
+
+
+def _same_batches(latency: Latency) -> Latency:
+    if not (latency.compressed_ms or {}).keys() <= (latency.dense_ms or {}).keys():
+        raise ValueError("compressed_ms has batch sizes that dense_ms has not")
+    return latency
+
+
+@dataclass
+class Group:
+    """A layer in the report of a byte budget: `bytes` and `losses` of each choice."""
 
     name: str
     modality: str
@@ -71,23 +168,26 @@ class Group(Part):
     losses: list[Number]
 
 
-class BudgetReport(Part):
-    """What each layer could have had."""
+@dataclass
+class BudgetReport:
+    """What each layer could have had, and the bytes that were allowed."""
 
     choices: list[str]
     groups: list[Group]
-
-    @model_validator(mode="after")
-    def _same_lengths(self) -> Self:
-        count = len(self.choices)
-        for group in self.groups:
-            if not (group.chosen < len(group.bytes) == len(group.losses) == count):
-                raise ValueError(f"{group.name} has not a number for each of {count} choices")
-        return self
+    limit: Count | None = None
 
 
-class Row(Part):
-    """Of the ledger."""
+def _same_lengths(budget: BudgetReport) -> BudgetReport:
+    count = len(budget.choices)
+    for group in budget.groups:
+        if not (group.chosen < len(group.bytes) == len(group.losses) == count):
+            raise ValueError(f"{group.name} has not a number for each of {count} choices")
+    return budget
+
+
+@dataclass
+class Row:
+    """Of the ledger, `artifact.ledger.compact`: tensors alike in all of this."""
 
     modality: str
     role: str
@@ -96,72 +196,133 @@ class Row(Part):
     why: str
     parameters: Count
     bytes: Count
+    tensors: Count = 1
 
 
-class CastSize(Part):
-    """Of the dense model in float16."""
+@dataclass(kw_only=True)
+class Record:
+    """One run: what it was, did and measured.
 
-    bytes: Positive
-    compression_ratio: Positive
-    bits_per_weight: Positive
+    Attributes:
+        folder: of the run; not in the file, which lies there.
+        command: that starts it.
+        config: the resolved configuration, plain containers.
+        numerics: version of what the numbers mean, `records.numerics`.
+        metrics, intervals: by name of the metric.
+        dense_sha256: of the dense model, `artifact.dense.dense_checksum`.
+        float16: the dense model cast to float16.
+        size, latency: of what was stored; None before that.
+        budget: None without a byte budget.
+        ledger: where the artifact's bytes went; None in records of 0.1.
+        data: split → number of items, and of those left out by reason, `PairData.summary()`.
+        timings: seconds, of the last start; `total_s` is added at the end.
+        starts: how often the run was started; more than once when it was cut short and went on.
+    """
 
-
-class Cast(Part):
-    """Scores and sizes of the dense model in float16."""
-
-    metrics: Scores
-    plain: CastSize
-    coded: CastSize
-
-
-class Record(Part):
-    """Of any run, also one that has failed."""
-
-    status: str
-    config: Config
-    metrics: dict[str, Scores]
-    size: dict[str, Any]
-    seed: int | None = None
-    numerics: int = 1
+    folder: Path
+    status: Status
     command: str | None = None
-    config_hash: str | None = None
+    config: Annotated[dict[str, Any], AfterValidator(_checked_config)]
+    config_hash: str = ""
+    seed: int | None = None
     git_commit: str | None = None
-    error: str | None = None
-    timings: dict[str, Number] | None = None
-
-
-class Metrics(Part):
-    """By name, of both models."""
-
-    dense: Scores
-    compressed: Scores
-
-
-class Size(Part):
-    """Of what was stored."""
-
-    dense_bytes: Positive
-    artifact_bytes: Positive
-    compression_ratio: Positive
-    bits_per_weight: Positive
-    dense_dtype: str
-
-
-class Complete(Record):
-    """Of a run whose numbers are all there."""
-
-    metrics: Metrics  # type: ignore[assignment]
-    size: Size  # type: ignore[assignment]
-    latency: Latency | None = None
-    budget: BudgetReport | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    hardware: dict[str, Any] = field(default_factory=dict)
+    metrics: Metrics = field(default_factory=lambda: Metrics({}, {}))
+    data: dict[str, Any] = field(default_factory=dict)
+    float16: Cast | None = None
+    numerics: int = NUMERICS
+    intervals: dict[str, Interval] = field(default_factory=dict)
+    dense_sha256: str | None = None
+    size: Size | None = None
+    latency: Annotated[Latency, AfterValidator(_same_batches)] | None = None
+    budget: Annotated[BudgetReport, AfterValidator(_same_lengths)] | None = None
     ledger: list[Row] | None = None
-    float16: Cast | dict[str, Node] | None = None
+    timings: dict[str, Number] = field(default_factory=dict)
+    starts: int = 1
+    peak_memory_bytes: int | None = None
+    error: str | None = None
+    version: int = VERSION
 
-    @model_validator(mode="after")
-    def _all_of_float16(self) -> Self:
-        if isinstance(self.float16, dict) and self.float16:
-            raise ValueError("float16 has not all numbers")
-        return self
+    @property
+    def stored(self) -> Size:
+        """The sizes of a complete record, which has them."""
+        assert self.size is not None, "only complete records have sizes"
+        return self.size
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of `run.json`, in its order; without the folder."""
+        content = _plain(self)
+        del content["folder"]
+        return {"status": content.pop("status")} | content
+
+
+def parse(content: Mapping[str, Any], folder: Path) -> Record:
+    """A record of what a `run.json` in `folder` holds, brought to the present version.
+
+    Raises:
+        ValueError: it is no record of a run; the message is one line.
+    """
+    upgraded = _upgrade(content) | {"folder": str(folder)}
+    try:
+        record = typed(Record, upgraded)
+    except ValidationError as error:
+        raise ValueError(_first(error)) from error
+    if record.status in COMPLETE and record.size is None:
+        raise ValueError("size: Field required")
+    return record
+
+
+def typed(kind: type[T], content: Any) -> T:
+    """`kind` made of plain containers, each value checked.
+
+    Raises:
+        pydantic.ValidationError: a value that cannot be.
+    """
+    adapter: TypeAdapter[T] = _adapter(kind)
+    return adapter.validate_json(json.dumps(content), strict=True)
+
+
+_adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
+
+
+def _upgrade(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The same record in the fields of `VERSION`; what cannot be understood is left as it is."""
+    version = content.get("version", 0)
+    if version not in range(VERSION + 1):
+        raise ValueError(f"version {version} is newer than {VERSION}, which this code reads")
+    found = {"numerics": 1} | dict(content) | {"version": VERSION}
+    complete = content.get("status") in COMPLETE
+    # Before version 1, what had not been measured was an empty object or was not there.
+    for name in ("size", "latency", "float16"):
+        if found.get(name) == {} and not (complete and name == "size"):
+            found[name] = None
+    for name in ("timings", "intervals", "data", "config_hash"):
+        if found.get(name, 0) is None:
+            del found[name]
+    if not complete and isinstance(found.get("metrics"), dict):
+        found["metrics"] = {"dense": {}, "compressed": {}} | found["metrics"]
+    return found
+
+
+def _first(error: ValidationError) -> str:
+    """Where the first value is that cannot be, and why."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(map(str, first["loc"])) or "the record"
+    message = " ".join(first["msg"].removeprefix("Value error, ").split())
+    return f"{printable(place)}: {message}"
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses as objects, without the certainties that a metric has not."""
+    if is_dataclass(value) and not isinstance(value, type):
+        named = {each.name: getattr(value, each.name) for each in fields(value)}
+        if isinstance(value, Interval):
+            named = {name: inner for name, inner in named.items() if inner is not None}
+        return {name: _plain(inner) for name, inner in named.items()}
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list) else value
 
 
 class BadRecord(ValueError):
@@ -172,33 +333,21 @@ class BadRecord(ValueError):
         self.problem = problem
 
 
-SCORED, FINISHED = "scored", "finished"
-COMPLETE = (SCORED, FINISHED)
-"""Status of runs whose numbers are all there; where it is `SCORED` the picture, the printed table
-or the loggers' copies are still to be made."""
-
-
-def parse_record(path: Path) -> dict[str, Any]:
-    """A `run.json` whose numbers are numbers and whose texts have no control characters.
+def read(path: Path) -> Record:
+    """The record in a file; numbers in it are numbers and texts have no control characters.
 
     Raises:
         BadRecord: names the file and what is wrong with it.
     """
     try:
-        record = json.loads(path.read_bytes(), parse_constant=_refuse)
-        if _depth(record) > DEEPEST:
+        content = json.loads(path.read_bytes(), parse_constant=_refuse)
+        if _depth(content) > DEEPEST:
             raise ValueError(f"more than {DEEPEST} containers lie in one another")
+        if not isinstance(content, dict):
+            raise ValueError("it holds no object")
+        return parse(_printable(content), path.parent)
     except (OSError, ValueError, RecursionError) as error:
         raise BadRecord(path, str(error)) from error
-    if not isinstance(record, dict):
-        raise BadRecord(path, "it holds no object")
-    try:
-        (Complete if record.get("status") in COMPLETE else Record).model_validate(record)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"])) or "the record"
-        raise BadRecord(path, f"{printable(place)}: {first['msg']}") from error
-    return _printable(record)
 
 
 def _printable(value: Any) -> Any:

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -11,6 +10,7 @@ from rich.text import Text
 
 from mmcompress.artifact.ledger import LedgerRow, Share, summarise, summarise_treatments
 from mmcompress.backbones.card import Card
+from mmcompress.records.schema import Cast, Interval, Latency, Record, Size
 from mmcompress.report.metrics import format_interval, format_metric, is_percent, main_metric
 from mmcompress.system.text import printable
 
@@ -49,13 +49,11 @@ def format_bytes(count: int) -> str:
     return f"{count} B"
 
 
-def print_report(
-    record: Mapping[str, Any], artifact: Path, *, console: Console | None = None
-) -> None:
+def print_report(record: Record, artifact: Path, *, console: Console | None = None) -> None:
     """The one table of a run, and where the artifact lies.
 
     Args:
-        record: content of `run.json`.
+        record: of the run.
         artifact: its folder.
         console: standard output when None.
     """
@@ -64,51 +62,50 @@ def print_report(
     table.add_column("metric")
     for column in ("items", "dense", "compressed", "Δ"):
         table.add_column(column, justify="right")
-    for rows in (_metric_rows(record), _size_rows(record["size"])):
+    for rows in (_metric_rows(record), _size_rows(record.stored)):
         for row in rows:
             _add_row(table, *row)
         table.add_section()
-    latency = record.get("latency") or {}
-    for row in _latency_rows(latency):
+    latency = record.latency
+    for row in _latency_rows(latency) if latency else ():
         _add_row(table, *row)
     console.print(table)
-    for line in _interval_lines(record.get("intervals") or {}):
+    for line in _interval_lines(record.intervals):
         console.print(_plain(line), soft_wrap=True)
-    if record.get("float16"):
-        console.print(_plain(_float16_line(record["float16"], record)), soft_wrap=True)
+    if record.float16:
+        console.print(_plain(_float16_line(record.float16, record)), soft_wrap=True)
     if latency:
-        threads = f"{latency['threads']} thread{'s' if latency['threads'] > 1 else ''}"
-        console.print(_plain(f"latency: {latency['runtime']}, {threads}, median"))
-    if latency.get("no_speedup"):
-        console.print(_plain(f"no speed-up expected: {latency['no_speedup']}"))
-    for step, share in record["size"].get("coverage", {}).items():
+        threads = f"{latency.threads} thread{'' if latency.threads == 1 else 's'}"
+        console.print(_plain(f"latency: {latency.runtime}, {threads}, median"))
+    if latency and latency.no_speedup:
+        console.print(_plain(f"no speed-up expected: {latency.no_speedup}"))
+    for step, share in record.stored.coverage.items():
         console.print(_plain(f"{step} targeted {share:.1%} of the parameters"))
-    if record.get("budget"):
-        line = _budget_line(record["budget"]["limit"], record["size"]["artifact_bytes"])
+    if record.budget and record.budget.limit:
+        line = _budget_line(record.budget.limit, record.stored.artifact_bytes)
         console.print(_plain(line), soft_wrap=True)
     console.print(_plain(f"artifact: {artifact}"), soft_wrap=True)
 
 
-def _float16_line(cast: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+def _float16_line(cast: Cast, record: Record) -> str:
     """What a mere cast of the dense model reaches: a method has to beat it."""
     plain, coded = (
-        f"{format_bytes(cast[form]['bytes'])}, {cast[form]['compression_ratio']:.2f}×"
-        for form in ("plain", "coded")
+        f"{format_bytes(int(size.bytes))}, {size.compression_ratio:.2f}×"
+        for size in (cast.plain, cast.coded)
     )
     text = f"dense cast to float16: {plain}; entropy coded: {coded}"
     metric = main_metric([record])
-    if metric in cast["metrics"]:
-        text += f"; {metric} {format_metric(metric, cast['metrics'][metric])}"
+    if metric in cast.metrics:
+        text += f"; {metric} {format_metric(metric, cast.metrics[metric])}"
     return text
 
 
-def _metric_rows(record: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
-    dense, compressed = (record["metrics"][which] for which in ("dense", "compressed"))
-    intervals = record.get("intervals") or {}
-    for name, value in compressed.items():
-        entry, before = intervals.get(name, {}), dense.get(name)
-        items = f"{entry['items']:,}" if entry else ""
-        after = _with_interval(name, format_metric(name, value), entry.get("compressed"))
+def _metric_rows(record: Record) -> Iterable[tuple[str, ...]]:
+    for name, value in record.metrics.compressed.items():
+        entry, before = record.intervals.get(name), record.metrics.dense.get(name)
+        items = f"{entry.items:,}" if entry else ""
+        bounds = entry or Interval(0)
+        after = _with_interval(name, format_metric(name, value), bounds.compressed)
         if before is None:
             yield name, items, NO_VALUE, after, NO_VALUE
         else:
@@ -117,9 +114,9 @@ def _metric_rows(record: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
             yield (
                 name,
                 items,
-                _with_interval(name, format_metric(name, before), entry.get("dense")),
+                _with_interval(name, format_metric(name, before), bounds.dense),
                 after,
-                _with_interval(name, _minus(delta), entry.get("delta"), sign=True),
+                _with_interval(name, _minus(delta), bounds.delta, sign=True),
             )
 
 
@@ -131,7 +128,7 @@ def _with_interval(
     return f"{text} {format_interval(name, bounds, 1 if is_percent(name) else 4, sign=sign)}"
 
 
-def _interval_lines(intervals: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
+def _interval_lines(intervals: Mapping[str, Interval]) -> Iterable[str]:
     """What the brackets are, and what equal items would have cost."""
     if intervals:
         yield (
@@ -139,28 +136,28 @@ def _interval_lines(intervals: Mapping[str, Mapping[str, Any]]) -> Iterable[str]
             "the same items"
         )
     for name, entry in intervals.items():
-        if "items_apart" in entry:
+        if entry.items_apart is not None and entry.ceiling_apart is not None:
             yield (
-                f"{name}: {entry['items']:,} of {entry['items_apart']:,} items are distinct, and "
+                f"{name}: {entry.items:,} of {entry.items_apart:,} items are distinct, and "
                 "equal ones count as one; counted apart, no model could exceed "
-                f"{format_metric(name, entry['ceiling_apart'])}"
+                f"{format_metric(name, entry.ceiling_apart)}"
             )
 
 
-def _size_rows(size: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
-    dense, stored = size["dense_bytes"], size["artifact_bytes"]
+def _size_rows(size: Size) -> Iterable[tuple[str, ...]]:
+    dense, stored = size.dense_bytes, size.artifact_bytes
     change = _minus(f"{stored / dense - 1:+.1%}")
-    dense_bits = size["bits_per_weight"] * size["compression_ratio"]
-    name = f"bytes (dense: {size['dense_dtype']})"
+    dense_bits = size.bits_per_weight * size.compression_ratio
+    name = f"bytes (dense: {size.dense_dtype})"
     yield name, "", format_bytes(dense), format_bytes(stored), change
-    yield "compression_ratio", "", "1.00×", f"{size['compression_ratio']:.2f}×", ""
-    yield "bits_per_weight", "", f"{dense_bits:.2f}", f"{size['bits_per_weight']:.2f}", ""
+    yield "compression_ratio", "", "1.00×", f"{size.compression_ratio:.2f}×", ""
+    yield "bits_per_weight", "", f"{dense_bits:.2f}", f"{size.bits_per_weight:.2f}", ""
 
 
-def _latency_rows(latency: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
+def _latency_rows(latency: Latency) -> Iterable[tuple[str, ...]]:
     for name, key, unit in (("latency", "ms", "ms"), ("throughput", "pairs_per_s", "pairs/s")):
-        compressed = latency.get(f"compressed_{key}")
-        for batch, dense in latency.get(f"dense_{key}", {}).items():
+        compressed = getattr(latency, f"compressed_{key}")
+        for batch, dense in (getattr(latency, f"dense_{key}") or {}).items():
             cells = f"{name}, batch {batch}", "", f"{dense:.1f} {unit}"
             if compressed is None:
                 yield *cells, NO_VALUE, NO_VALUE

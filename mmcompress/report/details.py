@@ -1,11 +1,12 @@
 """One run from close: its ledger, and what each of its layers would have lost."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from math import log10
 from pathlib import Path
-from typing import Any
 
+from mmcompress.records.folder import ARTIFACT
+from mmcompress.records.schema import BudgetReport, Group, Record, Row, typed
 from mmcompress.report.formats import ABSENT, markdown_code, markdown_lines, markdown_text
 from mmcompress.report.pictures import size_marks
 from mmcompress.report.plot import best_of
@@ -64,7 +65,7 @@ class Details:
     """
 
     name: str
-    record: Mapping[str, Any]
+    record: Record
     payloads: Sequence[Place] = ()
     treatments: Sequence[Place] = ()
     left_dense: Sequence[Place] = ()
@@ -73,30 +74,30 @@ class Details:
 
     @property
     def folder(self) -> str:
-        return str(self.record["folder"])
+        return str(self.record.folder)
 
 
-def details_of(name: str, record: Mapping[str, Any]) -> Details:
+def details_of(name: str, record: Record) -> Details:
     """Of one run.
 
     Args:
         name: what tables call it.
         record: of the run; its `ledger` may be missing.
     """
-    ledger = record.get("ledger") or []
-    budget = record.get("budget") or {"choices": [], "groups": []}
+    ledger = record.ledger or []
+    budget = record.budget or BudgetReport([], [])
     return Details(
         name=name,
         record=record,
         payloads=_places(ledger, "payload"),
-        treatments=_places([row for row in ledger if row["how"]], "how"),
-        left_dense=_places([row for row in ledger if row["why"]], "why"),
-        choices=budget["choices"],
-        layers=_layers(budget["groups"]),
+        treatments=_places([row for row in ledger if row.how], "how"),
+        left_dense=_places([row for row in ledger if row.why], "why"),
+        choices=budget.choices,
+        layers=_layers(budget.groups),
     )
 
 
-def with_ledger(record: Mapping[str, Any]) -> Mapping[str, Any]:
+def with_ledger(record: Record) -> Record:
     """The record, with the ledger of its artifact where that is still there.
 
     Runs of earlier versions have no ledger in their record. Reading an artifact builds its model
@@ -105,13 +106,13 @@ def with_ledger(record: Mapping[str, Any]) -> Mapping[str, Any]:
     Raises:
         ValueError: the artifact cannot be read.
     """
-    folder = Path(record["folder"]) / "artifact"
-    if record.get("ledger") or not folder.is_dir():
+    folder = record.folder / ARTIFACT
+    if record.ledger or not folder.is_dir():
         return record
     from mmcompress.artifact.folder import Artifact
     from mmcompress.artifact.ledger import compact
 
-    return {**record, "ledger": compact(Artifact.read(folder).ledger())}
+    return replace(record, ledger=typed(list[Row], compact(Artifact.read(folder).ledger())))
 
 
 def chosen_runs(sections: Sequence[Section], named: Sequence[Path]) -> list[Details]:
@@ -131,7 +132,7 @@ def chosen_runs(sections: Sequence[Section], named: Sequence[Path]) -> list[Deta
         for record in summary.records
     ]
     if named:
-        by_folder = {Path(record["folder"]).resolve(): (name, record) for name, record in runs}
+        by_folder = {record.folder.resolve(): (name, record) for name, record in runs}
         missing = [str(path) for path in named if path.resolve() not in by_folder]
         if missing:
             raise ValueError(
@@ -142,12 +143,12 @@ def chosen_runs(sections: Sequence[Section], named: Sequence[Path]) -> list[Deta
             for name, record in (by_folder[path.resolve()] for path in named)
         ]
     found = [run for section in sections for run in _front_runs(section)][:MOST_SHOWN]
-    if not any(record.get("budget") for _, record in found):
-        found += [run for run in runs if run[1].get("budget")][:1]
+    if not any(record.budget for _, record in found):
+        found += [run for run in runs if run[1].budget][:1]
     return [details_of(name, record) for name, record in found]
 
 
-def _front_runs(section: Section) -> list[tuple[str, Mapping[str, Any]]]:
+def _front_runs(section: Section) -> list[tuple[str, Record]]:
     """The first seed of each recipe that no other beats, the smallest artifact first."""
     marks, _ = size_marks(section.summaries, section.metric)
     keys = list(marks)
@@ -155,34 +156,34 @@ def _front_runs(section: Section) -> list[tuple[str, Mapping[str, Any]]]:
     return [(summary.name, summary.records[0]) for summary in best if summary.records]
 
 
-def _places(rows: Sequence[Mapping[str, Any]], last: str) -> list[Place]:
+def _places(rows: Sequence[Row], last: str) -> list[Place]:
     """Rows put together by tower, role and one more key, the most bytes first."""
-    total = sum(row["bytes"] for row in rows)
-    groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    total = sum(row.bytes for row in rows)
+    groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
-        groups.setdefault((row["modality"], row["role"], row[last]), []).append(row)
+        groups.setdefault((row.modality, row.role, getattr(row, last)), []).append(row)
     places = []
     for words, group in groups.items():
-        size = sum(row["bytes"] for row in group)
-        parameters = sum(row["parameters"] for row in group)
+        size = sum(row.bytes for row in group)
+        parameters = sum(row.parameters for row in group)
         bits = 8 * size / parameters if parameters else None
         places.append(Place(words, size, size / total if total else 0.0, bits))
     return sorted(places, key=lambda place: -place.bytes)
 
 
-def _layers(groups: Sequence[Mapping[str, Any]]) -> list[Layer]:
-    logs = [[log10(max(loss, 1e-12)) for loss in group["losses"]] for group in groups]
+def _layers(groups: Sequence[Group]) -> list[Layer]:
+    logs = [[log10(max(loss, 1e-12)) for loss in group.losses] for group in groups]
     # Choice 0 leaves the layer dense: its loss is what floats round.
     inside = [value for row in logs for value in row[1:]]
     low, high = min(inside, default=0.0), max(inside, default=1.0)
     width = (high - low) or 1.0
     return [
         Layer(
-            name=group["name"],
-            modality=group["modality"],
-            chosen=group["chosen"],
-            bytes=group["bytes"],
-            losses=group["losses"],
+            name=group.name,
+            modality=group.modality,
+            chosen=group.chosen,
+            bytes=group.bytes,
+            losses=group.losses,
             shades=[min(max((value - low) / width, 0.0), 1.0) for value in row],
         )
         for group, row in zip(groups, logs, strict=True)
@@ -191,8 +192,8 @@ def _layers(groups: Sequence[Mapping[str, Any]]) -> list[Layer]:
 
 def details_markdown(details: Details) -> str:
     """Ledger by treatment, and what each layer got and lost."""
-    parts = [f"### {markdown_text(details.name)}, seed {details.record.get('seed')}\n"]
-    parts.append(markdown_code(str(details.record.get("command", ABSENT))) + "\n")
+    parts = [f"### {markdown_text(details.name)}, seed {details.record.seed}\n"]
+    parts.append(markdown_code(details.record.command or ABSENT) + "\n")
     if details.treatments:
         lines: list[Sequence[str]] = [
             ("tower", "role", "how it is stored", "bytes", "bits/weight"),

@@ -1,7 +1,8 @@
 """What is known of a metric by its name: its unit, its direction, how it is written."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+
+from mmcompress.records.schema import Interval, Record
 
 MAIN_METRIC = "retrieval/mean_r@1"
 PREFERRED = (
@@ -88,26 +89,26 @@ def format_metric(name: str, value: float) -> str:
     return f"{100 * value:.2f} %" if is_percent(name) else f"{value:.4g}"
 
 
-def with_interval(name: str, value: float, entry: Mapping[str, Any] | None) -> str:
+def with_interval(name: str, value: float, entry: Interval | None) -> str:
     """A metric with its 95 % bootstrap interval and number of test items, where it has them.
 
     Example:
-        >>> with_interval("zeroshot/acc@1", 0.5, {"items": 1200, "compressed": [0.47, 0.53]})
+        >>> with_interval("zeroshot/acc@1", 0.5, Interval(1200, compressed=[0.47, 0.53]))
         '50.00 % [47.0, 53.0] (95 %), 1,200 items'
     """
     text = format_metric(name, value)
-    if not entry:
+    if entry is None or entry.compressed is None:
         return text
-    bounds = format_interval(name, entry["compressed"], 1 if is_percent(name) else 4)
-    return f"{text} {bounds} (95 %), {entry['items']:,} items"
+    bounds = format_interval(name, entry.compressed, 1 if is_percent(name) else 4)
+    return f"{text} {bounds} (95 %), {entry.items:,} items"
 
 
-def metrics_in(records: Iterable[Mapping[str, Any]]) -> list[str]:
+def metrics_in(records: Iterable[Record]) -> list[str]:
     """Every metric that some compressed model has, in order of first appearance."""
-    return list(dict.fromkeys(name for r in records for name in r["metrics"].get("compressed", {})))
+    return list(dict.fromkeys(name for r in records for name in r.metrics.compressed))
 
 
-def main_metric(records: Sequence[Mapping[str, Any]]) -> str:
+def main_metric(records: Sequence[Record]) -> str:
     """The first of `PREFERRED` that was measured, else the first metric there is."""
     found = metrics_in(records)
     return next((name for name in PREFERRED if name in found), next(iter(found), MAIN_METRIC))

@@ -9,11 +9,11 @@ import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from mmcompress.records.schema import Record
 from mmcompress.report.axes import GRID
 from mmcompress.report.details import Details
 from mmcompress.report.formats import Table
@@ -71,7 +71,7 @@ class Part:
 def page(
     sections: Sequence[Section],
     details: Sequence[Details],
-    unfinished: Sequence[Mapping[str, Any]],
+    unfinished: Sequence[Record],
     *,
     root: Path,
 ) -> str:

@@ -1,19 +1,17 @@
 """From summaries of runs to pictures of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
 
+from mmcompress.records.schema import Record
 from mmcompress.report.metrics import main_metric
 from mmcompress.report.plot import SIZE, Costs, Mark, pareto_figure, save
 from mmcompress.report.summary import Summary, summarise
 from mmcompress.report.table import MEGABYTE, largest_batch
 
 
-def accuracy_vs_size(
-    records: Sequence[Mapping[str, Any]], path: Path, *, metric: str | None = None
-) -> None:
+def accuracy_vs_size(records: Sequence[Record], path: Path, *, metric: str | None = None) -> None:
     """Draw one point per configuration and the dense model they started from; write a PNG or SVG.
 
     Args:

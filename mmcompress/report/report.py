@@ -1,12 +1,12 @@
 """`mmcompress report`: from run folders to tables, pictures and a page."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from mmcompress.records.record import read_records, stale_line
-from mmcompress.records.schema import COMPLETE
+from mmcompress.records.schema import COMPLETE, Record
 from mmcompress.report.details import Details, chosen_runs, details_markdown
 from mmcompress.report.formats import (
     comma_separated,
@@ -36,7 +36,7 @@ class Report:
 
     root: Path
     sections: Sequence[Section]
-    unfinished: Sequence[Mapping[str, Any]]
+    unfinished: Sequence[Record]
     details: Sequence[Details]
 
 
@@ -50,8 +50,8 @@ def read_report(root: Path, *, metric: str | None = None, runs: Sequence[Path] =
         ValueError: no finished run, or none with `metric`.
     """
     records = read_records(root)
-    unfinished = [record for record in records if record["status"] not in COMPLETE]
-    found = sections([record for record in records if record["status"] in COMPLETE], metric)
+    unfinished = [record for record in records if record.status not in COMPLETE]
+    found = sections([record for record in records if record.status in COMPLETE], metric)
     return Report(root, found, unfinished, chosen_runs(found, runs))
 
 
@@ -108,8 +108,8 @@ def report_markdown(report: Report) -> str:
     parts += [details_markdown(d) for d in report.details if d.treatments or d.layers]
     parts.append("## Commands\n")
     commands = [
-        f"- {markdown_text(summary.name)}, seed {record.get('seed')}: "
-        + markdown_code(str(record.get("command")))
+        f"- {markdown_text(summary.name)}, seed {record.seed}: "
+        + markdown_code(str(record.command))
         for section in report.sections
         for summary in section.summaries
         for record in summary.records
@@ -128,8 +128,8 @@ def _unfinished_lines(report: Report) -> str:
         return ""
     lines = [f"{len(report.unfinished)} runs did not finish and are in no table:\n"]
     for record in report.unfinished:
-        error = f", {record['error']}" if record.get("error") else ""
-        lines.append(markdown_text(f"- {record['folder']}: {record['status']}{error}"))
+        error = f", {record.error}" if record.error else ""
+        lines.append(markdown_text(f"- {record.folder}: {record.status}{error}"))
     return "\n".join(lines) + "\n"
 
 
@@ -165,22 +165,23 @@ def _runs(report: Report) -> list[dict[str, Any]]:
     rows = []
     for section, recipe, record in named:
         row: dict[str, Any] = {"section": section, "recipe": recipe}
-        row |= {key: record.get(key) for key in ("folder", "status", "error", "seed", "command")}
-        row |= {key: record.get(key) for key in ("config_hash", "git_commit")}
-        metrics = record["metrics"]
-        for which in ("dense", "compressed"):
-            row |= {f"{which}/{name}": v for name, v in metrics.get(which, {}).items()}
-        row |= {k: v for k, v in record["size"].items() if not isinstance(v, dict)}
-        row |= record.get("timings") or {}
+        row |= {"folder": str(record.folder)}
+        row |= {key: getattr(record, key) for key in ("status", "error", "seed", "command")}
+        row |= {key: getattr(record, key) for key in ("config_hash", "git_commit")}
+        row |= {f"dense/{name}": value for name, value in record.metrics.dense.items()}
+        row |= {f"compressed/{name}": value for name, value in record.metrics.compressed.items()}
+        sizes = asdict(record.size) if record.size else {}
+        row |= {name: value for name, value in sizes.items() if not isinstance(value, dict)}
+        row |= record.timings
         rows.append(row)
     return rows
 
 
 def _ledger(details: Sequence[Details]) -> list[dict[str, Any]]:
     return [
-        {"folder": run.folder, "recipe": run.name, **row}
+        {"folder": run.folder, "recipe": run.name, **asdict(row)}
         for run in details
-        for row in run.record.get("ledger") or []
+        for row in run.record.ledger or []
     ]
 
 

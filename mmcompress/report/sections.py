@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mmcompress.records.schema import Record
 from mmcompress.records.settings import config_hash
 from mmcompress.report.metrics import main_metric, metrics_in
 from mmcompress.report.summary import Summary, summarise
@@ -25,11 +26,11 @@ class Section:
 
     name: str
     metric: str
-    records: Sequence[Mapping[str, Any]]
+    records: Sequence[Record]
     summaries: Sequence[Summary]
 
 
-def sections(records: Sequence[Mapping[str, Any]], metric: str | None = None) -> list[Section]:
+def sections(records: Sequence[Record], metric: str | None = None) -> list[Section]:
     """Sections of finished runs, the one with the most runs first.
 
     Args:
@@ -40,18 +41,16 @@ def sections(records: Sequence[Mapping[str, Any]], metric: str | None = None) ->
     """
     if not records:
         raise ValueError("no finished run to make a table of: run train.py first")
-    groups: dict[str, list[Mapping[str, Any]]] = {}
+    groups: dict[str, list[Record]] = {}
     for record in records:
-        groups.setdefault(config_hash(_scored(record["config"]), without_seed=True), []).append(
-            record
-        )
+        groups.setdefault(config_hash(_scored(record.config), without_seed=True), []).append(record)
     if metric is not None:
         groups = {key: group for key, group in groups.items() if metric in metrics_in(group)}
         if not groups:
             known = ", ".join(metrics_in(records)) or "none"
             raise ValueError(f"no run holds the metric {metric!r}; those there are: {known}")
     ordered = sorted(groups.values(), key=len, reverse=True)
-    names = _unlike([_name(group[0]["config"]) for group in ordered])
+    names = _unlike([_name(group[0].config) for group in ordered])
     return [
         Section(name, metric or main_metric(group), group, summarise(group))
         for name, group in zip(names, ordered, strict=True)

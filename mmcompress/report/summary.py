@@ -3,11 +3,10 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-from mmcompress.records.record import numerics_of
-from mmcompress.records.schema import COMPLETE
+from mmcompress.records.schema import COMPLETE, CastSize, Interval, Latency, Record
 from mmcompress.records.settings import config_hash, distinct_names, family
 
 
@@ -72,8 +71,8 @@ class Summary:
     latency: Mapping[str, Spread]
     dense_ms: Mapping[str, Spread]
     family: str
-    records: Sequence[Mapping[str, Any]]
-    intervals: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    records: Sequence[Record]
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
 
 
 CAST = "float16"
@@ -82,7 +81,7 @@ CAST = "float16"
 SIZES = ("dense_bytes", "artifact_bytes", "compression_ratio", "bits_per_weight")
 
 
-def summarise(records: Sequence[Mapping[str, Any]]) -> list[Summary]:
+def summarise(records: Sequence[Record]) -> list[Summary]:
     """One summary per configuration and dense model, the largest artifact first.
 
     The dense model cast to float16 has two, plain and entropy coded, where a run has measured it.
@@ -92,47 +91,45 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> list[Summary]:
     Args:
         records: finished runs.
     """
-    groups: dict[str, dict[Any, Mapping[str, Any]]] = {}
+    groups: dict[str, dict[int | None, Record]] = {}
     for record in records:
-        key = config_hash(record["config"], without_seed=True) + _dense_model(record)
-        key += f" {numerics_of(record)}"
-        groups.setdefault(key, {})[record.get("seed")] = record
+        key = config_hash(record.config, without_seed=True) + _dense_model(record)
+        key += f" {record.numerics}"
+        groups.setdefault(key, {})[record.seed] = record
     runs = [list(by_seed.values()) for by_seed in groups.values()]
-    names = distinct_names([group[0]["config"] for group in runs])
+    names = distinct_names([group[0].config for group in runs])
     summaries = [_summary(name, group) for name, group in zip(names, runs, strict=True)]
-    casts = {_dense_model(record): record for record in records if record.get("float16")}
+    casts = {_dense_model(record): record for record in records if record.float16}
     summaries += [cast for record in casts.values() for cast in _cast_summaries(record)]
     return sorted(summaries, key=lambda s: (-s.size["artifact_bytes"].mean, s.name))
 
 
-def comparable(
-    records: Sequence[dict[str, Any]], record: Mapping[str, Any]
-) -> list[dict[str, Any]]:
+def comparable(records: Sequence[Record], record: Record) -> list[Record]:
     """Finished runs that scored the dense model of `record` like it; seeds may differ.
 
     That is: backbone, data and evaluation are configured alike, and the dense scores are equal.
     """
 
-    def key(other: Mapping[str, Any]) -> str:
+    def key(other: Record) -> str:
         parts = ("run_dir", "backbone", "data", "evaluation")
-        shared = {part: other["config"].get(part) for part in parts}
+        shared = {part: other.config.get(part) for part in parts}
         return config_hash(shared, without_seed=True) + _dense_model(other)
 
-    return [r for r in records if r["status"] in COMPLETE and key(r) == key(record)]
+    return [r for r in records if r.status in COMPLETE and key(r) == key(record)]
 
 
-def _dense_model(record: Mapping[str, Any]) -> str:
+def _dense_model(record: Record) -> str:
     """Tells dense models apart that one configuration has named: weights may be trained anew."""
-    return json.dumps([record["metrics"]["dense"], record["size"]["dense_bytes"]], sort_keys=True)
+    return json.dumps([record.metrics.dense, record.stored.dense_bytes], sort_keys=True)
 
 
-def _summary(name: str, runs: Sequence[Mapping[str, Any]]) -> Summary:
+def _summary(name: str, runs: Sequence[Record]) -> Summary:
     def over(values: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
         shared = [key for key in values[0] if all(key in other for other in values)]
         return {key: Spread.of([other[key] for other in values]) for key in shared}
 
-    dense = [run["metrics"]["dense"] for run in runs]
-    compressed = [run["metrics"]["compressed"] for run in runs]
+    dense = [run.metrics.dense for run in runs]
+    compressed = [run.metrics.compressed for run in runs]
     return Summary(
         name=name,
         runs=len(runs),
@@ -144,23 +141,27 @@ def _summary(name: str, runs: Sequence[Mapping[str, Any]]) -> Summary:
                 for before, after in zip(dense, compressed, strict=True)
             ]
         ),
-        size=over([{key: run["size"][key] for key in SIZES} for run in runs]),
-        dense_dtype=runs[0]["size"]["dense_dtype"],
-        latency=over([_relative_latency(run.get("latency") or {}) for run in runs]),
-        dense_ms=over([(run.get("latency") or {}).get("dense_ms") or {} for run in runs]),
-        family=family(runs[0]["config"]),
+        size=over([{key: getattr(run.stored, key) for key in SIZES} for run in runs]),
+        dense_dtype=runs[0].stored.dense_dtype,
+        latency=over([_relative_latency(run.latency) for run in runs]),
+        dense_ms=over([(run.latency and run.latency.dense_ms) or {} for run in runs]),
+        family=family(runs[0].config),
         records=runs,
-        intervals=_intervals([run.get("intervals") or {} for run in runs]),
+        intervals=_intervals([run.intervals for run in runs]),
     )
 
 
-def _intervals(runs: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """Of each metric that all runs have intervals of."""
+def _intervals(runs: Sequence[Mapping[str, Interval]]) -> dict[str, Interval]:
+    """Of each metric that all runs have intervals of; of several runs the mean of each number."""
     found = {}
-    for name, first in runs[0].items():
+    for name in runs[0]:
         entries = [run[name] for run in runs if name in run]
         if len(entries) == len(runs):
-            found[name] = {key: _mean([entry.get(key) for entry in entries]) for key in first}
+            means = {
+                each.name: _mean([getattr(entry, each.name) for entry in entries])
+                for each in fields(Interval)
+            }
+            found[name] = Interval(**means)
     return found
 
 
@@ -173,37 +174,44 @@ def _mean(values: Sequence[Any]) -> Any:
     return math.fsum(values) / len(values)
 
 
-def _cast_summaries(record: Mapping[str, Any]) -> list[Summary]:
+def _cast_summaries(record: Record) -> list[Summary]:
     """Of the dense model in float16, as any run with that dense model has measured it."""
-    cast, dense = record["float16"], record["metrics"]["dense"]
+    cast, dense = record.float16, record.metrics.dense
+    assert cast is not None, "only records with one are asked for it"
 
     def spread(values: Mapping[str, float]) -> dict[str, Spread]:
         return {key: Spread.of([value]) for key, value in values.items()}
 
     def sizes(form: str) -> dict[str, float]:
-        size = cast[form]
-        found = {"dense_bytes": record["size"]["dense_bytes"], "artifact_bytes": size["bytes"]}
-        return found | {key: size[key] for key in ("compression_ratio", "bits_per_weight")}
+        size: CastSize = getattr(cast, form)
+        return {
+            "dense_bytes": record.stored.dense_bytes,
+            "artifact_bytes": size.bytes,
+            "compression_ratio": size.compression_ratio,
+            "bits_per_weight": size.bits_per_weight,
+        }
 
     return [
         Summary(
             name=name,
             runs=1,
             dense=spread(dense),
-            compressed=spread(cast["metrics"]),
-            delta=spread({k: v - dense[k] for k, v in cast["metrics"].items() if k in dense}),
+            compressed=spread(cast.metrics),
+            delta=spread({k: v - dense[k] for k, v in cast.metrics.items() if k in dense}),
             size=spread(sizes(form)),
-            dense_dtype=record["size"]["dense_dtype"],
+            dense_dtype=record.stored.dense_dtype,
             latency={},
             dense_ms={},
             family=CAST,
             records=(),
-            intervals=_intervals([cast.get("intervals") or {}]),
+            intervals=_intervals([cast.intervals]),
         )
         for name, form in (("dense, float16", "plain"), ("dense, float16, coded", "coded"))
     ]
 
 
-def _relative_latency(latency: Mapping[str, Any]) -> dict[str, float]:
-    dense = latency.get("dense_ms") or {}
-    return {batch: ms / dense[batch] for batch, ms in (latency.get("compressed_ms") or {}).items()}
+def _relative_latency(latency: Latency | None) -> dict[str, float]:
+    if latency is None or not latency.dense_ms:
+        return {}
+    dense = latency.dense_ms
+    return {batch: ms / dense[batch] for batch, ms in (latency.compressed_ms or {}).items()}

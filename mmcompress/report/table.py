@@ -1,9 +1,10 @@
 """The table of recipes: what stands in it. `formats.py` writes it down."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mmcompress.records.schema import Interval, Record
 from mmcompress.report.formats import ABSENT, Cell, Table, markdown
 from mmcompress.report.metrics import (
     MAIN_METRIC,
@@ -23,7 +24,7 @@ __all__ = ["ABSENT", "MAIN_METRIC", "MEGABYTE", "recipes_table", "results_table"
 MEGABYTE = 1_000_000
 
 
-def results_table(records: Sequence[Mapping[str, Any]], *, more: Sequence[str] = ()) -> str:
+def results_table(records: Sequence[Record], *, more: Sequence[str] = ()) -> str:
     """Markdown, one line per configuration; a cell is `mean ± std (n seeds)`, or one seed's value.
 
     The standard deviation is that of a sample (n − 1). Recalls and accuracies are in percent, Δ in
@@ -112,7 +113,7 @@ def _columns(
             _bounds(summaries, metric, "delta"),
         ),
     )
-    items = [summary.intervals.get(metric, {}).get("items") for summary in summaries]
+    items = [entry.items if (entry := s.intervals.get(metric)) else None for s in summaries]
     if any(items):
         yield "test items", [Cell(ABSENT if n is None else f"{n:,.0f}", n) for n in items]
     found = {name for summary in summaries for name in summary.compressed}
@@ -140,7 +141,7 @@ def _bounds(
 ) -> list[str | None]:
     """The intervals of a column as text."""
     sign = which == "delta"
-    found = [summary.intervals.get(metric, {}).get(which) for summary in summaries]
+    found = [getattr(s.intervals.get(metric), which, None) for s in summaries]
     return [b and format_interval(metric, b, digits(metric), sign=sign) for b in found]
 
 
@@ -169,7 +170,7 @@ def all_values(name: str, summaries: Sequence[Summary]) -> list[dict[str, Any]]:
             row |= _numbers(f"dense/{metric}", summary.dense.get(metric))
             row |= _numbers(metric, summary.compressed.get(metric))
             row |= _numbers(f"delta/{metric}", summary.delta.get(metric))
-            row |= _interval_numbers(metric, summary.intervals.get(metric, {}))
+            row |= _interval_numbers(metric, summary.intervals.get(metric))
         for key, spread in summary.size.items():
             row |= _numbers(key, spread)
         for batch, spread in summary.latency.items():
@@ -178,15 +179,15 @@ def all_values(name: str, summaries: Sequence[Summary]) -> list[dict[str, Any]]:
     return rows
 
 
-def _interval_numbers(metric: str, entry: Mapping[str, Any]) -> dict[str, float]:
+def _interval_numbers(metric: str, entry: Interval | None) -> dict[str, float]:
     """Bounds of the three intervals, and the number of test items."""
-    if not entry:
+    if entry is None:
         return {}
     named = {"compressed": metric, "dense": f"dense/{metric}", "delta": f"delta/{metric}"}
-    return {f"{metric} items": entry["items"]} | {
+    return {f"{metric} items": entry.items} | {
         f"{name} {end}": bound
         for which, name in named.items()
-        for end, bound in zip(("low", "high"), entry.get(which) or (), strict=False)
+        for end, bound in zip(("low", "high"), getattr(entry, which) or (), strict=False)
     }
 
 

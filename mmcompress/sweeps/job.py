@@ -4,10 +4,9 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
 
@@ -23,7 +22,7 @@ from mmcompress.records.folder import (
 )
 from mmcompress.records.place import run_path
 from mmcompress.records.record import RunRecord, error_line, read_record
-from mmcompress.records.schema import FINISHED
+from mmcompress.records.schema import FINISHED, Record
 from mmcompress.records.settings import config_hash
 from mmcompress.system.devices import gpu_name
 from mmcompress.system.distributed import is_first_process
@@ -86,7 +85,7 @@ def _started(function: Callable[[DictConfig], None], cfg: DictConfig) -> Values 
     return goals(_record_in(path), cfg.goals)
 
 
-def _record_in(path: Path) -> dict[str, Any] | None:
+def _record_in(path: Path) -> Record | None:
     """None also where it cannot be read."""
     try:
         return read_record(path)
@@ -98,19 +97,19 @@ def _is_done(path: Path) -> str | None:
     return f"it has finished in {path}" if status_in(path) == FINISHED else None
 
 
-def goals(record: Mapping[str, Any] | None, names: list[str]) -> Values | None:
+def goals(record: Record | None, names: list[str]) -> Values | None:
     """Numbers of a finished run, by the names of `summary_values`; None where there are none.
 
     Raises:
         ValueError: it has no number of that name.
 
     Example:
-        >>> record = {"status": "finished", "metrics": {"dense": {}, "compressed": {"a": 0.4}},
-        ...           "size": {"artifact_bytes": 7}}
-        >>> goals(record, ["a", "size/artifact_bytes"])
-        (0.4, 7)
+        >>> record = Record(folder=Path(), config={}, status="finished", timings={"fit_s": 7.0})
+        >>> record.metrics.compressed["a"] = 0.4
+        >>> goals(record, ["a", "timings/fit_s"])
+        (0.4, 7.0)
     """
-    if record is None or record["status"] != FINISHED or not names:
+    if record is None or record.status != FINISHED or not names:
         return None
     values = summary_values(record)
     missing = [name for name in names if name not in values]
@@ -129,7 +128,7 @@ def _keep(cfg: DictConfig, path: Path, error: Exception) -> None:
     if not is_first_process():
         return
     record = _record_in(path)
-    if record is not None and record.get("error") == error_line(error) and claimed_here(path):
+    if record is not None and record.error == error_line(error) and claimed_here(path):
         return
     config = plain(cfg)
     try:

@@ -63,8 +63,8 @@ def _outcome(note: dict[str, Any]) -> Outcome:
         record = read_record(folder)
     except ValueError as error:
         return Outcome(folder, "failed", str(error))
-    if record is not None and record["status"] == "finished":
-        commit = record.get("git_commit")
+    if record is not None and record.status == "finished":
+        commit = record.git_commit
         if note["had_finished"]:
             return Outcome(folder, "skipped", BEFORE, commit)
         return Outcome(folder, "finished", commit=commit)
@@ -75,11 +75,11 @@ def _outcome(note: dict[str, Any]) -> Outcome:
         how = note.get("ended_by")
         killed = "its process ended without a word: was it killed?"
         return Outcome(folder, "failed", f"its process was ended by {how}" if how else killed)
-    if record["status"] == SCORED:
-        reason = record.get("error") or "it was ended"
+    if record.status == SCORED:
+        reason = record.error or "it was ended"
         return Outcome(folder, "failed", f"its results are complete, its report is not: {reason}")
-    status: Status = "interrupted" if record["status"] == "interrupted" else "failed"
-    return Outcome(folder, status, record.get("error") or record["status"])
+    status: Status = "interrupted" if record.status == "interrupted" else "failed"
+    return Outcome(folder, status, record.error or record.status)
 
 
 def print_outcomes(

@@ -3,8 +3,8 @@
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from mmcompress.artifact.folder import Artifact
 from mmcompress.artifact.ledger import LedgerRow
 from mmcompress.compression.recipe import Plan
 from mmcompress.format.manifest import MANIFEST_FILE, files_of
+from mmcompress.records.schema import Record
 from mmcompress.report.metrics import lower_is_better, main_metric, title
 from mmcompress.report.plot import front
 from mmcompress.report.table import MEGABYTE
@@ -28,7 +29,7 @@ class Results:
     """A finished run, for loggers.
 
     Attributes:
-        record: content of `run.json`, which is written before.
+        record: as `run.json` has it, which is written before.
         siblings: finished runs that it may be compared with, itself among them.
         artifact: what it has stored.
         ledger: `Artifact.ledger()`.
@@ -36,8 +37,8 @@ class Results:
         plot: the PNG of accuracy against size; it need not exist.
     """
 
-    record: Mapping[str, Any]
-    siblings: Sequence[Mapping[str, Any]]
+    record: Record
+    siblings: Sequence[Record]
     artifact: Artifact
     ledger: Sequence[LedgerRow]
     plan: Plan
@@ -57,8 +58,8 @@ def log_results(logger: Logger, results: Results) -> None:
         logger.save()
         return
     run, record = logger.experiment, results.record
-    details = {key: record.get(key) for key in DETAILS}
-    run.config.update({**record["config"], "run": details}, allow_val_change=True)
+    details = {key: getattr(record, key) for key in DETAILS}
+    run.config.update({**record.config, "run": details}, allow_val_change=True)
     pictures = {"accuracy_vs_size_image": results.plot} if results.plot.exists() else {}
     run.log(
         {
@@ -78,34 +79,34 @@ def log_results(logger: Logger, results: Results) -> None:
     run.log_artifact(_compressed_artifact(record, results.artifact))
 
 
-def summary_values(record: Mapping[str, Any]) -> dict[str, float]:
+def summary_values(record: Record) -> dict[str, float]:
     """The numbers of a run record, one level deep.
 
     Example:
-        >>> summary_values({"metrics": {"dense": {"a": 0.5}, "compressed": {"a": 0.4}},
-        ...                 "size": {"artifact_bytes": 7, "dense_dtype": "float32"}})
-        {'a': 0.4, 'dense/a': 0.5, 'size/artifact_bytes': 7}
+        >>> record = Record(folder=Path(), config={}, status="finished", timings={"fit_s": 7})
+        >>> record.metrics.dense["a"], record.metrics.compressed["a"] = 0.5, 0.4
+        >>> summary_values(record)
+        {'a': 0.4, 'dense/a': 0.5, 'timings/fit_s': 7}
     """
-    values = dict(record["metrics"]["compressed"])
-    values |= {f"dense/{name}": value for name, value in record["metrics"]["dense"].items()}
-    for name, entry in (record.get("intervals") or {}).items():
-        values[f"items/{name}"] = entry["items"]
+    dense, compressed = record.metrics.dense, record.metrics.compressed
+    values = compressed | {f"dense/{name}": value for name, value in dense.items()}
+    for name, entry in record.intervals.items():
+        values[f"items/{name}"] = entry.items
         for which, prefix in (("compressed", ""), ("dense", "dense/"), ("delta", "delta/")):
-            for end, bound in zip(("low", "high"), entry.get(which, ()), strict=False):
+            for end, bound in zip(("low", "high"), getattr(entry, which) or (), strict=False):
                 values[f"{prefix}{name}_{end}"] = bound
-        if "delta" in entry:
-            metrics = record["metrics"]
-            values[f"delta/{name}"] = metrics["compressed"][name] - metrics["dense"][name]
-    cast = record.get("float16") or {}
-    values |= {f"float16/{name}": value for name, value in cast.get("metrics", {}).items()}
-    values |= {f"float16/{form}_bytes": cast[form]["bytes"] for form in ("plain", "coded") if cast}
-    for section in ("size", "timings"):
-        for name, value in record.get(section, {}).items():
-            if isinstance(value, int | float):
-                values[f"{section}/{name}"] = value
+        if entry.delta is not None:
+            values[f"delta/{name}"] = compressed[name] - dense[name]
+    if record.float16:
+        cast = record.float16
+        values |= {f"float16/{name}": value for name, value in cast.metrics.items()}
+        values |= {"float16/plain_bytes": cast.plain.bytes, "float16/coded_bytes": cast.coded.bytes}
+    sizes = asdict(record.size) if record.size else {}
+    values |= {f"size/{k}": v for k, v in sizes.items() if isinstance(v, int | float)}
+    values |= {f"timings/{name}": seconds for name, seconds in record.timings.items()}
     for model, unit in itertools.product(("dense", "compressed"), ("ms", "pairs_per_s")):
         which = f"{model}_{unit}"
-        for batch, value in (record.get("latency", {}).get(which) or {}).items():
+        for batch, value in (getattr(record.latency, which, None) or {}).items():
             values[f"latency/{which}_batch_{batch}"] = value
     return values
 
@@ -127,9 +128,7 @@ def plan_rows(plan: Plan) -> list[list[str]]:
 Line = list[tuple[float, float]]
 
 
-def chart_lines(
-    record: Mapping[str, Any], siblings: Sequence[Mapping[str, Any]], metric: str
-) -> dict[str, Line]:
+def chart_lines(record: Record, siblings: Sequence[Record], metric: str) -> dict[str, Line]:
     """Accuracy over stored megabytes: the dense model as a level line, and the runs that no other
     one beats in both, which end in it.
 
@@ -139,11 +138,11 @@ def chart_lines(
         metric: that the run has.
     """
     points = [
-        (other["size"]["artifact_bytes"] / MEGABYTE, other["metrics"]["compressed"][metric])
+        (other.stored.artifact_bytes / MEGABYTE, other.metrics.compressed[metric])
         for other in siblings
-        if metric in other["metrics"]["compressed"]
+        if metric in other.metrics.compressed
     ]
-    dense = (record["size"]["dense_bytes"] / MEGABYTE, record["metrics"]["dense"][metric])
+    dense = (record.stored.dense_bytes / MEGABYTE, record.metrics.dense[metric])
     sign = -1 if lower_is_better(metric) else 1
     best = [points[i] for i in front([(size, sign * value) for size, value in points])]
     return {"dense": [(min(points)[0], dense[1]), dense], "compressed": [*best, dense]}
@@ -151,8 +150,8 @@ def chart_lines(
 
 def _chart(results: Results) -> dict[str, Any]:
     metric = main_metric([results.record])
-    metrics = results.record["metrics"]
-    if metric not in metrics["compressed"] or metric not in metrics["dense"]:
+    metrics = results.record.metrics
+    if metric not in metrics.compressed or metric not in metrics.dense:
         return {}
     lines = chart_lines(results.record, results.siblings, metric)
     chart = wandb.plot.line_series(
@@ -165,33 +164,34 @@ def _chart(results: Results) -> dict[str, Any]:
     return {"accuracy_vs_size": chart}
 
 
-def _dense_artifact(record: Mapping[str, Any], artifact: Artifact) -> wandb.Artifact:
+def _dense_artifact(record: Record, artifact: Artifact) -> wandb.Artifact:
     """The dense checkpoint: not its weights but what they hash to, so that all runs that started
     from them point to one artifact."""
-    manifest, checksum = artifact.manifest, record["dense_sha256"]
-    told = {
+    manifest, checksum = artifact.manifest, record.dense_sha256
+    assert checksum is not None, "a record with results has it"
+    content = {
         "sha256": checksum,
         "adapter": manifest["adapter"],
         "spec": manifest["spec"],
         "dense": manifest["dense"],
     }
-    dense = wandb.Artifact(f"dense-{checksum[:16]}", type="model", metadata=told)
+    dense = wandb.Artifact(f"dense-{checksum[:16]}", type="model", metadata=content)
     with dense.new_file("dense.json") as file:
-        json.dump(told, file, indent=2, sort_keys=True)
+        json.dump(content, file, indent=2, sort_keys=True)
     return dense
 
 
-def _compressed_artifact(record: Mapping[str, Any], artifact: Artifact) -> wandb.Artifact:
+def _compressed_artifact(record: Record, artifact: Artifact) -> wandb.Artifact:
     """The manifest, and the tensors by reference: they stay where they are."""
-    name = re.sub(r"[^\w.-]+", "_", str(record["config"].get("name")))[:80]
+    name = re.sub(r"[^\w.-]+", "_", str(record.config.get("name")))[:80]
     compressed = wandb.Artifact(
-        f"{name}-{record['config_hash']}",
+        f"{name}-{record.config_hash}",
         type="compressed-model",
         metadata={
-            "dense_sha256": record["dense_sha256"],
+            "dense_sha256": record.dense_sha256,
             "tensors_sha256": [file["sha256"] for file in artifact.manifest["files"]],
-            "artifact_bytes": record["size"]["artifact_bytes"],
-            "metrics": record["metrics"]["compressed"],
+            "artifact_bytes": record.stored.artifact_bytes,
+            "metrics": record.metrics.compressed,
         },
     )
     compressed.add_file(str(artifact.folder / MANIFEST_FILE))

@@ -1,5 +1,6 @@
 """conf/table: every row is a run that works, every published number one entry of the data file."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from mmcompress.papers.needs import missing, repository
 from mmcompress.papers.published import Published, find, read_papers
 from mmcompress.papers.reproduction import lines, table_markdown, values_of
 from mmcompress.papers.table import Column, PaperTable, Row, jobs, load_table, table_names
+from mmcompress.records.schema import Metrics, Record, Size
 
 NAMES = table_names()
 WANTED = {
@@ -161,9 +163,10 @@ THEIRS = {
 }
 
 
-def record(accuracy: float, ratio: float) -> dict[str, Any]:
-    size = {"artifact_bytes": 2_000_000, "compression_ratio": ratio}
-    return {"metrics": {"compressed": {"zeroshot/acc@1": accuracy}}, "size": size}
+def record(accuracy: float, ratio: float) -> Record:
+    size = Size(round(2_000_000 * ratio), 2_000_000, ratio, 32 / ratio, "float32")
+    metrics = Metrics({}, {"zeroshot/acc@1": accuracy})
+    return Record(folder=Path(), config={}, status="finished", metrics=metrics, size=size)
 
 
 def test_ours_beside_theirs_by_hand():
@@ -189,7 +192,7 @@ def test_the_packaged_data_may_have_another_name_for_a_metric():
     assert column.metric_at("full") == "zeroshot/acc@1"
     table = PaperTable(**vars(TABLE) | {"columns": [column]})
     ours = record(0.7, 1.0)
-    ours["metrics"]["compressed"]["zeroshot/subgroup_acc@1"] = 0.5
+    ours.metrics.compressed["zeroshot/subgroup_acc@1"] = 0.5
     found = lines(table, "smoke", {("dense", None): ours}, THEIRS)
     assert found[0].ours == {"top-1": 50.0}
 

@@ -9,6 +9,7 @@ from mmcompress.records.environment import git_commit, hardware, peak_memory_byt
 from mmcompress.records.record import RunRecord, finished, read_record, read_records
 from mmcompress.records.settings import config_hash
 from mmcompress.system.interruption import Interrupted
+from tests.report.conftest import as_record
 
 KEYS = [
     "status",
@@ -33,6 +34,7 @@ KEYS = [
     "starts",
     "peak_memory_bytes",
     "error",
+    "version",
 ]
 CONFIG = {"seed": 3, "data": {"name": "x"}, "run_dir": "runs/1"}
 
@@ -47,7 +49,7 @@ def test_a_finished_run(tmp_path):
             time.sleep(0.02)
         with record.time("fit_s"):
             time.sleep(0.02)
-        record.metrics["dense"] = {"a": 0.5}
+        record.metrics.dense = {"a": 0.5}
         assert not (tmp_path / "run.json").exists()
     written = read(tmp_path)
     assert list(written) == KEYS
@@ -56,7 +58,7 @@ def test_a_finished_run(tmp_path):
     assert written["config"] == CONFIG
     assert written["config_hash"] == config_hash(CONFIG)
     assert written["seed"] == 3
-    assert written["metrics"] == {"dense": {"a": 0.5}}
+    assert written["metrics"] == {"dense": {"a": 0.5}, "compressed": {}}
     assert 0.04 <= written["timings"]["fit_s"] <= written["timings"]["total_s"] < 5
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
@@ -65,12 +67,12 @@ def test_a_failed_run_keeps_what_it_had_and_raises(tmp_path):
     error = ValueError("the loss is nan\n  at step 7")
     record = RunRecord.start(tmp_path, CONFIG, gpu=None)
     with pytest.raises(ValueError, match="the loss"), record:  # noqa: PT012
-        record.metrics["dense"] = {"a": 0.5}
+        record.metrics.dense = {"a": 0.5}
         raise error
     written = read(tmp_path)
     assert written["status"] == "failed"
     assert written["error"] == "ValueError: the loss is nan at step 7"
-    assert written["metrics"] == {"dense": {"a": 0.5}}
+    assert written["metrics"] == {"dense": {"a": 0.5}, "compressed": {}}
 
 
 def test_an_interrupted_run_says_so(tmp_path):
@@ -88,7 +90,7 @@ def test_complete_results_stay_complete_whatever_follows(tmp_path, make_record):
     ):
         record = RunRecord.start(tmp_path, CONFIG, gpu=None)
         with pytest.raises(type(error)), record:  # noqa: PT012
-            record.take_results(make_record("int8"))
+            record.take_results(as_record(make_record("int8")))
             record.save("scored")
             assert read(tmp_path)["status"] == "scored"
             raise error
@@ -104,8 +106,8 @@ def test_reading_back(tmp_path):
         with pytest.raises(ZeroDivisionError), RunRecord.start(tmp_path / name, CONFIG, gpu=None):
             raise ZeroDivisionError
     records = read_records(tmp_path)
-    assert [r["folder"] for r in records] == [str(tmp_path / "a"), str(tmp_path / "b")]
-    assert records[0]["config"] == CONFIG
+    assert [r.folder for r in records] == [tmp_path / "a", tmp_path / "b"]
+    assert records[0].config == CONFIG
     assert read_record(tmp_path / "a") == records[0]
     assert read_record(tmp_path) is None
 
@@ -116,8 +118,8 @@ def test_a_missing_root_is_said(tmp_path):
 
 
 def test_unfinished_runs_are_counted_not_hidden(make_record, caplog):
-    failed = make_record("int4") | {"status": "failed"}
-    good = make_record("int8")
+    failed = as_record(make_record("int4") | {"status": "failed"})
+    good = as_record(make_record("int8"))
     assert finished([failed, good]) == [good]
     assert caplog.messages == ["1 of 2 runs did not finish: left out"]
 

@@ -10,7 +10,9 @@ import pytest
 
 from mmcompress.cli import report
 from mmcompress.records.record import read_record, read_records
+from mmcompress.records.schema import VERSION
 from mmcompress.system.files import write_json
+from tests.report.conftest import as_record
 
 
 def put(*path: str, value: Any) -> Callable[[dict], bytes]:
@@ -115,6 +117,8 @@ MALFORMED = {
     "ledger is an object": put("ledger", value={}),
     "a row without bytes": put("ledger", value=[{k: v for k, v in ROW.items() if k != "bytes"}]),
     "a row with negative bytes": put("ledger", value=[ROW | {"bytes": -1}]),
+    "of a later version": put("version", value=VERSION + 1),
+    "version is text": put("version", value="one"),
     "half of float16": put("float16", value={"metrics": {RECALL: 0.9}}),
 }
 
@@ -129,7 +133,7 @@ def test_a_malformed_record_is_named_and_the_others_are_read(
         (tmp_path / name).mkdir()
     (tmp_path / "a" / "run.json").write_bytes(content)
     write_json(tmp_path / "b" / "run.json", good)
-    assert read_records(tmp_path) == [good | {"folder": str(tmp_path / "b")}]
+    assert read_records(tmp_path) == [as_record(good, str(tmp_path / "b"))]
     (message,) = caplog.messages
     assert message.startswith(f"left out: {tmp_path / 'a' / 'run.json'} is not a run record (")
     assert message.endswith("): delete or move it")
@@ -159,7 +163,16 @@ def test_what_versions_have_written_is_read(status: str, make_record, tmp_path: 
     if status not in ("finished", "scored"):
         record |= {"metrics": {}, "size": {}, "latency": {}, "error": "ValueError: no"}
     write_json(tmp_path / "run.json", record)
-    assert read_record(tmp_path) == record | {"folder": str(tmp_path)}
+    read = read_record(tmp_path)
+    assert read is not None
+    assert (read.folder, read.status, read.version) == (tmp_path, status, VERSION)
+    if status in ("finished", "scored"):
+        written = read.as_json()
+        assert {key: written[key] for key in record} == record
+    else:
+        assert (read.size, read.latency, read.error) == (None, None, "ValueError: no")
+    write_json(tmp_path / "run.json", read.as_json())
+    assert read_record(tmp_path) == read
 
 
 def test_control_characters_of_a_record_are_shown_and_not_obeyed(
@@ -169,4 +182,4 @@ def test_control_characters_of_a_record_are_shown_and_not_obeyed(
     (tmp_path / "run.json").write_text(json.dumps(record))
     read = read_record(tmp_path)
     assert read is not None
-    assert read["error"] == r"\x1b[2J\nx\u202e\ud800"
+    assert read.error == r"\x1b[2J\nx\u202e\ud800"

@@ -1,12 +1,14 @@
-"""Run records as `read_records` gives them."""
+"""Run records as files hold them, and as `read_records` gives them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mmcompress.artifact.ledger import LedgerRow
 from mmcompress.records.numerics import NUMERICS
+from mmcompress.records.schema import Record, parse
 
 DENSE_BYTES = 20_000_000
 
@@ -21,7 +23,11 @@ def make_record(
     accuracy: float | None = 0.5,
     **settings: Any,
 ) -> dict[str, Any]:
-    """A finished run of `steps`, each with the same `settings`; dense: 88 % and 60 %."""
+    """What the file of a finished run holds; dense: 88 % and 60 %.
+
+    Args:
+        *steps: each with the same `settings`.
+    """
     zeroshot = {} if accuracy is None else {"zeroshot/acc@1": accuracy}
     return {
         "status": "finished",
@@ -62,6 +68,11 @@ def make_record(
         "timings": {"total_s": 60.0},
         "numerics": NUMERICS,
     }
+
+
+def as_record(content: Mapping[str, Any], folder: str = "runs/one") -> Record:
+    """What is read from a file with that content."""
+    return parse(content, Path(folder))
 
 
 def make_cast() -> dict[str, Any]:

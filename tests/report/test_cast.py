@@ -9,11 +9,13 @@ from mmcompress.report.pictures import size_marks
 from mmcompress.report.sections import sections
 from mmcompress.report.summary import summarise
 from mmcompress.report.table import recipes_table
+from tests.report.conftest import as_record
 
 
 def test_two_rows_and_two_points_whatever_the_number_of_runs(make_record, make_cast):
     records = [
-        make_record("gptq", ratio=8.0, seed=seed) | {"float16": make_cast()} for seed in (0, 1)
+        as_record(make_record("gptq", ratio=8.0, seed=seed) | {"float16": make_cast()})
+        for seed in (0, 1)
     ]
     summaries = summarise(records)
     names = [summary.name for summary in summaries]
@@ -31,23 +33,24 @@ def test_two_rows_and_two_points_whatever_the_number_of_runs(make_record, make_c
 
 
 def test_the_page_counts_no_cast_among_the_recipes_without_latency(make_record, make_cast):
-    slow = make_record("gptq") | {"float16": make_cast(), "latency": {}, "folder": "a"}
-    fast = make_record("lowrank", ratio=2.0) | {"folder": "b"}
+    slow = as_record(make_record("gptq") | {"float16": make_cast(), "latency": {}}, "a")
+    fast = as_record(make_record("lowrank", ratio=2.0), "b")
     (section,) = sections([slow, fast])
     html = page([section], [], [], root=Path("runs"))
     assert "Not here: 1 of 2 recipes" in html
 
 
 def test_runs_of_two_dense_models_have_rows_of_their_own(make_record, make_cast):
-    one = make_record("gptq") | {"float16": make_cast()}
-    other = make_record("gptq", bits=2) | {"float16": make_cast()}
-    other["metrics"]["dense"] = {"retrieval/mean_recall": 0.5, "zeroshot/acc@1": 0.2}
+    one = as_record(make_record("gptq") | {"float16": make_cast()})
+    other = as_record(make_record("gptq", bits=2) | {"float16": make_cast()})
+    other.metrics.dense = {"retrieval/mean_recall": 0.5, "zeroshot/acc@1": 0.2}
     assert [s.family for s in summarise([one, other])].count("float16") == 4
 
 
 def test_records_of_other_numerics_are_no_seeds_and_are_told(make_record):
-    new, old = make_record("gptq", seed=0), make_record("gptq", seed=1)
-    del old["numerics"]
+    new, first_version = as_record(make_record("gptq", seed=0)), make_record("gptq", seed=1)
+    del first_version["numerics"]
+    old = as_record(first_version)
     assert [summary.runs for summary in summarise([new, old])] == [1, 1]
     line = stale_line([new, old])
     assert line.startswith("1 of 2 runs has numbers that mean something else (numerics 1)")

@@ -5,6 +5,7 @@ import pytest
 from rich.console import Console
 
 from mmcompress.report.console import print_ledger, print_report, report_console
+from tests.report.conftest import as_record
 
 
 @pytest.fixture
@@ -24,9 +25,8 @@ def cells(console):
 
 
 def test_report_by_hand(make_record, console, tmp_path):
-    print_report(
-        make_record("magnitude", "int4", ratio=8.0, recall=0.86), tmp_path, console=console
-    )
+    record = as_record(make_record("magnitude", "int4", ratio=8.0, recall=0.86))
+    print_report(record, tmp_path, console=console)
     assert cells(console) == {
         "retrieval/mean_recall": ["", "88.00 %", "86.00 %", "−2.00 points"],
         "zeroshot/acc@1": ["", "60.00 %", "50.00 %", "−10.00 points"],
@@ -64,7 +64,7 @@ def test_intervals_and_items_stand_beside_the_scores(make_record, console, tmp_p
             }
         },
     }
-    print_report(record, tmp_path, console=console)
+    print_report(as_record(record), tmp_path, console=console)
     found = cells(console)
     assert next(iter(found)) == "retrieval/mean_r@1"
     assert found["retrieval/mean_r@1"] == [
@@ -83,7 +83,9 @@ def test_intervals_and_items_stand_beside_the_scores(make_record, console, tmp_p
 
 
 def test_what_a_cast_reaches_stands_below_the_table(make_record, make_cast, console, tmp_path):
-    print_report(make_record("gptq") | {"float16": make_cast()}, tmp_path, console=console)
+    print_report(
+        as_record(make_record("gptq") | {"float16": make_cast()}), tmp_path, console=console
+    )
     assert (
         "dense cast to float16: 10.00 MB (10,000,000), 2.00×; entropy coded: 8.00 MB (8,000,000), "
         "2.50×; retrieval/mean_recall 87.90 %"
@@ -97,7 +99,7 @@ def test_a_reason_takes_the_place_of_compressed_latency(make_record, console, tm
         "compressed_pairs_per_s": None,
         "no_speedup": "decoded to float32",
     }
-    print_report(record, tmp_path, console=console)
+    print_report(as_record(record), tmp_path, console=console)
     assert cells(console)["latency, batch 1"] == ["", "9.0 ms", "–", "–"]
     assert "no speed-up expected: decoded to float32" in console.file.getvalue()
 
@@ -112,21 +114,23 @@ def test_a_reason_takes_the_place_of_compressed_latency(make_record, console, tm
 def test_a_budget_is_compared_with_what_was_stored(
     make_record, console, tmp_path, limit: int, line: str
 ):
-    record = make_record("entropy", ratio=8.0) | {"budget": {"limit": limit}}
-    print_report(record, tmp_path, console=console)
+    record = make_record("entropy", ratio=8.0) | {
+        "budget": {"limit": limit, "choices": [], "groups": []}
+    }
+    print_report(as_record(record), tmp_path, console=console)
     assert line in console.file.getvalue()
 
 
 def test_the_artifact_line_is_never_broken(make_record, console, tmp_path):
     path = tmp_path / ("long" * 40)
-    print_report(make_record("int4"), path, console=console)
+    print_report(as_record(make_record("int4")), path, console=console)
     assert f"artifact: {path}" in console.file.getvalue().splitlines()
 
 
 def test_pipes_get_enough_columns(monkeypatch, capsys, make_record, tmp_path):
     monkeypatch.setenv("COLUMNS", "40")
     assert report_console().width == 120
-    print_report(make_record("int4"), tmp_path)
+    print_report(as_record(make_record("int4")), tmp_path)
     assert "20.00 MB (20,000,000)" in capsys.readouterr().out
 
 

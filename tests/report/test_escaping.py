@@ -21,6 +21,7 @@ from mmcompress.report.formats import (
     markdown_lines,
     markdown_text,
 )
+from tests.report.conftest import as_record
 
 FORMULAS = ('=HYPERLINK("http://x","y")', "+1+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\n=1")
 
@@ -97,8 +98,8 @@ def test_a_hostile_record_is_shown_in_every_form(
 
 
 def test_the_console_takes_no_markup_from_a_record(make_record) -> None:
-    record = make_record("int4")
-    record["metrics"]["compressed"] = {"[/]\x1b[2J": 0.5}
+    record = as_record(make_record("int4"))
+    record.metrics.compressed = {"[/]\x1b[2J": 0.5}
     console = Console(file=io.StringIO(), width=200, force_terminal=False)
     print_report(record, Path("[bold]x"), console=console)
     text = console.file.getvalue()  # type: ignore[attr-defined]

@@ -21,6 +21,7 @@ from mmcompress.report.plot import (
     save,
 )
 from mmcompress.report.summary import summarise
+from tests.report.conftest import as_record
 
 
 def test_front_keeps_what_nothing_beats():
@@ -31,7 +32,7 @@ def test_front_keeps_what_nothing_beats():
 @pytest.mark.parametrize("ratios", [[4.0], [1.9, 2.0], [1.0, 4.0, 8.0, 12.0]])
 def test_picture_of_any_number_of_runs(ratios, make_record, tmp_path):
     records = [
-        make_record(f"step{i}", ratio=ratio, recall=0.87 + 0.01 * seed, seed=seed)
+        as_record(make_record(f"step{i}", ratio=ratio, recall=0.87 + 0.01 * seed, seed=seed))
         for i, ratio in enumerate(ratios)
         for seed in range(2)
     ]
@@ -97,11 +98,16 @@ def test_equal_figures_are_equal_files(tmp_path):
 
 def test_latency_is_that_of_the_dense_model_measured_beside_it(make_record):
     slow, fast = make_record("a"), make_record("b")
-    slow["latency"] |= {"dense_ms": {"1": 9.0, "32": 100.0}, "compressed_ms": {"1": 1, "32": 50.0}}
-    fast["latency"] |= {"dense_ms": {"1": 9.0, "32": 20.0}, "compressed_ms": {"1": 1, "32": 15.0}}
+    slow["latency"] |= {
+        "dense_ms": {"1": 9.0, "32": 100.0},
+        "compressed_ms": {"1": 1.0, "32": 50.0},
+    }
+    fast["latency"] |= {"dense_ms": {"1": 9.0, "32": 20.0}, "compressed_ms": {"1": 1.0, "32": 15.0}}
     never = make_record("c")
     never["latency"] |= {"compressed_ms": None, "no_speedup": "decoded"}
-    marks, dense, costs = latency_marks(summarise([slow, fast, never]), "zeroshot/acc@1")
+    marks, dense, costs = latency_marks(
+        summarise([as_record(r) for r in (slow, fast, never)]), "zeroshot/acc@1"
+    )
     assert [(m.label, m.cost) for m in marks.values()] == [("a", 0.5), ("b", 0.75)]
     assert [(m.cost, m.value) for m in dense] == [(1.0, 0.6)]
     assert costs.label == "latency, batch 32 (dense = 1 ≈ 60 ms)"
@@ -115,11 +121,13 @@ def test_any_range_of_sizes_has_ticks(ratio):
 
 
 def test_other_metrics_and_missing_ones(make_record, tmp_path):
-    accuracy_vs_size([make_record("int4")], tmp_path / "a.png", metric="zeroshot/acc@1")
-    losses = make_record("int4") | {"metrics": {"dense": {"loss": 0.1}, "compressed": {"loss": 3}}}
-    accuracy_vs_size([losses], tmp_path / "a.png")
+    accuracy_vs_size([as_record(make_record("int4"))], tmp_path / "a.png", metric="zeroshot/acc@1")
+    losses = make_record("int4") | {
+        "metrics": {"dense": {"loss": 0.1}, "compressed": {"loss": 3.0}}
+    }
+    accuracy_vs_size([as_record(losses)], tmp_path / "a.png")
     with pytest.raises(ValueError, match="no run holds the metric 'r@1'"):
-        accuracy_vs_size([make_record("int4")], tmp_path / "b.png", metric="r@1")
+        accuracy_vs_size([as_record(make_record("int4"))], tmp_path / "b.png", metric="r@1")
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 

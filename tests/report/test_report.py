@@ -15,6 +15,7 @@ from mmcompress.artifact.ledger import compact
 from mmcompress.report.report import Report, read_report, write_report
 from mmcompress.report.sections import sections
 from mmcompress.system.files import write_json
+from tests.report.conftest import as_record
 
 FILES = {
     "report.html",
@@ -198,7 +199,7 @@ def test_runs_on_other_data_get_a_section_of_their_own(make_record, tmp_path):
     larger_batch = make_record("int8", seed=1)
     larger_batch["config"]["data"] = larger_batch["config"]["data"] | {"batch_size": 8}
     records = [make_record("int8"), larger_batch, digits, elsewhere]
-    found = sections([record | {"folder": str(i)} for i, record in enumerate(records)])
+    found = sections([as_record(record, str(i)) for i, record in enumerate(records)])
     assert [(section.name, len(section.records)) for section in found] == [
         ("mini on openmoji, test", 2),
         ("mini on Digits, test", 1),
@@ -229,7 +230,7 @@ def test_hundreds_of_configurations_take_little_time(make_record):
     for i in range(1000):
         found = json.loads(record)
         found["config"]["compression"]["steps"]["lowrank"]["rank_ratio"] = i / 1000
-        records.append(found)
+        records.append(as_record(found))
     begin = time.process_time()
     (section,) = sections(records)
     assert time.process_time() - begin < 5

@@ -2,6 +2,7 @@ import pytest
 
 from mmcompress.report.summary import Spread, comparable, summarise
 from mmcompress.report.table import all_values, results_table
+from tests.report.conftest import as_record
 
 
 def test_table_by_hand(make_record):
@@ -9,6 +10,7 @@ def test_table_by_hand(make_record):
         make_record("magnitude", "int4", ratio=8.0, recall=0.86, accuracy=None),
         *(make_record("int8", ratio=4.0, recall=0.87 + 0.01 * s, seed=s) for s in range(3)),
     ]
+    records = [as_record(content) for content in records]
     assert results_table(records).splitlines() == [
         "| recipe | mean recall, dense (%) | compressed (%) | Δ (points) | zero-shot (%) "
         "| stored (MB) | ratio to dense float32 | bits/weight |",
@@ -22,19 +24,21 @@ def test_table_by_hand(make_record):
 def test_more_metrics_get_columns(make_record):
     record = make_record("int8")
     record["metrics"]["compressed"]["agreement/text_cosine"] = 0.98765
+    record = as_record(record)
     header, _, row = results_table([record], more=["agreement/text_cosine", "absent"]).splitlines()
     assert header.endswith("| text cosine | absent |")
     assert row.endswith("| 0.9877 | – |")
 
 
 def test_a_repeated_seed_is_not_a_second_one(make_record):
-    (summary,) = summarise([make_record("int8", recall=0.5), make_record("int8", recall=0.7)])
+    records = [as_record(make_record("int8", recall=recall)) for recall in (0.5, 0.7)]
+    (summary,) = summarise(records)
     assert summary.runs == 1
     assert summary.compressed["retrieval/mean_recall"] == Spread(0.7, None, 1)
 
 
 def test_settings_of_one_recipe_get_rows_of_their_own(make_record):
-    records = [make_record("lowrank", rank_ratio=r, ratio=1 / r) for r in (0.25, 0.5)]
+    records = [as_record(make_record("lowrank", rank_ratio=r, ratio=1 / r)) for r in (0.25, 0.5)]
     assert [s.name for s in summarise(records)] == [
         "lowrank (rank_ratio=0.5)",
         "lowrank (rank_ratio=0.25)",
@@ -59,7 +63,7 @@ def with_interval(record, value: float, low: float, high: float, delta: list[flo
     metrics = {which: dict(values) for which, values in record["metrics"].items()}
     metrics["dense"][name], metrics["compressed"][name] = 0.9, value
     entry = {"items": 483, "dense": [0.88, 0.92], "compressed": [low, high], "delta": delta}
-    return record | {"metrics": metrics, "intervals": {name: entry}}
+    return as_record(record | {"metrics": metrics, "intervals": {name: entry}})
 
 
 def test_the_headline_has_its_interval_and_number_of_items(make_record):
@@ -91,7 +95,10 @@ def test_the_headline_has_its_interval_and_number_of_items(make_record):
 
 def test_records_without_intervals_stand_beside_those_with(make_record):
     new = with_interval(make_record("int4", ratio=8.0), 0.85, 0.82, 0.88, [-0.061, -0.039])
-    lines = [line.split(" | ") for line in results_table([new, make_record("int8")]).splitlines()]
+    lines = [
+        line.split(" | ")
+        for line in results_table([new, as_record(make_record("int8"))]).splitlines()
+    ]
     assert lines[2][1:6] == ["–", "–", "–", "–", "87.0"]
     assert lines[3][2] == "85.0 [82.0, 88.0]"
 
@@ -106,20 +113,20 @@ def test_comma_separated_values_hold_the_bounds(make_record):
 
 
 def test_comparable_runs_share_backbone_data_and_split(make_record):
-    this = make_record("int4")
-    other_seed = make_record("int8", seed=1)
-    failed = make_record("int8") | {"status": "failed"}
-    on_val = make_record("int8")
-    on_val["config"] = on_val["config"] | {"evaluation": {"split": "val"}}
-    retrained = make_record("int8")
-    retrained["metrics"] = {**retrained["metrics"], "dense": {"retrieval/mean_recall": 0.9}}
+    this = as_record(make_record("int4"))
+    other_seed = as_record(make_record("int8", seed=1))
+    failed = as_record(make_record("int8") | {"status": "failed"})
+    on_val = as_record(make_record("int8"))
+    on_val.config["evaluation"] = {"split": "val"}
+    retrained = as_record(make_record("int8"))
+    retrained.metrics.dense = {"retrieval/mean_recall": 0.9}
     records = [this, other_seed, failed, on_val, retrained]
     assert comparable(records, this) == [this, other_seed]
 
 
 def test_runs_of_a_retrained_backbone_are_no_seeds(make_record):
-    before, after = make_record("int8", seed=0), make_record("int8", seed=1)
-    after["metrics"] = {**after["metrics"], "dense": {"retrieval/mean_recall": 0.9}}
+    before, after = (as_record(make_record("int8", seed=seed)) for seed in (0, 1))
+    after.metrics.dense = {"retrieval/mean_recall": 0.9}
     assert [summary.runs for summary in summarise([before, after])] == [1, 1]
 
 

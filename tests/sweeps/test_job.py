@@ -1,21 +1,20 @@
 """What a job gives back to the sweeper, and where its sweep lies."""
 
+from dataclasses import replace
+
 import pytest
 
 from mmcompress.sweeps.callback import LONGEST, sweep_name
 from mmcompress.sweeps.job import goals
+from tests.report.conftest import as_record, make_record
 
 
 def test_goals_are_those_of_a_finished_run() -> None:
-    record = {
-        "status": "finished",
-        "metrics": {"dense": {}, "compressed": {"retrieval/mean_recall": 0.86}},
-        "size": {"artifact_bytes": 5_000_000},
-    }
+    record = as_record(make_record("int4", recall=0.86))
     names = ["retrieval/mean_recall", "size/artifact_bytes"]
     assert goals(record, names) == (0.86, 5_000_000)
     assert goals(record, []) is None
-    assert goals(record | {"status": "failed"}, names) is None
+    assert goals(replace(record, status="failed"), names) is None
     assert goals(None, names) is None
     with pytest.raises(ValueError, match=r"goals names nope, .*: choose from retrieval/mean_rec"):
         goals(record, ["nope"])

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from mmcompress.artifact.folder import Artifact
 from mmcompress.artifact.ledger import LedgerRow
 from mmcompress.tracking.results import Results
-from tests.report.conftest import MakeRecord, _make_record, ledger
+from tests.report.conftest import MakeRecord, _make_record, as_record, ledger
 
 __all__ = ["_make_record", "ledger", "results"]
 
@@ -17,9 +17,9 @@ __all__ = ["_make_record", "ledger", "results"]
 @pytest.fixture
 def results(make_record: MakeRecord, ledger: list[LedgerRow], tmp_path: Path) -> Results:
     """A run at an eighth of the bytes, beside one at a quarter that is more accurate."""
-    record = make_record("int4", ratio=8.0, recall=0.86)
-    record["config"]["name"] = "int4"
-    record["dense_sha256"] = "d" * 64
+    record = as_record(make_record("int4", ratio=8.0, recall=0.86))
+    record.config["name"] = "int4"
+    record.dense_sha256 = "d" * 64
     folder = tmp_path / "artifact"
     folder.mkdir()
     manifest = {"adapter": "x", "spec": {}, "dense": {}, "tensors": {"sha256": "a" * 64}}
@@ -28,6 +28,6 @@ def results(make_record: MakeRecord, ledger: list[LedgerRow], tmp_path: Path) ->
     plot = tmp_path / "plot.png"
     Figure(figsize=(1, 1)).savefig(plot)
     plan = {"int4": {"q.weight": {"bits": 4}, "k.weight": {"left_dense": "too small"}}}
-    siblings = [record, make_record("int8", ratio=4.0, recall=0.87)]
+    siblings = [record, as_record(make_record("int8", ratio=4.0, recall=0.87))]
     artifact = Artifact(folder, manifest, backbone=None)  # type: ignore[arg-type]
     return Results(record, siblings, artifact, ledger, plan, plot)

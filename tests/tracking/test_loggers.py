@@ -10,8 +10,10 @@ import pytest
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.loggers.logger import DummyLogger
 
+from mmcompress.records.schema import Record
 from mmcompress.tracking.loggers import Sink, csv_logger, mlflow_logger, tensorboard_logger
 from mmcompress.tracking.results import chart_lines, log_results
+from tests.report.conftest import as_record
 
 
 class Full(DummyLogger):
@@ -112,9 +114,9 @@ def test_a_missing_package_is_one_sentence(
 
 
 def test_the_chart_of_a_perplexity_joins_the_lowest(make_record) -> None:
-    def record(ratio: float, perplexity: float) -> dict:
+    def record(ratio: float, perplexity: float) -> Record:
         metrics = {"dense": {"p/perplexity": 10.0}, "compressed": {"p/perplexity": perplexity}}
-        return make_record("int4", ratio=ratio) | {"metrics": metrics}
+        return as_record(make_record("int4", ratio=ratio) | {"metrics": metrics})
 
     runs = [record(4.0, 11.0), record(8.0, 12.0), record(2.0, 13.0)]
     assert chart_lines(runs[0], runs, "p/perplexity") == {
