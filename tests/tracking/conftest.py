@@ -22,7 +22,8 @@ def results(make_record: MakeRecord, ledger: list[LedgerRow], tmp_path: Path) ->
     record.dense_sha256 = "d" * 64
     folder = tmp_path / "artifact"
     folder.mkdir()
-    manifest = {"adapter": "x", "spec": {}, "dense": {}, "tensors": {"sha256": "a" * 64}}
+    stored = {"name": "model.safetensors", "sha256": "a" * 64}
+    manifest = {"adapter": "x", "spec": {}, "dense": {}, "files": [stored]}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     (folder / "model.safetensors").write_bytes(b"weights")
     plot = tmp_path / "plot.png"
