@@ -1,4 +1,4 @@
-"""MULTIFLOW: a weight matters as much as it is large and the neurons that it connects are.
+"""MULTIFLOW: a weight matters when it is large and when the neurons that it connects carry much.
 
 "MULTIFLOW: Shifting Towards Task-Agnostic Vision-Language Pruning", Farina et al. 2024,
 arXiv:2404.05621, equations 6 and 8; equation 7 is `allocation: modality`. Where we differ:

@@ -1,4 +1,4 @@
-"""Wanda: a weight matters as much as it is large and its input is.
+"""Wanda: a weight matters when it is large and when its input is large.
 
 "A Simple and Effective Pruning Approach for Large Language Models", Sun et al. 2023,
 arXiv:2306.11695. Where we differ: embeddings and bare parameters, which have no input norm, are
