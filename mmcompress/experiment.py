@@ -95,7 +95,8 @@ def run(cfg: DictConfig | Sequence[str]) -> RunRecord:
             cast["intervals"] = intervals(record.metrics.dense, cast["metrics"])
             record.float16 = typed(Cast, cast)
 
-        on_first(score_dense)
+        with session.stage("score_dense_s"):
+            on_first(score_dense)
 
         with session.stage("calibrate_s"):
             if session.calibrated is None:
