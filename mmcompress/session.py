@@ -43,7 +43,7 @@ from mmcompress.report.console import print_report
 from mmcompress.report.pictures import accuracy_vs_size
 from mmcompress.report.summary import comparable
 from mmcompress.system.devices import gpu_name
-from mmcompress.system.distributed import from_first, is_first_process
+from mmcompress.system.distributed import broadcast, is_first_process
 from mmcompress.system.files import set_aside, write_atomically, write_json
 from mmcompress.system.interruption import Interrupted, interruptible, listen
 from mmcompress.system.seeds import seed_from
@@ -105,7 +105,7 @@ class Session:
         from where the first of them does."""
         trainer = instantiate(settings, logger=self.loggers, callbacks=self.callbacks)
         start_processes(trainer)
-        shared = from_first((self.checkpoint, self.calibrated, self.is_scored))
+        shared = broadcast((self.checkpoint, self.calibrated, self.is_scored))
         self.checkpoint, self.calibrated, self.is_scored = shared
         return trainer
 

@@ -28,7 +28,7 @@ from mmcompress.records.settings import config_hash
 from mmcompress.report.metrics import main_metric
 from mmcompress.report.pictures import size_marks
 from mmcompress.report.plot import SIZE, Mark, pareto_figure, save
-from mmcompress.report.summary import Spread, summarise
+from mmcompress.report.summary import Spread, summarize
 from mmcompress.report.table import MAIN_METRIC, MEGABYTE, results_table
 from mmcompress.system.files import write_atomically
 from mmcompress.system.locations import project_path
@@ -240,7 +240,7 @@ def draw(rows: list[Row], records: list[Record], peers: Path | None, path: Path)
     """One line per family, the peers of `benchmark_peers.py` as points."""
     families = {row.name: row.family for row in rows}
     metric = main_metric(records)  # records of earlier versions have another
-    ours, dense = size_marks(summarise(records), metric)
+    ours, dense = size_marks(summarize(records), metric)
     marks = [
         replace(mark, family=families.get(mark.label.partition(" (")[0], mark.family))
         for mark in ours.values()

@@ -32,7 +32,7 @@ from mmcompress.records.environment import git_commit, versions
 from mmcompress.report.table import MEGABYTE
 from mmcompress.system.files import write_atomically, write_json
 
-COSINE, NEIGHBOUR = "agreement/text_cosine", "agreement/text_neighbour_r@1"
+COSINE, NEIGHBOR = "agreement/text_cosine", "agreement/text_neighbour_r@1"
 BLOCKS = "[attn.*,mlp.*]"
 CALIBRATION = 2048
 """Training captions, of which most have fewer than ten tokens."""
@@ -189,8 +189,8 @@ def to_markdown(rows: list[dict[str, Any]]) -> str:
     header = ("strength", "method", "stored (MB)", "cosine", "same nearest caption (%)")
     lines = [header, ("---", "---", "---:", "---:", "---:")]
     for row in rows:
-        cosine, neighbour = row["metrics"][COSINE], row["metrics"][NEIGHBOUR]
-        cells = (f"{row['bytes'] / MEGABYTE:.2f}", f"{cosine:.4f}", f"{100 * neighbour:.1f}")
+        cosine, neighbor = row["metrics"][COSINE], row["metrics"][NEIGHBOR]
+        cells = (f"{row['bytes'] / MEGABYTE:.2f}", f"{cosine:.4f}", f"{100 * neighbor:.1f}")
         lines.append((row["strength"], row["name"], *cells))
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
 

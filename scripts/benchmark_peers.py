@@ -45,7 +45,7 @@ from mmcompress.evaluation.baseline import dense_baseline
 from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.records.environment import git_commit, hardware, versions
 from mmcompress.records.record import finished, read_records
-from mmcompress.report.summary import Summary, summarise
+from mmcompress.report.summary import Summary, summarize
 from mmcompress.report.table import MAIN_METRIC
 from mmcompress.system.devices import gpu_name
 from mmcompress.system.files import write_atomically, write_json
@@ -294,7 +294,7 @@ def our_summaries(folder: Path, bench: Bench) -> list[Summary]:
             f"--ours {folder} holds no finished run of this model on split {bench.split}: "
             "run scripts/benchmark_methods.py first"
         )
-    return [summary for summary in summarise(records) if summary.records]
+    return [summary for summary in summarize(records) if summary.records]
 
 
 def read_results(out: Path | None) -> dict[str, dict[str, Any]]:

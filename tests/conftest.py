@@ -25,7 +25,7 @@ from mmcompress.compression.recipe import Recipe
 from mmcompress.data.base import Classification, PairData
 from mmcompress.data.items import Items, PairDataset
 from mmcompress.testing.zoo.hf import build_clap, build_clip
-from mmcompress.testing.zoo.words import COLOURS, THINGS
+from mmcompress.testing.zoo.words import COLORS, THINGS
 
 collect_ignore = ["fixtures"]  # the script that made them ran with older code
 
@@ -73,7 +73,7 @@ class TinyData(PairData):
     name = "tiny"
 
     def build_splits(self) -> dict[str, Items]:
-        captions = [f"{colour} {thing}" for thing in THINGS for colour in COLOURS]
+        captions = [f"{color} {thing}" for thing in THINGS for color in COLORS]
         generator = torch.Generator().manual_seed(0)
         images = torch.randint(0, 256, (40, 3, 32, 32), generator=generator, dtype=torch.uint8)
         rows = {"train": range(24), "val": range(24, 32), "test": range(32, 40)}
@@ -86,11 +86,11 @@ class TinyData(PairData):
 
     def classification(self, split: str) -> Classification:
         dataset = self.splits[split]
-        labels = [COLOURS.index(caption.split()[0]) for caption in dataset.captions]
+        labels = [COLORS.index(caption.split()[0]) for caption in dataset.captions]
         return Classification(
             name="colour",
             dataset=PairDataset(images=dataset.images, captions=dataset.captions, labels=labels),
-            class_names=COLOURS,
+            class_names=COLORS,
             templates=("{} cat", "{} dog"),
         )
 

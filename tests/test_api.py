@@ -16,11 +16,11 @@ from mmcompress.compression.quantization.integer import Integer
 from mmcompress.data.base import PairData
 from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.evaluation.retrieval import Retrieval
-from mmcompress.testing.zoo.words import COLOURS, THINGS
+from mmcompress.testing.zoo.words import COLORS, THINGS
 
 PAIRS = [
-    (Image.new("RGB", (32, 32), (60 * i, 250 - 40 * j, 20 * i * j)), f"{colour} {thing}")
-    for i, colour in enumerate(COLOURS)
+    (Image.new("RGB", (32, 32), (60 * i, 250 - 40 * j, 20 * i * j)), f"{color} {thing}")
+    for i, color in enumerate(COLORS)
     for j, thing in enumerate(THINGS[:4])
 ]
 

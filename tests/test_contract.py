@@ -124,13 +124,13 @@ def test_line_from_dense_to_reloaded(
 
     recipe.on_step(1.0)
     tiny_backbone.eval()
-    parametrised = embeddings(tiny_backbone, tiny_data)
+    parametrized = embeddings(tiny_backbone, tiny_data)
     saved = save(tmp_path / "artifact", tiny_backbone, recipe, dense)
     baked = embeddings(tiny_backbone, tiny_data)
     if any(step.cuts_as for step in recipe.steps.values()):  # float32 sums without their zeros
-        torch.testing.assert_close(baked, parametrised, rtol=0, atol=1e-6)
+        torch.testing.assert_close(baked, parametrized, rtol=0, atol=1e-6)
     else:
-        assert torch.equal(baked, parametrised), "baking changed it"
+        assert torch.equal(baked, parametrized), "baking changed it"
 
     loaded = Artifact.load(tmp_path / "artifact", in_file=True)
     state = loaded.backbone.model.state_dict()

@@ -113,8 +113,8 @@ def test_data_with_labels_alone(
         split = "test" if index < 4 else "train"
         folder = tmp_path / "data" / split / ("red", "blue")[index % 2]
         folder.mkdir(parents=True, exist_ok=True)
-        colour = ((200 + index, 0, 0), (0, 0, 200 + index))[index % 2]
-        Image.new("RGB", (16, 16), colour).save(folder / f"{index}.png")
+        color = ((200 + index, 0, 0), (0, 0, 200 + index))[index % 2]
+        Image.new("RGB", (16, 16), color).save(folder / f"{index}.png")
     run = tmp_path / "run"
     options = ["data=image_folder", f"data.root={tmp_path / 'data'}", "data.num_workers=0"]
     run_train("compression=int4", *options, *SHORT, "evaluation=classification", f"run_dir={run}")
@@ -129,7 +129,7 @@ def test_data_with_labels_alone(
     assert "text left out" in capsys.readouterr().out
 
 
-def test_a_classifier_is_trained_and_then_quantised(run_train, tmp_path: Path) -> None:
+def test_a_classifier_is_trained_and_then_quantized(run_train, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run_train("experiment=dense_int8", "logger=none", f"run_dir={run}")
     record = json.loads((run / "run.json").read_text())

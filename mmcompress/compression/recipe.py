@@ -27,7 +27,7 @@ from mmcompress.functional.float16 import round_to_float16
 from mmcompress.modules.edits import find_edit
 from mmcompress.modules.replace import replace_module
 from mmcompress.search.budget import Budget, left_out
-from mmcompress.system.distributed import from_first
+from mmcompress.system.distributed import broadcast
 from mmcompress.system.memory import give_back
 
 log = logging.getLogger(__name__)
@@ -184,7 +184,7 @@ class Recipe:
                 else:
                     step.check_module(target, backbone)
             if plan is None:
-                decisions = from_first(step.plan(targets, weights, statistics))
+                decisions = broadcast(step.plan(targets, weights, statistics))
             else:
                 decisions = left_out(plan[name], targets)
             compressed = [t for t in targets if LEFT_DENSE not in decisions[t.name]]

@@ -19,7 +19,7 @@ from mmcompress.backbones.capabilities import Encoder
 from mmcompress.functional.contrastive import contrastive_loss
 from mmcompress.functional.finite import describe_not_finite
 from mmcompress.functional.hessian import DAMPING, inverse_cholesky
-from mmcompress.system.distributed import from_all, in_order, rank, size
+from mmcompress.system.distributed import all_gather, in_order, rank, size
 from mmcompress.system.mapped import layer_by_layer
 
 INPUTS = "inputs"
@@ -287,7 +287,7 @@ def collect_loss_changes(
         weight.copy_(before)
         moved = [(up - down).abs() for up, down in zip(*losses, strict=True)]
         changes[target.name] = float(torch.stack(moved).mean()) / (2 * PERTURBATION)
-    found = {name: change for part in from_all(changes) for name, change in part.items()}
+    found = {name: change for part in all_gather(changes) for name, change in part.items()}
     return {target.name: found[target.name] for target in targets}
 
 

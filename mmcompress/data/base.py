@@ -123,8 +123,8 @@ class PairData(pl.LightningDataModule, ABC):
 
     def classifications(self, split: str) -> dict[str, Classification]:
         """The labelled sets of `split`, by what metrics call them; "" where there is only one."""
-        labelled = self.classification(split)
-        return {} if labelled is None else {"": labelled}
+        labeled = self.classification(split)
+        return {} if labeled is None else {"": labeled}
 
     def warn_once(self, message: str) -> None:
         """Log a line, unless it was logged before: both models are scored on the same data."""

@@ -76,8 +76,8 @@ class OpenMoji(PairData):
     def classification(self, split: str) -> Classification:
         """Zero-shot skin tone: the pictures of `split` whose caption names exactly one of five."""
         dataset = cast(PairDataset, self.splits[split])
-        labelled = [(i, skin_tone(caption)) for i, caption in enumerate(dataset.captions)]
-        kept = [(i, tone) for i, tone in labelled if tone is not None]
+        labeled = [(i, skin_tone(caption)) for i, caption in enumerate(dataset.captions)]
+        kept = [(i, tone) for i, tone in labeled if tone is not None]
         return Classification(
             name="skin_tone",
             dataset=PairDataset(

@@ -92,12 +92,12 @@ class Shards(Items):
         losses = Losses()
         found = [entry for shard in bar for entry in index_shard(shard, losses)]
         self.captioned = captions and any(CAPTION in entry.places for entry in found)
-        labelled = any(LABEL in entry.places for entry in found)
+        labeled = any(LABEL in entry.places for entry in found)
         self.media = Counter(entry.kinds for entry in found).most_common(1)[0][0]
-        needed = [CAPTION] * self.captioned + [LABEL] * labelled
+        needed = [CAPTION] * self.captioned + [LABEL] * labeled
         self.entries = [entry for entry in found if self._complete(entry, needed, losses)]
         labels = [entry.label for entry in self.entries if entry.label is not None]
-        self.labels = labels if labelled else None
+        self.labels = labels if labeled else None
         self.losses, self.augment = losses, augment
 
     def _complete(self, entry: Entry, needed: Sequence[str], losses: Losses) -> bool:

@@ -20,7 +20,7 @@ class NoSuchSplit(ValueError):
     """The data set has no split of this name."""
 
 
-class Labelled(Items):
+class Labeled(Items):
     """Images with class indices, of a data set that gives both by index."""
 
     captioned = False
@@ -100,16 +100,16 @@ class Torchvision(PairData):
                     break
             splits["test"] = self._part(split="test", **download)
         train = splits["train"]
-        assert isinstance(train, Labelled)
+        assert isinstance(train, Labeled)
         if not self.class_names:
             self.class_names = _names(getattr(train.dataset, "classes", ()))
         if not self.class_names:
             raise ValueError(f"data {self.name} brings no class names along: set data.class_names")
         return self.checked(complete(splits, val_share=self.val_share, augment=self.augment))
 
-    def _part(self, **options: Any) -> Labelled:
+    def _part(self, **options: Any) -> Labeled:
         try:
-            return Labelled(self.kind(self.root, **options))
+            return Labeled(self.kind(self.root, **options))
         except ValueError as error:
             raise NoSuchSplit(f"data {self.name}: {error}") from error
         except RuntimeError as error:

@@ -21,13 +21,13 @@ class Accuracy:
     """
 
     def __call__(self, encode: Encode, data: PairData, split: str) -> Iterator[tuple[str, float]]:
-        labelled = data.classification(split)
-        if labelled is None:
+        labeled = data.classification(split)
+        if labeled is None:
             log.warning("data %s has no labels in %s: accuracy left out", data.name, split)
             return
         fix = "set evaluation=classification"
         (modality,) = classifier(data.backbone, "evaluation=accuracy is for", fix).modalities
-        embedded = embed(encode, data.loader(labelled.dataset), modality)
+        embedded = embed(encode, data.loader(labeled.dataset), modality)
         outputs, labels = embedded[modality], embedded["label"]
         if int(labels.max()) >= outputs.shape[1]:
             raise ValueError(

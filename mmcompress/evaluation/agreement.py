@@ -26,7 +26,7 @@ def mean_cosine(first: Tensor, second: Tensor) -> float:
     return (first.double() * second.double()).sum(dim=1).mean().item()
 
 
-def neighbour_recall(embedded: Tensor, dense: Tensor) -> float:
+def neighbor_recall(embedded: Tensor, dense: Tensor) -> float:
     """Share of items whose nearest other item is the one that the dense model finds nearest.
 
     Where dense neighbours tie, any of them is right; where others tie with it, the item is a miss.
@@ -47,7 +47,7 @@ def _similarity_to_others(embedded: Tensor) -> Tensor:
 class Agreement:
     """Yields `agreement/text_cosine` and `agreement/text_neighbour_r@1`, and so for each modality.
 
-    The neighbours are those within the split: see `mean_cosine` and `neighbour_recall`. Equal items
+    The neighbours are those within the split: see `mean_cosine` and `neighbor_recall`. Equal items
     count as one, for each would be the other's nearest whatever the model.
     """
 
@@ -64,7 +64,7 @@ class Agreement:
             ours, theirs = embedded[modality][distinct], theirs[distinct]
             yield f"agreement/{modality}_cosine", mean_cosine(ours, theirs)
             if len(distinct) > 1:
-                yield f"agreement/{modality}_neighbour_r@1", neighbour_recall(ours, theirs)
+                yield f"agreement/{modality}_neighbour_r@1", neighbor_recall(ours, theirs)
             else:
                 log.warning(
                     "data %s: all of %s is one %s: it has no neighbours", data.name, split, modality

@@ -98,9 +98,9 @@ def content_key(
     _add(digest, reference and dense_checksum(reference.model))
     for batch in data.eval_dataloader(split):
         _add(digest, *(batch[modality] for modality in sorted(batch)))
-    for name, labelled in data.classifications(split).items():
-        _add(digest, name, list(labelled.class_names), list(labelled.templates), labelled.names)
-        for batch in data.loader(labelled.dataset):
+    for name, labeled in data.classifications(split).items():
+        _add(digest, name, list(labeled.class_names), list(labeled.templates), labeled.names)
+        for batch in data.loader(labeled.dataset):
             _add(digest, *(batch[modality] for modality in sorted(batch)))
     return digest.hexdigest()
 

@@ -42,11 +42,11 @@ class LinearProbe:
         modality = next((m for m in data.backbone.modalities if m != "text"), "image")
         seen: dict[str, tuple[Tensor, Tensor]] = {}
         for name in dict.fromkeys(("train", "val", split)):
-            labelled = data.classification(name)
-            if labelled is None or len(labelled.dataset) == 0:
+            labeled = data.classification(name)
+            if labeled is None or len(labeled.dataset) == 0:
                 log.warning("data %s has no labels in %s: linear probe left out", data.name, name)
                 return
-            embedded = embed(encode, data.loader(labelled.dataset.plain()), modality)
+            embedded = embed(encode, data.loader(labeled.dataset.plain()), modality)
             seen[name] = embedded[modality], embedded["label"]
         _announce(*seen["train"], fits=len(self.strengths))
         yield "linear_probe/acc@1", probe_accuracy(seen, split, self.strengths, self.max_iter)

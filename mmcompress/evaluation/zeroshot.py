@@ -26,33 +26,33 @@ class ZeroShot:
 
     def __call__(self, encode: Encode, data: PairData, split: str) -> Iterator[tuple[str, float]]:
         tasks = data.classifications(split)
-        if all(len(labelled.dataset) == 0 for labelled in tasks.values()):
+        if all(len(labeled.dataset) == 0 for labeled in tasks.values()):
             log.warning("data %s has no labels in %s: zeroshot left out", data.name, split)
             return
-        for task, labelled in tasks.items():
-            if len(labelled.dataset) == 0:
+        for task, labeled in tasks.items():
+            if len(labeled.dataset) == 0:
                 log.warning("data %s has no %s in %s: left out", data.name, task, split)
                 continue
-            for name, value in _task(encode, data, split, labelled):
+            for name, value in _task(encode, data, split, labeled):
                 yield f"zeroshot/{task}{'_' if task else ''}{name}", value
 
 
 def _task(
-    encode: Encode, data: PairData, split: str, labelled: Classification
+    encode: Encode, data: PairData, split: str, labeled: Classification
 ) -> Iterator[tuple[str, float]]:
     modality = next((m for m in data.backbone.modalities if m != "text"), "image")
-    if len(labelled.class_names) < 2:
+    if len(labeled.class_names) < 2:
         log.warning("data %s has one class, which any model finds: zeroshot left out", data.name)
         return
-    embedded = embed(encode, data.loader(labelled.dataset), modality)
-    labels, classes = embedded["label"], len(labelled.class_names)
+    embedded = embed(encode, data.loader(labeled.dataset), modality)
+    labels, classes = embedded["label"], len(labeled.class_names)
     if int(labels.max()) >= classes or int(labels.min()) < 0:
         raise ValueError(
             f"data {data.name}: labels of {split} run from {int(labels.min())} to "
             f"{int(labels.max())} and there are {classes} class names: make them match"
         )
-    heads, same = _embed_classes(encode, data, labelled)
-    _tell_equal(data, split, labelled.class_names, same)
+    heads, same = _embed_classes(encode, data, labeled)
+    _tell_equal(data, split, labeled.class_names, same)
     listed, largest = zeroshot_hits(embedded[modality], heads, labels, same)
     yield "acc@1", Score.of_hits(listed[:, 0])
     if classes > 5:
@@ -61,13 +61,13 @@ def _task(
 
 
 def _embed_classes(
-    encode: Encode, data: PairData, labelled: Classification
+    encode: Encode, data: PairData, labeled: Classification
 ) -> tuple[Tensor, Tensor]:
     """Heads (classes, D), encoded class by class, so that memory stays small; and (classes,)
     int64, equal for classes whose prompts are one to the text tower."""
     heads, ids = [], []
-    for label, class_name in enumerate(labelled.class_names):
-        tokens = data.backbone.tokenize(labelled.prompts(label))
+    for label, class_name in enumerate(labeled.class_names):
+        tokens = data.backbone.tokenize(labeled.prompts(label))
         try:
             prompts = check_rows("text embeddings", encode("text", tokens))
         except NotFiniteError as error:

@@ -14,7 +14,7 @@ from torch import nn
 from mmcompress.modules.compensation import compensate
 from mmcompress.modules.cuts import cut
 from mmcompress.modules.hashed_embedding import HashedEmbedding
-from mmcompress.modules.lowrank import factorise, joint_qkv
+from mmcompress.modules.lowrank import factorize, joint_qkv
 from mmcompress.modules.quantized_input import quantize_input
 from mmcompress.modules.replace import replace_module
 from mmcompress.modules.shared import share_blocks, share_towers
@@ -41,7 +41,7 @@ class Edit:
 
 
 EDITS: dict[tuple[str, int], Edit] = {
-    ("lowrank", 1): Edit(factorise, ("rank",)),
+    ("lowrank", 1): Edit(factorize, ("rank",)),
     ("joint_qkv", 1): Edit(joint_qkv, ("rank",)),
     ("cut", 1): Edit(cut, ("kept",), optional=("of",)),
     ("share_blocks", 1): Edit(share_blocks, ("groups", "transform")),

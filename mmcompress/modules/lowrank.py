@@ -122,7 +122,7 @@ class LowRankConv2d(nn.Module):
         return self.u(self.v(x))
 
 
-def factorise(layer: nn.Module, rank: int) -> LowRankLinear | LowRankEmbedding | LowRankConv2d:
+def factorize(layer: nn.Module, rank: int) -> LowRankLinear | LowRankEmbedding | LowRankConv2d:
     """The low-rank counterpart of a layer, factors not yet set."""
     if isinstance(layer, nn.Linear):
         return LowRankLinear(layer, rank)

@@ -49,20 +49,20 @@ def place_labels(
     figure.draw_without_rendering()  # The layout has to be settled before pixels mean anything.
     renderer = canvas.get_renderer()
     pixels = figure.dpi / 72
-    centres = axes.transData.transform(points)  # N 2
+    centers = axes.transData.transform(points)  # N 2
     curve = _samples(axes, lines)
     half = np.array([MARKER, MARKER]) * pixels
-    markers = np.hstack([centres - half, centres + half])  # N 4: left, bottom, right, top
+    markers = np.hstack([centers - half, centers + half])  # N 4: left, bottom, right, top
     taken = np.empty((0, 4))
-    for i in sorted(range(len(labels)), key=lambda i: _crowd(centres, i)):
+    for i in sorted(range(len(labels)), key=lambda i: _crowd(centers, i)):
         text = figure.text(0, 0, labels[i], fontsize=font_size, linespacing=1.15, parse_math=False)
         size = text.get_window_extent(renderer)
         text.remove()
-        places, radii = _places(centres[i], size.width, size.height, pixels)  # P 4, P
+        places, radii = _places(centers[i], size.width, size.height, pixels)  # P 4, P
         costs = (
             _costs(places, axes.bbox, taken, markers, curve)
-            + AMBIGUOUS * _nearer(places, centres, i, pixels)
-            + ACROSS * np.array([_crossed(centres[i], place, taken) for place in places])
+            + AMBIGUOUS * _nearer(places, centers, i, pixels)
+            + ACROSS * np.array([_crossed(centers[i], place, taken) for place in places])
             + radii * pixels
         )
         best = int(np.argmin(costs))
@@ -70,11 +70,11 @@ def place_labels(
         taken = np.vstack([taken, place])
         middle = (place[:2] + place[2:]) / 2
         if far:
-            curve = np.concatenate([curve, _segment(centres[i], middle)])
+            curve = np.concatenate([curve, _segment(centers[i], middle)])
         axes.annotate(
             labels[i],
             xy=points[i],
-            xytext=tuple((middle - centres[i]) / pixels),
+            xytext=tuple((middle - centers[i]) / pixels),
             textcoords="offset points",
             ha="center",
             va="center",
@@ -89,7 +89,7 @@ def place_labels(
 
 
 def _places(
-    centre: np.ndarray, width: float, height: float, pixels: float
+    center: np.ndarray, width: float, height: float, pixels: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Boxes (P, 4) around a point whose nearest edge or corner lies at each radius and angle."""
     boxes, radii = [], []
@@ -97,8 +97,8 @@ def _places(
         for angle in ANGLES:
             x = math.cos(math.radians(angle))
             y = math.sin(math.radians(angle))
-            middle_x = centre[0] + x * radius * pixels + _side(x) * width / 2
-            middle_y = centre[1] + y * radius * pixels + _side(y) * height / 2
+            middle_x = center[0] + x * radius * pixels + _side(x) * width / 2
+            middle_y = center[1] + y * radius * pixels + _side(y) * height / 2
             left, bottom = middle_x - width / 2, middle_y - height / 2
             boxes.append((left, bottom, left + width, bottom + height))
             radii.append(radius)
@@ -123,9 +123,9 @@ def _costs(
     return 10.0 * outside + 5.0 * covered + 50.0 * unreadable + 25.0 * crossing
 
 
-def _nearer(places: np.ndarray, centres: np.ndarray, own: int, pixels: float) -> np.ndarray:
+def _nearer(places: np.ndarray, centers: np.ndarray, own: int, pixels: float) -> np.ndarray:
     """How many other points are about as near to each box as its own."""
-    beyond = np.maximum(places[:, None, :2] - centres, centres - places[:, None, 2:])  # P N 2
+    beyond = np.maximum(places[:, None, :2] - centers, centers - places[:, None, 2:])  # P N 2
     distances = np.hypot(*np.moveaxis(np.maximum(beyond, 0), 2, 0))  # P N
     near = distances < distances[:, own, None] + MARKER * pixels
     return near.sum(axis=1) - 1
@@ -160,7 +160,7 @@ def _segment(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return a + (b - a) * np.linspace(0, 1, count)[:, None]
 
 
-def _crowd(centres: np.ndarray, i: int) -> float:
+def _crowd(centers: np.ndarray, i: int) -> float:
     """Negative number of near neighbours, so that sorting puts crowded points first."""
-    distances = np.hypot(*(centres - centres[i]).T)
+    distances = np.hypot(*(centers - centers[i]).T)
     return -float((1 / (1 + distances / 50)).sum())

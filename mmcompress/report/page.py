@@ -154,6 +154,6 @@ def _interactive(
     for metadata in tree.findall(f"{{{SVG}}}metadata"):
         tree.remove(metadata)
     text = ET.tostring(tree, encoding="unicode")
-    for colour, name in NAMED.items():
-        text = text.replace(colour, name)
+    for color, name in NAMED.items():
+        text = text.replace(color, name)
     return Markup(text)

@@ -7,7 +7,7 @@ from statistics import median
 from mmcompress.records.schema import Record
 from mmcompress.report.metrics import main_metric
 from mmcompress.report.plot import SIZE, Costs, Mark, pareto_figure, save
-from mmcompress.report.summary import Summary, summarise
+from mmcompress.report.summary import Summary, summarize
 from mmcompress.report.table import MEGABYTE, largest_batch
 
 
@@ -22,7 +22,7 @@ def accuracy_vs_size(records: Sequence[Record], path: Path, *, metric: str | Non
         ValueError: no record holds `metric`.
     """
     metric = metric or main_metric(records)
-    marks, dense = size_marks(summarise(records), metric)
+    marks, dense = size_marks(summarize(records), metric)
     if not marks:
         raise ValueError(f"no run holds the metric {metric!r}: nothing to draw")
     save(pareto_figure(list(marks.values()), dense, metric, SIZE), path)

@@ -217,8 +217,8 @@ def _front_lines(
     for family in dict.fromkeys(mark.family for mark in marks if not mark.peer):
         own = [i for i, mark in enumerate(marks) if mark.family == family and not mark.peer]
         best = [shown[own[i]] for i in best_of([marks[i] for i in own], metric)]
-        colour, _ = _style(family)
-        axes.plot(*zip(*best, strict=True), color=colour, linewidth=0.7, alpha=0.7, zorder=2)
+        color, _ = _style(family)
+        axes.plot(*zip(*best, strict=True), color=color, linewidth=0.7, alpha=0.7, zorder=2)
         lines.append(best)
     return lines
 
@@ -233,15 +233,15 @@ def _draw_points(
     """One collection per family; its `gid` is `family:INDICES` of the marks, for the page."""
     unit = scale(metric)
     best = set(best_of(marks, metric))
-    greys = itertools.cycle("x+12")
+    grays = itertools.cycle("x+12")
     families: dict[str, list[int]] = {}
     for i, mark in enumerate(marks):
         families.setdefault(mark.family, []).append(i)
     for family, members in sorted(families.items(), key=lambda item: _rank(item[0])):
-        colour, marker = _style(family)
+        color, marker = _style(family)
         if marks[members[0]].peer:
-            colour, marker = MUTED, next(greys)
-        axes.plot([], [], marker, color=colour, markersize=4, label=family, mew=0.8)
+            color, marker = MUTED, next(grays)
+        axes.plot([], [], marker, color=color, markersize=4, label=family, mew=0.8)
         kinds = {
             "best": [i for i in members if i in best and not _beyond(marks[i], metric, edge)],
             "rest": [i for i in members if i not in best and not _beyond(marks[i], metric, edge)],
@@ -252,7 +252,7 @@ def _draw_points(
                 continue
             bare, peer = kind == "edge", marks[group[0]].peer
             if not bare:  # what stands at the edge stands not where it is
-                _error_bars(axes, [marks[i] for i in group], unit, colour)
+                _error_bars(axes, [marks[i] for i in group], unit, color)
             if peer:  # the markers of peers have no face
                 axes.plot(
                     *zip(*(shown[i] for i in group), strict=True),
@@ -269,8 +269,8 @@ def _draw_points(
                     [shown[i][1] for i in group],
                     s={"best": 26, "rest": 14, "edge": 14}[kind],
                     marker=marker,
-                    facecolor=(1, 1, 1, 0) if bare else colour,
-                    edgecolor=colour if bare else "white",
+                    facecolor=(1, 1, 1, 0) if bare else color,
+                    edgecolor=color if bare else "white",
                     linewidth=0.5,
                     zorder=4 if kind == "best" else 3,
                     clip_on=False,
@@ -278,7 +278,7 @@ def _draw_points(
                 )
 
 
-def _error_bars(axes: Axes, marks: Sequence[Mark], unit: float, colour: str) -> None:
+def _error_bars(axes: Axes, marks: Sequence[Mark], unit: float, color: str) -> None:
     """Standard deviations of those marks that have one."""
     spread = [mark for mark in marks if mark.std is not None or mark.cost_std is not None]
     across = any(mark.cost_std is not None for mark in spread)
@@ -289,7 +289,7 @@ def _error_bars(axes: Axes, marks: Sequence[Mark], unit: float, colour: str) -> 
             yerr=[unit * (mark.std or 0.0) for mark in spread],
             xerr=[mark.cost_std or 0.0 for mark in spread] if across else None,
             fmt="none",
-            ecolor=colour,
+            ecolor=color,
             capsize=1.5,
             capthick=0.6,
             elinewidth=0.6,

@@ -7,7 +7,7 @@ from typing import Any
 from mmcompress.records.schema import Record
 from mmcompress.records.settings import config_hash
 from mmcompress.report.metrics import main_metric, metrics_in
-from mmcompress.report.summary import Summary, summarise
+from mmcompress.report.summary import Summary, summarize
 
 NOT_SCORED = ("batch_size", "eval_batch_size", "calibration_size", "num_workers", "augment")
 """Settings of the data that change what is trained on, not what is scored."""
@@ -52,7 +52,7 @@ def sections(records: Sequence[Record], metric: str | None = None) -> list[Secti
     ordered = sorted(groups.values(), key=len, reverse=True)
     names = _unlike([_name(group[0].config) for group in ordered])
     return [
-        Section(name, metric or main_metric(group), group, summarise(group))
+        Section(name, metric or main_metric(group), group, summarize(group))
         for name, group in zip(names, ordered, strict=True)
     ]
 

@@ -81,7 +81,7 @@ CAST = "float16"
 SIZES = ("dense_bytes", "artifact_bytes", "compression_ratio", "bits_per_weight")
 
 
-def summarise(records: Sequence[Record]) -> list[Summary]:
+def summarize(records: Sequence[Record]) -> list[Summary]:
     """One summary per configuration and dense model, the largest artifact first.
 
     The dense model cast to float16 has two, plain and entropy coded, where a run has measured it.

@@ -17,7 +17,7 @@ from mmcompress.report.metrics import (
     scale,
     title,
 )
-from mmcompress.report.summary import Spread, Summary, summarise
+from mmcompress.report.summary import Spread, Summary, summarize
 
 __all__ = ["ABSENT", "MAIN_METRIC", "MEGABYTE", "recipes_table", "results_table"]
 
@@ -38,7 +38,7 @@ def results_table(records: Sequence[Record], *, more: Sequence[str] = ()) -> str
     """
     if not records:
         raise ValueError("no finished run to make a table of: run train.py first")
-    return markdown(recipes_table(summarise(records), main_metric(records), more=more))
+    return markdown(recipes_table(summarize(records), main_metric(records), more=more))
 
 
 def recipes_table(

@@ -32,7 +32,7 @@ from mmcompress.backbones.base import Backbone, Target
 from mmcompress.compression.base import LEFT_DENSE, Decision, NothingCompressed
 from mmcompress.search.groups import Group, bytes_outside, find_groups, stored_bytes, swapped
 from mmcompress.search.proxy_loss import Yardstick
-from mmcompress.system.distributed import from_first
+from mmcompress.system.distributed import broadcast
 
 if TYPE_CHECKING:
     from mmcompress.compression.recipe import Plan, Recipe
@@ -140,7 +140,7 @@ class Budget:
                 group.bytes.append(stored_bytes(compressed, group, encodings, recipe.dense_dtype))
                 with swapped(probe, compressed, group):
                     group.losses.append(yardstick.loss(probe, group.modality))
-        self.groups = from_first(self.groups)
+        self.groups = broadcast(self.groups)
         return self._fit(recipe, backbone, batches, plans, choices)
 
     def _fit(
@@ -228,7 +228,7 @@ class Budget:
                 dense_dtype=recipe.dense_dtype,
                 run={"config_hash": "0" * 64, "recipe": "trial"},
             )
-            return from_first(artifact.bytes)
+            return broadcast(artifact.bytes)
 
 
 def _apply(recipe: "Recipe", backbone: Backbone, batches: Sequence[dict[str, Tensor]]) -> "Plan":

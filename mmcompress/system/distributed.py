@@ -1,7 +1,7 @@
 """What the processes of one run tell each other; `start` brings them up.
 
 All of them do the same, with the same random numbers, but for what `in_order` and `gather` split.
-What a decision hangs on comes from the first (`from_first`), which stores and scores the result.
+What a decision hangs on comes from the first (`broadcast`), which stores and scores the result.
 """
 
 import os
@@ -34,7 +34,7 @@ def rank() -> int:
     return dist.get_rank() if size() > 1 else 0
 
 
-def from_first(value: T) -> T:
+def broadcast(value: T) -> T:
     """The first process's value, in every process."""
     return _sent(value, source=0)
 
@@ -57,10 +57,10 @@ def on_first(work: Callable[[], object]) -> None:
     """
     if rank() == 0:
         work()
-    from_first(None)
+    broadcast(None)
 
 
-def from_all(value: T) -> list[T]:
+def all_gather(value: T) -> list[T]:
     """Every process's value, in the order of the processes."""
     values: list[Any] = [value] * size()
     if size() > 1:
@@ -96,7 +96,7 @@ def in_order(
         given: list[R] = []
         if start + rank() < len(items):
             work(items[start + rank()], given.append)
-        for source, count in enumerate(from_all(len(given))):
+        for source, count in enumerate(all_gather(len(given))):
             for index in range(count):
                 take(_sent(given[index] if source == rank() else None, source))  # type: ignore[arg-type]
 

@@ -17,7 +17,7 @@ from mmcompress.backbones.capabilities import encoder
 from mmcompress.compression.recipe import Plan, Recipe
 from mmcompress.config.compose import compose_config
 from mmcompress.system.locations import project_path
-from mmcompress.testing.zoo.family import batch_of, randomised, seeded
+from mmcompress.testing.zoo.family import batch_of, randomized, seeded
 
 Batch = dict[str, Tensor]
 
@@ -129,7 +129,7 @@ class Contract:
             assert torch.equal(found[key], tensor), f"{key} comes out otherwise the second time"
         restored, resumed = copy.deepcopy(self.dense), build_recipe(name)
         with seeded(1):  # nothing may be left of the weights that were there
-            randomised(restored.model)
+            randomized(restored.model)
         resumed.restore(restored, plan)
         restored.load_state_dict(state)
         assert_equal(restored, backbone, self.batch)

@@ -61,7 +61,7 @@ def test_factors_inherit_the_role_of_their_layer(tiny_backbone: HFClip):
     assert after == before[:at] + new + before[at + 1 :]
 
 
-def test_parametrised_weights_keep_their_place_and_name(
+def test_parametrized_weights_keep_their_place_and_name(
     tiny_backbone: HFClip, small_open_clip: OpenClip
 ):
     for backbone in (tiny_backbone, small_open_clip):

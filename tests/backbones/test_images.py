@@ -54,7 +54,7 @@ def test_a_batch_equals_its_images():
     assert torch.equal(transform(batch), torch.stack([transform(image) for image in batch]))
 
 
-def test_grey_and_transparent_images_become_rgb():
+def test_gray_and_transparent_images_become_rgb():
     transform = image_transform(8, CLIP_MEAN, CLIP_STD)
     for mode in ("L", "RGBA", "P"):
         assert transform(Image.new(mode, (8, 8))).shape == (3, 8, 8)

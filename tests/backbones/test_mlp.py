@@ -36,7 +36,7 @@ def test_every_weight_is_a_target() -> None:
     ]
 
 
-def test_pictures_become_grey() -> None:
+def test_pictures_become_gray() -> None:
     """Luma of ITU-R 601: 0.299, 0.587 and 0.114 of red, green and blue."""
     picture = Image.new("RGB", (56, 56), (255, 0, 0))
     pixels = MLP().preprocess(picture)

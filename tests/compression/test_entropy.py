@@ -99,7 +99,7 @@ def test_wider_steps_and_wider_zeros_carry_less_information() -> None:
 
 @pytest.mark.parametrize("per_row", [False, True])
 @pytest.mark.parametrize("shape", [(8, 6), (4, 3, 2, 2)])
-def test_the_parametrisation_is_what_decoding_gives(per_row: bool, shape: tuple[int, ...]) -> None:
+def test_the_parametrization_is_what_decoding_gives(per_row: bool, shape: tuple[int, ...]) -> None:
     weight = random(*shape)
     fake = EntropyQuantize(weight, step=0.9, per_row=per_row, rounding=0.4)
     baked = fake(weight).detach()

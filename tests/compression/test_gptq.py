@@ -52,10 +52,10 @@ def reference(weight: Tensor, moment: Tensor, grid: Grid, order: list[int]) -> T
     inverse = (moment.double() + ridge * torch.eye(len(moment))).inverse()
     for q in order:
         step = scale[:, q // grid.group_size]
-        quantised = (w[:, q] / step).round().clamp(-grid.top, grid.top) * step
-        error = w[:, q] - quantised
+        quantized = (w[:, q] / step).round().clamp(-grid.top, grid.top) * step
+        error = w[:, q] - quantized
         w -= error[:, None] / inverse[q, q] * inverse[q]
-        w[:, q] = quantised  # it is done; the rows of the inverse that are left are zero here
+        w[:, q] = quantized  # it is done; the rows of the inverse that are left are zero here
         inverse -= torch.outer(inverse[:, q], inverse[q]) / inverse[q, q]
     return w
 
@@ -67,9 +67,9 @@ def test_equals_column_by_column_elimination(act_order: bool) -> None:
     grid = Grid(bits=3, group_size=160)
     order = moment.diagonal().argsort(descending=True).tolist() if act_order else range(160)
     expected = reference(weight, moment, grid, list(order))
-    quantised, _, _ = run_gptq(weight, moment, grid, act_order=act_order)
+    quantized, _, _ = run_gptq(weight, moment, grid, act_order=act_order)
     # float32 here, float64 there: a weight half-way between two levels may fall either way
-    assert ((quantised - expected).abs() > 1e-4).double().mean() < 0.01
+    assert ((quantized - expected).abs() > 1e-4).double().mean() < 0.01
 
 
 def test_independent_inputs_leave_nothing_to_make_up_for() -> None:
@@ -95,9 +95,9 @@ def test_groups_get_the_scale_that_their_columns_need_when_reached(
 ) -> None:
     weight, moment = random(6, 192), moment_of(192, tokens=400)
     grid = Grid(3, group_size, symmetric)
-    quantised, scale, zero_point = run_gptq(weight, moment, grid)
-    assert torch.equal(grid.snap(quantised, scale, zero_point), quantised), "not on its own grid"
-    error = output_error(quantised - weight, moment)
+    quantized, scale, zero_point = run_gptq(weight, moment, grid)
+    assert torch.equal(grid.snap(quantized, scale, zero_point), quantized), "not on its own grid"
+    error = output_error(quantized - weight, moment)
     assert error < 0.7 * output_error(nearest(weight, grid) - weight, moment)
 
 
@@ -106,9 +106,9 @@ def test_pruned_weights_stay_zero_and_cost_less_than_rounding(act_order: bool) -
     weight, moment = random(16, 64), moment_of(64)
     weight[random(16, 64, seed=5) < 0] = 0.0
     grid = Grid(3, 16)
-    quantised, _, _ = run_gptq(weight, moment, grid, act_order=act_order)
-    assert not quantised[weight == 0].any()
-    error = output_error(quantised - weight, moment)
+    quantized, _, _ = run_gptq(weight, moment, grid, act_order=act_order)
+    assert not quantized[weight == 0].any()
+    error = output_error(quantized - weight, moment)
     assert error < 0.85 * output_error(nearest(weight, grid) - weight, moment)
 
 

@@ -22,7 +22,7 @@ from mmcompress.compression.statistics import (
     input_statistic,
 )
 from mmcompress.data.base import PairData
-from mmcompress.modules.lowrank import factorise
+from mmcompress.modules.lowrank import factorize
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -194,7 +194,7 @@ def test_block_by_block() -> None:
     assert turns == [["table"], ["a.0.up", "b.0.down"], ["a.1.up"], ["a.10.up"], ["head"]]
 
 
-def test_sequential_blocks_see_what_the_factorised_ones_give(
+def test_sequential_blocks_see_what_the_factorized_ones_give(
     tiny_backbone: Backbone, tiny_data: PairData
 ) -> None:
     batches = list(tiny_data.calibration_dataloader())
@@ -249,7 +249,7 @@ def test_rank_for_energy() -> None:
 def test_full_rank_module_equals_the_layer(layer: nn.Module, inputs: torch.Tensor) -> None:
     weight = layer.weight
     rank = min(weight.shape[0], weight[0].numel())
-    factored = factorise(layer, rank)
+    factored = factorize(layer, rank)
     factored.set_factors(*truncated_svd(weight.detach().reshape(len(weight), -1), rank))
     # float32 rounding of two products instead of one
     torch.testing.assert_close(factored(inputs), layer(inputs), atol=1e-5, rtol=1e-4)

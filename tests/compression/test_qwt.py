@@ -152,8 +152,8 @@ def test_embeddings_come_closer(
 ) -> None:
     """Blocks alone at 2 bits, on the calibration pairs, in both call conventions."""
     backbone: Backbone = request.getfixturevalue(name)
-    colours, things = ("red", "blue", "green", "black"), ("cat", "dog", "tree", "moon", "key")
-    captions = [f"{c} {t} {u}" for c in colours for t in things for u in things]
+    colors, things = ("red", "blue", "green", "black"), ("cat", "dog", "tree", "moon", "key")
+    captions = [f"{c} {t} {u}" for c in colors for t in things for u in things]
     batch = {"image": random(100, 3, 32, 32), "text": backbone.tokenize(captions)}
     results = []
     for steps in ({}, {"qwt": QwT(rank=rank)}):

@@ -17,7 +17,7 @@ from mmcompress.data.base import PairData
 Batches = list[dict[str, torch.Tensor]]
 
 
-def quantised(backbone: Backbone, bits: int = 3, **selectors: Any) -> Recipe:
+def quantized(backbone: Backbone, bits: int = 3, **selectors: Any) -> Recipe:
     recipe = Recipe({"int": Integer(bits=bits, **selectors)})
     recipe.apply(backbone, [])
     return recipe
@@ -34,7 +34,7 @@ def test_the_error_of_every_block_falls(
     inputs: Any, bits: int, tiny_backbone: HFClip, batches: Batches
 ) -> None:
     dense = copy.deepcopy(tiny_backbone)
-    recipe = quantised(tiny_backbone, bits=bits)
+    recipe = quantized(tiny_backbone, bits=bits)
     errors = Reconstruction(steps=30, lr=1e-3, batch_size=8, inputs=inputs)(
         tiny_backbone, dense, recipe, batches
     )
@@ -45,8 +45,8 @@ def test_the_error_of_every_block_falls(
 
 def test_the_embeddings_come_closer(tiny_backbone: HFClip, batches: Batches) -> None:
     dense, plain = copy.deepcopy(tiny_backbone), copy.deepcopy(tiny_backbone)
-    quantised(plain)
-    recipe = quantised(tiny_backbone)
+    quantized(plain)
+    recipe = quantized(tiny_backbone)
     Reconstruction(steps=60, lr=1e-3, batch_size=8)(tiny_backbone, dense, recipe, batches)
 
     def distance(backbone: Backbone, modality: str) -> float:
@@ -64,7 +64,7 @@ def test_the_embeddings_come_closer(tiny_backbone: HFClip, batches: Batches) -> 
 
 def test_nothing_outside_the_blocks_moves(tiny_backbone: HFClip, batches: Batches) -> None:
     dense = copy.deepcopy(tiny_backbone)
-    recipe = quantised(tiny_backbone)
+    recipe = quantized(tiny_backbone)
     before = {k: v.clone() for k, v in tiny_backbone.state_dict().items()}
     teacher = {k: v.clone() for k, v in dense.state_dict().items()}
     Reconstruction(steps=5, batch_size=8)(tiny_backbone, dense, recipe, batches)
@@ -80,7 +80,7 @@ def test_same_seed_same_weights(tiny_backbone: HFClip, batches: Batches) -> None
     dense = copy.deepcopy(tiny_backbone)
     other = copy.deepcopy(tiny_backbone)
     for backbone in (tiny_backbone, other):
-        recipe = quantised(backbone)
+        recipe = quantized(backbone)
         Reconstruction(steps=5, batch_size=8, seed=3)(backbone, dense, recipe, batches)
     for mine, theirs in zip(tiny_backbone.parameters(), other.parameters(), strict=True):
         assert torch.equal(mine, theirs)
@@ -88,7 +88,7 @@ def test_same_seed_same_weights(tiny_backbone: HFClip, batches: Batches) -> None
 
 def test_a_block_never_gets_worse(tiny_backbone: HFClip, batches: Batches) -> None:
     dense = copy.deepcopy(tiny_backbone)
-    recipe = quantised(tiny_backbone, bits=8)
+    recipe = quantized(tiny_backbone, bits=8)
     before = {k: v.clone() for k, v in tiny_backbone.state_dict().items()}
     errors = Reconstruction(steps=3, lr=10.0, batch_size=8)(tiny_backbone, dense, recipe, batches)
     for was, now in errors.values():
@@ -100,7 +100,7 @@ def test_a_block_never_gets_worse(tiny_backbone: HFClip, batches: Batches) -> No
 def test_a_tower_that_is_left_dense_stays_so(tiny_backbone: HFClip, batches: Batches) -> None:
     """Its blocks have no error, so no training can help them."""
     dense = copy.deepcopy(tiny_backbone)
-    recipe = quantised(tiny_backbone, modality="image")
+    recipe = quantized(tiny_backbone, modality="image")
     errors = Reconstruction(steps=3, batch_size=8)(tiny_backbone, dense, recipe, batches)
     for name, (before, after) in errors.items():
         if name.startswith("text"):
@@ -114,7 +114,7 @@ def test_open_clip_blocks_are_called_their_own_way(tiny_open_clip: OpenClip) -> 
     texts = tiny_open_clip.tokenize(["a red cat", "two dogs", "a key", "the moon"])
     batches = [{"image": torch.randn(4, 3, 32, 32, generator=generator), "text": texts}]
     dense = copy.deepcopy(tiny_open_clip)
-    recipe = quantised(tiny_open_clip, bits=2)
+    recipe = quantized(tiny_open_clip, bits=2)
     errors = Reconstruction(steps=30, lr=1e-3, batch_size=2)(tiny_open_clip, dense, recipe, batches)
     assert len(errors) == 4
     assert all(after < before for before, after in errors.values())

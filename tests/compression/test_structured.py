@@ -488,7 +488,7 @@ def test_shared_blocks_and_layers_are_refused(tiny_backbone: HFClip):
         Recipe({"s": Structured(pruning_ratio=0.5, granularity="stack")}).check(tiny_backbone)
 
 
-def test_heads_of_a_joint_factorisation(tiny_backbone: HFClip, tiny_data: PairData):
+def test_heads_of_a_joint_factorization(tiny_backbone: HFClip, tiny_data: PairData):
     """q, k and v that share one factor."""
     steps = {
         "joint": JointQKV(rank_ratio=0.5),

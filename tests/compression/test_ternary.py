@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmcompress.compression.quantization.ternary import Ternarize, Ternary, ternarise
+from mmcompress.compression.quantization.ternary import Ternarize, Ternary, ternarize
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -28,9 +28,9 @@ def reference_absmean(row: list[float]) -> list[float]:
 )
 def test_equals_the_formulas_of_the_paper(rule: str, reference) -> None:
     weight = random(6, 16)
-    by_row, _ = ternarise(weight, rule, group_size=16)
-    by_group, _ = ternarise(weight, rule, group_size=4)
-    by_tensor, _ = ternarise(weight, rule, group_size=16, per_tensor=True)
+    by_row, _ = ternarize(weight, rule, group_size=16)
+    by_group, _ = ternarize(weight, rule, group_size=4)
+    by_tensor, _ = ternarize(weight, rule, group_size=16, per_tensor=True)
     expected = torch.tensor([reference(row) for row in weight.tolist()])
     in_groups = torch.tensor([reference(row) for row in weight.reshape(-1, 4).tolist()])
     whole = torch.tensor(reference(weight.flatten().tolist()))
@@ -43,7 +43,7 @@ def test_equals_the_formulas_of_the_paper(rule: str, reference) -> None:
 def test_threshold_is_close_to_the_best_for_normal_weights() -> None:
     """Section 2.2: 0.7 mean |W| is within a few per cent of the best threshold."""
     weight = random(1, 4096)
-    error = (ternarise(weight, "twn", group_size=4096)[0] - weight).square().sum()
+    error = (ternarize(weight, "twn", group_size=4096)[0] - weight).square().sum()
     magnitudes, best = weight.abs(), torch.tensor(torch.inf)
     for delta in torch.linspace(0.1, 1.5, 100):
         alpha = magnitudes[magnitudes > delta].mean()
@@ -64,15 +64,15 @@ def test_gradient_passes_straight_through() -> None:
 def test_pruned_weights_do_not_count(rule: str) -> None:
     weight = random(4, 8)
     padded = torch.cat([weight, torch.zeros(4, 8)], dim=1)
-    values, scale = ternarise(padded, rule, group_size=16)
-    alone, scale_alone = ternarise(weight, rule, group_size=8)
+    values, scale = ternarize(padded, rule, group_size=16)
+    alone, scale_alone = ternarize(weight, rule, group_size=8)
     assert torch.equal(scale, scale_alone)
     assert torch.equal(values, torch.cat([alone, torch.zeros(4, 8)], dim=1))
 
 
 @pytest.mark.parametrize("rule", ["twn", "absmean"])
 def test_nothing_left(rule: str) -> None:
-    values, scale = ternarise(torch.zeros(2, 4), rule, group_size=4)
+    values, scale = ternarize(torch.zeros(2, 4), rule, group_size=4)
     assert not values.any()
     assert (scale > 0).all()
 

@@ -43,7 +43,7 @@ def layer_of(rows: int, columns: int, *, row_scale: bool = True) -> Layer:
     return Layer(weight, seen, ones, rms_scale(weight, row_scale))
 
 
-def quantised(layer: Layer, codebook: Tensor, indices: Tensor) -> Tensor:
+def quantized(layer: Layer, codebook: Tensor, indices: Tensor) -> Tensor:
     return codebook[indices].reshape(layer.weight.shape) * layer.scale.float()
 
 
@@ -88,11 +88,11 @@ def test_assignment_equals_the_paper(block_size: int, row_scale: bool) -> None:
 
 def test_error_feedback_beats_nearest_entries_on_the_output() -> None:
     layer = layer_of(32, 32)
-    codebook = weighted_kmeans(layer.normalised.reshape(-1, 2), torch.ones(512, 2), 16, seed=0)
+    codebook = weighted_kmeans(layer.normalized.reshape(-1, 2), torch.ones(512, 2), 16, seed=0)
     blind = assign(Layer(layer.weight, None, layer.row_weight, layer.scale), codebook)
     aware = assign(layer, codebook)
-    assert layer.error(quantised(layer, codebook, aware)) < 0.5 * layer.error(
-        quantised(layer, codebook, blind)
+    assert layer.error(quantized(layer, codebook, aware)) < 0.5 * layer.error(
+        quantized(layer, codebook, blind)
     )
 
 
@@ -126,8 +126,8 @@ def test_refit_never_raises_the_error() -> None:
         layer = layer_of(24, 32)
         codebook = random(clusters, 4, seed=clusters)
         indices = assign(layer, codebook)
-        before = layer.error(quantised(layer, codebook, indices))
-        after = layer.error(quantised(layer, refit(codebook, [layer], [indices], [1.0]), indices))
+        before = layer.error(quantized(layer, codebook, indices))
+        after = layer.error(quantized(layer, refit(codebook, [layer], [indices], [1.0]), indices))
         assert after < before
 
 

@@ -53,7 +53,7 @@ def test_importance_by_hand():
     assert wanda_importance(weight, norm).tolist() == [[3.0, 1.0]]
 
 
-def test_n_of_m_compares_neighbours():
+def test_n_of_m_compares_neighbors():
     layer, x = layer_and_input()
     weights = {"layer.weight": layer.weight.detach()}
     decision = Wanda(sparsity=0.5, pattern="2:4").plan([target()], weights, {})["layer.weight"]

@@ -11,10 +11,10 @@ import soundfile
 from PIL import Image
 
 
-def picture(colour: str = "red", size: tuple[int, int] = (40, 36)) -> bytes:
+def picture(color: str = "red", size: tuple[int, int] = (40, 36)) -> bytes:
     """A JPEG of one colour."""
     file = io.BytesIO()
-    Image.new("RGB", size, colour).save(file, "JPEG")
+    Image.new("RGB", size, color).save(file, "JPEG")
     return file.getvalue()
 
 
@@ -44,14 +44,14 @@ def write_shard(
 
 
 @pytest.fixture
-def labelled_root(tmp_path: Path) -> Path:
+def labeled_root(tmp_path: Path) -> Path:
     """CLIP_benchmark's layout: two training shards of ten, a test shard of three, two classes."""
     root = tmp_path / "colours"
 
     def item(split: str, index: int) -> dict[str, bytes]:
-        colour = ("red", "blue")[index % 2]
+        color = ("red", "blue")[index % 2]
         return {
-            f"{split}{index:02}.jpg": picture(colour),
+            f"{split}{index:02}.jpg": picture(color),
             f"{split}{index:02}.cls": str(index % 2).encode(),
         }
 
@@ -71,10 +71,10 @@ def sound_root(tmp_path: Path) -> Path:
     """Sounds with captions, one of them damaged."""
     root = tmp_path / "sounds"
     files = {}
-    for index, colour in enumerate(("red", "green", "blue", "black")):
+    for index, color in enumerate(("red", "green", "blue", "black")):
         stem = f"s/{index}"
         files[f"{stem}.wav"] = tone(200 * (index + 1), channels=1 + index % 2)
-        files[f"{stem}.txt"] = f"{colour} cat\n{colour} dog\n".encode()
+        files[f"{stem}.txt"] = f"{color} cat\n{color} dog\n".encode()
     write_shard(root / "train" / "0.tar", files)
     broken = {"s/9.wav": b"RIFF....", "s/9.txt": b"red key"}
     write_shard(root / "test" / "0.tar", files | broken)

@@ -19,7 +19,7 @@ def _quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets.disable_progress_bars()
 
 
-def labelled(folder: Path, *, train: int = 10) -> datasets.DatasetDict:
+def labeled(folder: Path, *, train: int = 10) -> datasets.DatasetDict:
     features = datasets.Features(
         {"img": datasets.Image(), "label": datasets.ClassLabel(names=["red", "blue"])}
     )
@@ -34,7 +34,7 @@ def labelled(folder: Path, *, train: int = 10) -> datasets.DatasetDict:
 
 
 def test_labels(image_files: Callable[..., Path], tmp_path: Path, tiny_backbone: HFClip) -> None:
-    labelled(image_files("a.jpg", "b.jpg")).save_to_disk(tmp_path / "stored")
+    labeled(image_files("a.jpg", "b.jpg")).save_to_disk(tmp_path / "stored")
     columns = {"image_column": "img", "label_column": "label"}
     data = HFDatasets(path=str(tmp_path / "stored"), **columns, eval_batch_size=4)
     data.attach(tiny_backbone)
@@ -83,7 +83,7 @@ def test_bad_names(image_files: Callable[..., Path], tmp_path: Path, tiny_backbo
         HFDatasets(path="x")
     with pytest.raises(ValueError, match=r"nowhere' cannot be loaded .*give a name of the hub"):
         HFDatasets(path=str(tmp_path / "nowhere"), text_column="t").attach(tiny_backbone)
-    labelled(image_files("a.jpg")).save_to_disk(tmp_path / "stored")
+    labeled(image_files("a.jpg")).save_to_disk(tmp_path / "stored")
     stored = str(tmp_path / "stored")
     with pytest.raises(ValueError, match=r"has no column image; its columns are img, label"):
         HFDatasets(path=stored, label_column="label").attach(tiny_backbone)

@@ -184,8 +184,8 @@ def test_sounds_and_pictures_that_are_no_numbers() -> None:
     bad = wave.copy()
     bad[[2, 4]] = np.nan, np.inf
     sounds = [{"audio": Waveform(torch.from_numpy(samples), 8000)} for samples in (wave, bad)]
-    grey = torch.full((3, 4, 4), 0.5)
-    pictures = [{"image": grey}, {"image": grey.where(grey > 1, torch.nan)}]
+    gray = torch.full((3, 4, 4), 0.5)
+    pictures = [{"image": gray}, {"image": gray.where(gray > 1, torch.nan)}]
     texts = [{"text": ["", " a"]}, {"text": [" ", ""]}, {"text": []}, {"text": ""}]
     items = Given(*sounds, *pictures, *texts)
     reasons = [getattr(items[index], "reason", None) for index in range(len(items))]

@@ -188,10 +188,10 @@ def test_labels_that_are_no_index(label: bytes, tmp_path: Path) -> None:
 
 
 def test_classes_without_an_item_are_named(
-    labelled_root: Path, caplog: pytest.LogCaptureFixture
+    labeled_root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The test split has three items of two classes."""
-    data = WebDataset(root=str(labelled_root), class_names=["red", "blue", "green", "grey"])
+    data = WebDataset(root=str(labeled_root), class_names=["red", "blue", "green", "grey"])
     data.build_splits()
     said = "2 of 4 classes have no item: green, grey"
     assert caplog.messages == [f"colours test: {said}", f"colours train: {said}"]
@@ -231,10 +231,10 @@ def test_neither_captions_nor_labels(tmp_path: Path) -> None:
         WebDataset(root=str(tmp_path), class_names=["red"]).build_splits()
 
 
-def test_splits_of_other_names(labelled_root: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (labelled_root / "test").rename(labelled_root / "valid")
-    (labelled_root / "train").rename(labelled_root / "training")
+def test_splits_of_other_names(labeled_root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (labeled_root / "test").rename(labeled_root / "valid")
+    (labeled_root / "train").rename(labeled_root / "training")
     caplog.set_level("INFO")
-    splits = WebDataset(root=str(labelled_root)).build_splits()
+    splits = WebDataset(root=str(labeled_root)).build_splits()
     assert {split: len(items) for split, items in splits.items()} == {"train": 20, "val": 3}
     assert "data colours: split valid is taken as val" in caplog.messages

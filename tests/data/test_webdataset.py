@@ -23,8 +23,8 @@ def load(root: Path, backbone: HFClip | HF, **options) -> WebDataset:
     return data
 
 
-def test_items_are_read_in_place(labelled_root: Path) -> None:
-    shards = Shards(sorted((labelled_root / "train").glob("*.tar")))
+def test_items_are_read_in_place(labeled_root: Path) -> None:
+    shards = Shards(sorted((labeled_root / "train").glob("*.tar")))
     assert len(shards) == 20
     assert shards.keys[:2] == ["t00", "t01"]
     item = shards[13]
@@ -34,12 +34,12 @@ def test_items_are_read_in_place(labelled_root: Path) -> None:
     assert "text" not in item
 
 
-def test_labels_alone(labelled_root: Path, tiny_backbone: HFClip) -> None:
+def test_labels_alone(labeled_root: Path, tiny_backbone: HFClip) -> None:
     """Training reads prompts, evaluation class names, and retrieval has nothing to look for."""
-    data = load(labelled_root, tiny_backbone, val_share=0.2)
+    data = load(labeled_root, tiny_backbone, val_share=0.2)
     assert {s: len(items) for s, items in data.splits.items()} == {"test": 3, "train": 16, "val": 4}
     batches = list(data.train_dataloader())
-    prompts = [f"a {colour} {animal}" for colour in ("red", "blue") for animal in ("cat", "dog")]
+    prompts = [f"a {color} {animal}" for color in ("red", "blue") for animal in ("cat", "dog")]
     known = {tuple(row) for row in tiny_backbone.tokenize(prompts).tolist()}
     seen = {tuple(row) for batch in batches for row in batch["text"].tolist()}
     assert len(seen) == 4
@@ -57,17 +57,17 @@ def test_labels_alone(labelled_root: Path, tiny_backbone: HFClip) -> None:
     assert set(metrics) == {"zeroshot/acc@1", "zeroshot/balanced_acc@1"}
 
 
-def test_classes_of_one_name_are_one_concept(labelled_root: Path, tiny_backbone: HFClip) -> None:
+def test_classes_of_one_name_are_one_concept(labeled_root: Path, tiny_backbone: HFClip) -> None:
     """Their prompts are equal, so none is a negative of the other in training."""
-    (labelled_root / "classnames.txt").write_text("cat\ncat\n")
-    data = load(labelled_root, tiny_backbone, val_share=0.2)
+    (labeled_root / "classnames.txt").write_text("cat\ncat\n")
+    data = load(labeled_root, tiny_backbone, val_share=0.2)
     batches = list(data.train_dataloader())
     assert {label for batch in batches for label in batch["label"].tolist()} == {0, 1}
     assert {concept for batch in batches for concept in batch["concept"].tolist()} == {0}
 
 
-def test_zeroshot_by_hand(labelled_root: Path, tiny_backbone: HFClip) -> None:
-    data = load(labelled_root, tiny_backbone)
+def test_zeroshot_by_hand(labeled_root: Path, tiny_backbone: HFClip) -> None:
+    data = load(labeled_root, tiny_backbone)
     metrics = evaluate(tiny_backbone, data, {"zeroshot": ZeroShot()}, "test")
     with torch.no_grad():
         heads = torch.stack(
@@ -124,9 +124,9 @@ def test_captions_may_be_ignored(sound_root: Path, tiny_clap: HF) -> None:
         load(sound_root, tiny_clap, captions=False)
 
 
-def test_a_folder_of_val_is_taken(labelled_root: Path, tiny_backbone: HFClip) -> None:
-    (labelled_root / "test").rename(labelled_root / "val")
-    data = load(labelled_root, tiny_backbone)
+def test_a_folder_of_val_is_taken(labeled_root: Path, tiny_backbone: HFClip) -> None:
+    (labeled_root / "test").rename(labeled_root / "val")
+    data = load(labeled_root, tiny_backbone)
     assert {s: len(items) for s, items in data.splits.items()} == {"train": 20, "val": 3}
 
 
@@ -139,35 +139,35 @@ def test_shards_in_the_order_of_their_numbers(tmp_path: Path, tiny_backbone: HFC
     assert keys["train"] == ["0", "9", "10"]
 
 
-def test_workers_read_the_same(labelled_root: Path, tiny_backbone: HFClip) -> None:
-    alone = load(labelled_root, tiny_backbone)
-    beside = load(labelled_root, tiny_backbone, num_workers=1)
+def test_workers_read_the_same(labeled_root: Path, tiny_backbone: HFClip) -> None:
+    alone = load(labeled_root, tiny_backbone)
+    beside = load(labeled_root, tiny_backbone, num_workers=1)
     for ours, theirs in zip(
         alone.eval_dataloader("test"), beside.eval_dataloader("test"), strict=True
     ):
         assert torch.equal(ours["image"], theirs["image"])
 
 
-def test_bad_folders(labelled_root: Path, tmp_path: Path, tiny_backbone: HFClip) -> None:
+def test_bad_folders(labeled_root: Path, tmp_path: Path, tiny_backbone: HFClip) -> None:
     with pytest.raises(ValueError, match=r"data.root='.*nowhere' is no folder"):
         load(tmp_path / "nowhere", tiny_backbone)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"holds no train/\*.tar"):
         load(tmp_path / "empty", tiny_backbone)
-    (labelled_root / "test" / "0.tar").write_bytes(b"no tar file")
+    (labeled_root / "test" / "0.tar").write_bytes(b"no tar file")
     with pytest.raises(ValueError, match=r"0.tar is no plain tar file"):
-        load(labelled_root, tiny_backbone)
-    write_shard(labelled_root / "test" / "0.tar", {"a.json": b"{}"})
+        load(labeled_root, tiny_backbone)
+    write_shard(labeled_root / "test" / "0.tar", {"a.json": b"{}"})
     with pytest.raises(ValueError, match=r"0.tar holds no image and no sound"):
-        load(labelled_root, tiny_backbone)
+        load(labeled_root, tiny_backbone)
 
 
 def test_class_names_that_do_not_match_the_labels(
-    labelled_root: Path, tiny_backbone: HFClip
+    labeled_root: Path, tiny_backbone: HFClip
 ) -> None:
     message = r"item e01 of test has label 1 and there are 1 class names: make them match"
     with pytest.raises(ValueError, match=message):
-        load(labelled_root, tiny_backbone, class_names=["red"])
+        load(labeled_root, tiny_backbone, class_names=["red"])
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the development data beside the repository")

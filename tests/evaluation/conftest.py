@@ -12,10 +12,10 @@ from mmcompress.backbones.capabilities import Encoder
 from mmcompress.data.base import Classification, PairData
 from mmcompress.data.items import Items, PairDataset
 
-COLOURS = ("red", "green", "blue")
+COLORS = ("red", "green", "blue")
 
 
-class ColourModel(Encoder):
+class ColorModel(Encoder):
     """Image → its mean colour; text → the unit vector of the colour it names. Both are weights."""
 
     adapter = "colour"
@@ -50,28 +50,28 @@ class ColourModel(Encoder):
         return image.float() / 255
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        found = [[i for i, c in enumerate(COLOURS) if c in text.split()] for text in texts]
+        found = [[i for i, c in enumerate(COLORS) if c in text.split()] for text in texts]
         return torch.tensor(found)
 
     @property
     def spec(self) -> dict[str, Any]:
-        return {"colours": list(COLOURS)}
+        return {"colours": list(COLORS)}
 
     @classmethod
     def from_spec(cls, spec: dict[str, Any], assets: Path) -> Self:
         return cls()
 
 
-class ColourData(PairData):
+class ColorData(PairData):
     """One plain picture and one caption per colour; `val` has no labels."""
 
     name = "colours"
 
     def build_splits(self) -> dict[str, Items]:
-        images = [torch.zeros(3, 2, 2, dtype=torch.uint8) for _ in COLOURS]
+        images = [torch.zeros(3, 2, 2, dtype=torch.uint8) for _ in COLORS]
         for channel, image in enumerate(images):
             image[channel] = 255
-        pairs = PairDataset(images=images, captions=[f"all {colour}" for colour in COLOURS])
+        pairs = PairDataset(images=images, captions=[f"all {color}" for color in COLORS])
         return {"train": pairs, "val": pairs, "test": pairs}
 
     def classification(self, split: str) -> Classification | None:
@@ -81,28 +81,28 @@ class ColourData(PairData):
         return Classification(
             name="colour",
             dataset=PairDataset(images=dataset.images, captions=dataset.captions, labels=range(3)),
-            class_names=COLOURS,
+            class_names=COLORS,
             templates=["a {} thing", "something {}"],
         )
 
 
 @pytest.fixture
-def model() -> ColourModel:
+def model() -> ColorModel:
     """Every image closest to its own caption."""
-    return ColourModel()
+    return ColorModel()
 
 
 @pytest.fixture
-def data(model: ColourModel) -> ColourData:
-    colours = ColourData(eval_batch_size=2)
-    colours.attach(model)
-    return colours
+def data(model: ColorModel) -> ColorData:
+    colors = ColorData(eval_batch_size=2)
+    colors.attach(model)
+    return colors
 
 
 @pytest.fixture
-def confused(model: ColourModel) -> ColourModel:
+def confused(model: ColorModel) -> ColorModel:
     """Takes red pictures for green ones and green ones for red ones."""
-    other = ColourModel()
+    other = ColorModel()
     with torch.no_grad():
         other.model["image"].weight.copy_(torch.eye(3)[[1, 0, 2]])
     return other

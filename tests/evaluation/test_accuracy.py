@@ -61,7 +61,7 @@ def test_what_it_refuses(threshold: MLP, model, data, caplog: pytest.LogCaptureF
         score(threshold, 0, 0, 1, 2)
     with pytest.raises(
         ValueError,
-        match="is for a classifier and ColourModel is none: set evaluation=classification",
+        match="is for a classifier and ColorModel is none: set evaluation=classification",
     ):
         evaluate(model, data, {"accuracy": Accuracy()}, "test")
     with caplog.at_level(logging.WARNING):

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from mmcompress.data.items import PairDataset
-from mmcompress.evaluation.agreement import Agreement, mean_cosine, neighbour_recall
+from mmcompress.evaluation.agreement import Agreement, mean_cosine, neighbor_recall
 from mmcompress.evaluation.base import Comparison, Evaluator
 from mmcompress.evaluation.baseline import dense_baseline
 from mmcompress.evaluation.evaluate import evaluate
@@ -24,23 +24,23 @@ def test_cosine_by_hand() -> None:
     assert found == pytest.approx((1 + 0.5 - 1) / 3, abs=1e-7)  # float32 embeddings
 
 
-def test_neighbours_by_hand() -> None:
+def test_neighbors_by_hand() -> None:
     """Dense neighbours: 0 ↔ 1, 2 → 1. Compressed: 0 → 2, 1 ↔ 2; only 2 still finds its own."""
     dense, moved = circle(0, 10, 40), circle(0, 50, 40)
-    assert neighbour_recall(dense, dense) == 1
-    assert neighbour_recall(moved, dense) == pytest.approx(1 / 3)
-    assert neighbour_recall(circle(90, 100, 130), dense) == 1  # turned as a whole
+    assert neighbor_recall(dense, dense) == 1
+    assert neighbor_recall(moved, dense) == pytest.approx(1 / 3)
+    assert neighbor_recall(circle(90, 100, 130), dense) == 1  # turned as a whole
 
 
-def test_any_of_several_dense_neighbours_is_right() -> None:
+def test_any_of_several_dense_neighbors_is_right() -> None:
     """Items 0, 1 and 2 are the same to the dense model; the compressed one tells them apart."""
     dense = circle(0, 0, 0, 90)
-    assert neighbour_recall(circle(0, 1, 3, 90), dense) == 1
+    assert neighbor_recall(circle(0, 1, 3, 90), dense) == 1
 
 
 def test_a_tie_with_another_item_is_a_miss() -> None:
     """The compressed model maps all to one point."""
-    assert neighbour_recall(circle(0, 0, 0), circle(0, 10, 40)) == 0
+    assert neighbor_recall(circle(0, 0, 0), circle(0, 10, 40)) == 0
 
 
 def test_equals_a_slow_loop() -> None:
@@ -54,10 +54,10 @@ def test_equals_a_slow_loop() -> None:
 
     hits = [nearest(moved, i) == nearest(dense, i) for i in range(30)]
     assert 0.1 < sum(hits) / 30 < 0.9
-    assert neighbour_recall(moved, dense) == pytest.approx(sum(hits) / 30)
+    assert neighbor_recall(moved, dense) == pytest.approx(sum(hits) / 30)
 
 
-def test_equal_items_are_no_neighbours(model, confused, data) -> None:
+def test_equal_items_are_no_neighbors(model, confused, data) -> None:
     """Each picture is there twice: its equal would be its nearest whatever the model."""
     split = data.splits["test"]
     twice = {"images": [*split.images, *(i.clone() for i in split.images)]}
@@ -68,7 +68,7 @@ def test_equal_items_are_no_neighbours(model, confused, data) -> None:
     assert found == evaluate(confused, data, dense, "once", dense=model)
 
 
-def test_one_item_has_no_neighbours(model, data, caplog) -> None:
+def test_one_item_has_no_neighbors(model, data, caplog) -> None:
     split = data.splits["test"]
     data.splits["test"] = PairDataset(images=split.images[:1] * 2, captions=["all red"] * 2)
     found = evaluate(model, data, {"agreement": Agreement()}, "test", dense=model)

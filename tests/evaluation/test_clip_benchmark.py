@@ -79,7 +79,7 @@ def write_folder(root: Path, beside: Callable[[int], dict[str, bytes]]) -> Path:
 
 
 @pytest.fixture
-def labelled(tmp_path: Path) -> Path:
+def labeled(tmp_path: Path) -> Path:
     def label(number: int) -> dict[str, bytes]:
         return {"cls": str(number % len(THINGS)).encode()}
 
@@ -90,12 +90,12 @@ def labelled(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def twice(labelled: Path) -> Path:
+def twice(labeled: Path) -> Path:
     """Two things go by the name of another, as "missile" and "sunglasses" do in its ImageNet."""
     names = [*THINGS]
     names[1], names[-1] = names[0], names[3]
-    (labelled / "classnames.txt").write_text("\n".join(names))
-    return labelled
+    (labeled / "classnames.txt").write_text("\n".join(names))
+    return labeled
 
 
 @pytest.fixture
@@ -161,11 +161,11 @@ def by_clip_benchmark(
 
 
 def test_both_give_the_same(
-    artifact: Artifact, labelled: Path, captioned: Path, by_clip_benchmark
+    artifact: Artifact, labeled: Path, captioned: Path, by_clip_benchmark
 ) -> None:
     backbone = Artifact.load(artifact.folder).backbone
-    ours = by_mmcompress(backbone, labelled) | by_mmcompress(backbone, captioned)
-    theirs = by_clip_benchmark(labelled, "zeroshot_classification")
+    ours = by_mmcompress(backbone, labeled) | by_mmcompress(backbone, captioned)
+    theirs = by_clip_benchmark(labeled, "zeroshot_classification")
     theirs |= by_clip_benchmark(captioned, "zeroshot_retrieval", "--recall_k", "1", "5")
     names = {
         "zeroshot/acc@1": "acc1",

@@ -145,8 +145,8 @@ class Levels(PairData):
 
     def build_splits(self) -> dict[str, Items]:
         images = torch.tensor([0, 10, 200, 255], dtype=torch.uint8).view(4, 1, 1)
-        labelled = Pictures(images, [0, 0, 1, 1])
-        return {"train": labelled, "val": labelled, "test": labelled}
+        labeled = Pictures(images, [0, 0, 1, 1])
+        return {"train": labeled, "val": labeled, "test": labeled}
 
 
 @pytest.fixture

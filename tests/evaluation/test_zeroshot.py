@@ -43,13 +43,13 @@ def test_missing_labels_are_said_and_left_out(model, data, caplog):
 
 def test_several_tasks_are_named(model, data, caplog):
     """Each has its own metrics and number of items; classes may have names of their own."""
-    colours = data.classification("test")
+    colors = data.classification("test")
     first = PairDataset(
-        images=colours.dataset.images[:2], captions=["all red", "all green"], labels=[0, 1]
+        images=colors.dataset.images[:2], captions=["all red", "all green"], labels=[0, 1]
     )
     names = [["red"], ["green", "blue"]]
     warm = Classification("warm", first, ["warm", "cold"], ["a {} thing"], names)
-    data.classifications = lambda split: {"colour": colours, "warm": warm}
+    data.classifications = lambda split: {"colour": colors, "warm": warm}
     found = evaluate(model, data, {"zeroshot": ZeroShot()}, "test")
     assert found == {
         "zeroshot/colour_acc@1": 1.0,

@@ -37,9 +37,9 @@ def test_scalar_kmeans_equals_lloyds_loop() -> None:
 
 
 def test_vector_kmeans_finds_separate_clouds() -> None:
-    centres = torch.tensor([[10.0, 0.0], [0.0, 10.0], [-10.0, 0.0], [0.0, -10.0]])
+    centers = torch.tensor([[10.0, 0.0], [0.0, 10.0], [-10.0, 0.0], [0.0, -10.0]])
     labels = torch.arange(200) % 4
-    vectors = centres[labels] + 0.1 * random(200, 2)
+    vectors = centers[labels] + 0.1 * random(200, 2)
     centroids, indices = vector_kmeans(vectors, 4, seed=0)
     assert len({(int(a), int(b)) for a, b in zip(labels, indices, strict=True)}) == 4
     assert (centroids[indices] - vectors).norm(dim=1).max() < 1.0

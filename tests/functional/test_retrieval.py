@@ -200,8 +200,8 @@ def best_apart(owner: list[int], content: list[int], wording: list[int]) -> floa
         for value in {kind[q] for q in queries}:
             same = [q for q in queries if kind[q] == value]
             options = []
-            for favourite in {seen[c] for c in candidates}:
-                first = [c for c in candidates if seen[c] == favourite]
+            for favorite in {seen[c] for c in candidates}:
+                first = [c for c in candidates if seen[c] == favorite]
                 options.append(sum(all(right(q, c) for c in first) for q in same))
             total += max(options)
         return total

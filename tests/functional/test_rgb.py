@@ -34,7 +34,7 @@ def stored(picture: Image.Image, format: str) -> bytes:
     return file.getvalue()
 
 
-def deep_png(values: np.ndarray, colour_type: int) -> bytes:
+def deep_png(values: np.ndarray, color_type: int) -> bytes:
     """A PNG of 16 bits per channel, which Pillow reads and does not write."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
@@ -43,7 +43,7 @@ def deep_png(values: np.ndarray, colour_type: int) -> bytes:
         )
 
     height, width = values.shape[:2]
-    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 16, color_type, 0, 0, 0)
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
     body = [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(body)
@@ -111,10 +111,10 @@ MODES = [
 
 @pytest.mark.parametrize("mode", MODES)
 def test_other_modes(mode: str) -> None:
-    colour = (204, 51, 102)  # is in the web palette of mode P
+    color = (204, 51, 102)  # is in the web palette of mode P
     luma = round(0.299 * 204 + 0.587 * 51 + 0.114 * 102)
     stage = {"PA": "P", "La": "LA", "RGBa": "RGBA"}.get(mode)
-    picture = Image.new("RGB", (4, 4), colour)
+    picture = Image.new("RGB", (4, 4), color)
     picture = (picture.convert(stage) if stage else picture).convert(mode)
     assert picture.mode == mode
     found = to_rgb(picture)
@@ -122,12 +122,12 @@ def test_other_modes(mode: str) -> None:
     if mode == "1":  # black and white dots in place of grey
         assert np.unique(np.asarray(found)).tolist() == [0, 255]
         return
-    expected = (luma,) * 3 if mode in ("L", "LA", "La") else colour
+    expected = (luma,) * 3 if mode in ("L", "LA", "La") else color
     tolerance = 3 if mode in ("YCbCr", "LAB", "HSV") else 0  # 8 bits are coarse in these
     np.testing.assert_allclose(found.getpixel((2, 2)), expected, atol=tolerance)
 
 
-def test_premultiplied_colours_are_divided_by_alpha() -> None:
+def test_premultiplied_colors_are_divided_by_alpha() -> None:
     half = Image.new("RGBA", (1, 1), (200, 60, 90, 128)).convert("RGBa")
     assert max(half.getpixel((0, 0))[:3]) == 100
     np.testing.assert_allclose(to_rgb(half).getpixel((0, 0)), (200, 60, 90), atol=2)

@@ -10,7 +10,7 @@ from mmcompress.functional.zeroshot import (
 )
 
 
-def test_heads_are_the_normalised_mean_of_the_prompts():
+def test_heads_are_the_normalized_mean_of_the_prompts():
     prompts = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [1.0, 0.0]]])
     expected = torch.tensor([[0.5**0.5, 0.5**0.5], [1.0, 0.0]])
     torch.testing.assert_close(class_heads(prompts), expected)

@@ -166,15 +166,15 @@ def test_words_stand_out_from_the_ground(page, scheme: str) -> None:
     ground = luminance(page.evaluate("getComputedStyle(document.body).backgroundColor"))
     assert (ground > 0.5) == (scheme == "light")
     words = ["td", "caption", ".note", "thead button"]
-    colours = [page.eval_on_selector(w, "e => getComputedStyle(e).color") for w in words]
-    colours.append(page.eval_on_selector(".plot text", "e => getComputedStyle(e).fill"))
-    for colour in colours:
-        bright, dark = sorted((luminance(colour), ground), reverse=True)
+    colors = [page.eval_on_selector(w, "e => getComputedStyle(e).color") for w in words]
+    colors.append(page.eval_on_selector(".plot text", "e => getComputedStyle(e).fill"))
+    for color in colors:
+        bright, dark = sorted((luminance(color), ground), reverse=True)
         assert (bright + 0.05) / (dark + 0.05) >= 4.5
 
 
-def luminance(colour: str) -> float:
+def luminance(color: str) -> float:
     """Relative luminance of `rgb(r, g, b)`."""
-    parts = [float(c) / 255 for c in colour[colour.index("(") + 1 : -1].split(",")[:3]]
+    parts = [float(c) / 255 for c in color[color.index("(") + 1 : -1].split(",")[:3]]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
     return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))

@@ -20,7 +20,7 @@ from mmcompress.report.plot import (
     rendered,
     save,
 )
-from mmcompress.report.summary import summarise
+from mmcompress.report.summary import summarize
 from tests.report.conftest import as_record
 
 
@@ -41,7 +41,7 @@ def test_picture_of_any_number_of_runs(ratios, make_record, tmp_path):
     assert dict(mpl.rcParams) == before
     pixels = mpl.image.imread(tmp_path / "plot.png")
     assert pixels.shape[1] == 990, "3.3 inches at 300 dots"
-    assert colour_count(pixels, STYLES["other"][0]) > 100 * len(ratios)
+    assert color_count(pixels, STYLES["other"][0]) > 100 * len(ratios)
 
 
 def test_error_bars_lie_inside_the_frame():
@@ -106,7 +106,7 @@ def test_latency_is_that_of_the_dense_model_measured_beside_it(make_record):
     never = make_record("c")
     never["latency"] |= {"compressed_ms": None, "no_speedup": "decoded"}
     marks, dense, costs = latency_marks(
-        summarise([as_record(r) for r in (slow, fast, never)]), "zeroshot/acc@1"
+        summarize([as_record(r) for r in (slow, fast, never)]), "zeroshot/acc@1"
     )
     assert [(m.label, m.cost) for m in marks.values()] == [("a", 0.5), ("b", 0.75)]
     assert [(m.cost, m.value) for m in dense] == [(1.0, 0.6)]
@@ -150,8 +150,8 @@ def test_labels_of_twelve_points_do_not_overlap():
         assert not any(box.contains(*axes.transData.transform(point)) for point in points)
 
 
-def colour_count(pixels: np.ndarray, colour: str) -> int:
-    wanted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+def color_count(pixels: np.ndarray, color: str) -> int:
+    wanted = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
     return int((np.abs(pixels[..., :3] - wanted).max(axis=-1) < 0.01).sum())
 
 
@@ -164,16 +164,16 @@ def test_every_family_is_drawn_and_hidden_points_are_counted(tmp_path):
     figure = pareto_figure(marks, [Mark(20, 0.94)], "retrieval/mean_recall", SIZE)
     save(figure, tmp_path / "p.png")
     pixels = mpl.image.imread(tmp_path / "p.png")
-    assert colour_count(pixels, STYLES["quantisation"][0]) > 100
-    assert colour_count(pixels, STYLES["low rank"][0]) > 100
-    assert colour_count(pixels, STYLES["sharing"][0]) == 0
+    assert color_count(pixels, STYLES["quantisation"][0]) > 100
+    assert color_count(pixels, STYLES["low rank"][0]) > 100
+    assert color_count(pixels, STYLES["sharing"][0]) == 0
     (legend,) = figure.legends
     labels = [text.get_text() for text in legend.get_texts()]
     assert labels == ["low rank", "quantisation", "library", "uncompressed", "hollow: 1 lie below"]
 
 
-def test_colours_are_okabe_and_itos():
+def test_colors_are_okabe_and_itos():
     dense = ("none", "float16")
-    colours = [colour for family, (colour, _) in STYLES.items() if family not in dense]
-    assert sorted(colours) == sorted(PALETTE)
+    colors = [color for family, (color, _) in STYLES.items() if family not in dense]
+    assert sorted(colors) == sorted(PALETTE)
     assert len({marker for _, marker in STYLES.values()}) == len(STYLES), "and shapes differ too"

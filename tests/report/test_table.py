@@ -1,6 +1,6 @@
 import pytest
 
-from mmcompress.report.summary import Spread, comparable, summarise
+from mmcompress.report.summary import Spread, comparable, summarize
 from mmcompress.report.table import all_values, results_table
 from tests.report.conftest import as_record
 
@@ -32,14 +32,14 @@ def test_more_metrics_get_columns(make_record):
 
 def test_a_repeated_seed_is_not_a_second_one(make_record):
     records = [as_record(make_record("int8", recall=recall)) for recall in (0.5, 0.7)]
-    (summary,) = summarise(records)
+    (summary,) = summarize(records)
     assert summary.runs == 1
     assert summary.compressed["retrieval/mean_recall"] == Spread(0.7, None, 1)
 
 
 def test_settings_of_one_recipe_get_rows_of_their_own(make_record):
     records = [as_record(make_record("lowrank", rank_ratio=r, ratio=1 / r)) for r in (0.25, 0.5)]
-    assert [s.name for s in summarise(records)] == [
+    assert [s.name for s in summarize(records)] == [
         "lowrank (rank_ratio=0.5)",
         "lowrank (rank_ratio=0.25)",
     ]
@@ -105,7 +105,7 @@ def test_records_without_intervals_stand_beside_those_with(make_record):
 
 def test_comma_separated_values_hold_the_bounds(make_record):
     new = with_interval(make_record("int4"), 0.85, 0.82, 0.88, [-0.061, -0.039])
-    (row,) = all_values("", summarise([new]))
+    (row,) = all_values("", summarize([new]))
     name = "retrieval/mean_r@1"
     assert [row[f"{name} {key}"] for key in ("items", "low", "high")] == [483, 0.82, 0.88]
     assert [row[f"delta/{name} {end}"] for end in ("low", "high")] == [-0.061, -0.039]
@@ -127,7 +127,7 @@ def test_comparable_runs_share_backbone_data_and_split(make_record):
 def test_runs_of_a_retrained_backbone_are_no_seeds(make_record):
     before, after = (as_record(make_record("int8", seed=seed)) for seed in (0, 1))
     after.metrics.dense = {"retrieval/mean_recall": 0.9}
-    assert [summary.runs for summary in summarise([before, after])] == [1, 1]
+    assert [summary.runs for summary in summarize([before, after])] == [1, 1]
 
 
 def test_no_run_is_an_error():

@@ -11,7 +11,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from mmcompress.system.distributed import from_all, from_first, gather, in_order, mean
+from mmcompress.system.distributed import all_gather, broadcast, gather, in_order, mean
 from mmcompress.training.launch import start_processes
 from tests import two_processes
 
@@ -29,8 +29,8 @@ def test_one_process_keeps_to_itself() -> None:
     in_order(["ab", "c"], spell, taken.append, description="spell")
     assert taken == ["a", "b", "c"]
     rows = torch.ones(2, 3)
-    assert from_first(7) == 7
-    assert from_all(7) == [7]
+    assert broadcast(7) == 7
+    assert all_gather(7) == [7]
     assert gather(rows)[0] is rows
     assert mean(rows) is rows
 

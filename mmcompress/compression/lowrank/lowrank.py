@@ -44,7 +44,7 @@ from mmcompress.compression.base import (
 )
 from mmcompress.compression.statistics import GRADIENTS, INPUTS, Statistic
 from mmcompress.functional.hessian import damp
-from mmcompress.modules.lowrank import factorise
+from mmcompress.modules.lowrank import factorize
 
 Weighting = Literal["none", "whiten", "asvd", "fisher"]
 
@@ -304,7 +304,7 @@ class LowRank(Compressor):
         decision: Decision,
         statistic: Statistic | None = None,
     ) -> nn.Module:
-        factored = factorise(module, decision["rank"])
+        factored = factorize(module, decision["rank"])
         weight = getattr(module, parameter).detach()
         if not weight.is_meta:
             moment = input_moment(

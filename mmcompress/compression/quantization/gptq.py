@@ -159,5 +159,5 @@ class GPTQ(Integer):
         options = {key: decision[key] for key in ("damping", "act_order")}
         factor = statistic.inputs.inverse_cholesky(**options)
         order = statistic.inputs.falling_order() if decision["act_order"] else None
-        quantised, scale, zero_point = gptq(as_matrix(weight), factor, grid, order=order)
-        return FakeQuantize(grid, scale, zero_point, initial=quantised.view_as(weight))
+        quantized, scale, zero_point = gptq(as_matrix(weight), factor, grid, order=order)
+        return FakeQuantize(grid, scale, zero_point, initial=quantized.view_as(weight))

@@ -40,7 +40,7 @@ Rule = Literal["twn", "absmean"]
 RULES = ("twn", "absmean")
 
 
-def ternarise(
+def ternarize(
     matrix: Tensor, rule: Rule, *, group_size: int, per_tensor: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Nearest ternary weights by one of the two rules.
@@ -54,9 +54,9 @@ def ternarise(
         α T (rows, columns) float32, and α (rows, columns / group_size) float16.
 
     Example:
-        >>> ternarise(torch.tensor([[0.5, -1.5, 2.0, 0.0]]), "twn", group_size=4)[0].tolist()
+        >>> ternarize(torch.tensor([[0.5, -1.5, 2.0, 0.0]]), "twn", group_size=4)[0].tolist()
         [[0.0, -1.75, 1.75, 0.0]]
-        >>> ternarise(torch.tensor([[0.5, -1.5, 2.5, 0.0]]), "absmean", group_size=4)[0].tolist()
+        >>> ternarize(torch.tensor([[0.5, -1.5, 2.5, 0.0]]), "absmean", group_size=4)[0].tolist()
         [[0.0, -1.5, 1.5, 0.0]]
     """
     mean = mean_magnitude(matrix, group_size=group_size, per_tensor=per_tensor)  # R G
@@ -91,7 +91,7 @@ class Ternarize(Parametrization):
 
     Args:
         weight: gives the shape.
-        rule, group_size, per_tensor: as in `ternarise`.
+        rule, group_size, per_tensor: as in `ternarize`.
     """
 
     scale: Tensor
@@ -107,7 +107,7 @@ class Ternarize(Parametrization):
     def forward(self, weight: Tensor) -> Tensor:
         matrix = as_matrix(weight)
         with torch.no_grad():
-            rounded, self.scale = ternarise(
+            rounded, self.scale = ternarize(
                 matrix, self.rule, group_size=self.group_size, per_tensor=self.per_tensor
             )
         return StraightThrough.apply(matrix, rounded).view_as(weight)

@@ -75,7 +75,7 @@ class Layer:
         return cls(weight, inputs, row_weight, rms_scale(weight, row_scale))
 
     @property
-    def normalised(self) -> Tensor:
+    def normalized(self) -> Tensor:
         """The weight in units of its scale."""
         return self.weight / self.scale.float()
 
@@ -108,9 +108,9 @@ class Layer:
             product = difference @ self.moment + self._ridge * difference
         return product * self.row_weight[:, None]
 
-    def error(self, quantised: Tensor) -> float:
+    def error(self, quantized: Tensor) -> float:
         """Squared output error tr(D H Dᵀ), D the difference to the weight."""
-        difference = self.weight - quantised
+        difference = self.weight - quantized
         return float((self.times_hessian(difference) * difference).sum())
 
 
@@ -151,7 +151,7 @@ def assign(layer: Layer, codebook: Tensor) -> Tensor:
         (R · C / d,) int64, row by row.
     """
     size = codebook.shape[1]
-    left = layer.normalised
+    left = layer.normalized
     if layer.inputs is None:
         return nearest(left.reshape(-1, size), codebook)[0]
     chosen = []
@@ -232,7 +232,7 @@ def fit(
     total = sum(layer.weight.numel() // block_size for layer in layers)
     vectors, importance = [], []
     for layer, share in zip(layers, shares, strict=True):
-        blocks = layer.normalised.reshape(-1, block_size)
+        blocks = layer.normalized.reshape(-1, block_size)
         weights = (share * layer.importance).reshape(-1, block_size)
         if total > wanted:
             drawn = torch.randperm(len(blocks), generator=generator)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from mmcompress.backbones.base import Backbone
-from mmcompress.testing.zoo.words import COLOURS, THINGS
+from mmcompress.testing.zoo.words import COLORS, THINGS
 
 M = TypeVar("M", bound=nn.Module)
 
-CAPTIONS = [f"{colour} {thing}" for thing, colour in zip(THINGS, COLOURS * 3, strict=False)]
+CAPTIONS = [f"{color} {thing}" for thing, color in zip(THINGS, COLORS * 3, strict=False)]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def seeded(seed: int = 0) -> Iterator[None]:
         yield
 
 
-def randomised(model: M, *, std: float | None = None) -> M:
+def randomized(model: M, *, std: float | None = None) -> M:
     """All parameters drawn anew: biases of zero and scales of one would hide a mix-up.
 
     Args:

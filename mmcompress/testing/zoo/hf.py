@@ -32,7 +32,7 @@ from mmcompress.backbones.hf.generative import HFGenerative
 from mmcompress.backbones.hf.kinds import KINDS
 from mmcompress.backbones.hf.sentence import HFText
 from mmcompress.backbones.hf.two_towers import HF
-from mmcompress.testing.zoo.family import Family, randomised, seeded
+from mmcompress.testing.zoo.family import Family, randomized, seeded
 from mmcompress.testing.zoo.words import SPECIAL, build_tokenizer
 
 LAYERS: dict[str, Any] = {
@@ -101,7 +101,7 @@ def untouched(kind: str) -> PreTrainedModel:
     """transformers' own model of a config; weights are large, for little would hide a mix-up."""
     config = CONFIGS[kind]()
     with seeded():
-        return randomised(KINDS[config.model_type].model(config), std=0.2).eval()
+        return randomized(KINDS[config.model_type].model(config), std=0.2).eval()
 
 
 def adapt(model: PreTrainedModel) -> HF:
@@ -121,7 +121,7 @@ def llava_config(**text: Any) -> LlavaConfig:
 def untouched_llava() -> LlavaForConditionalGeneration:
     with seeded():
         model = LlavaForConditionalGeneration(llava_config()).eval()
-        return randomised(model, std=0.1)
+        return randomized(model, std=0.1)
 
 
 def build_clip(seed: int = 0) -> HFClip:
@@ -151,14 +151,14 @@ def build_clap(seed: int = 0) -> HF:
 def _clip(folder: Path) -> Backbone:
     backbone = build_clip()
     with seeded():
-        randomised(backbone.model, std=0.2)
+        randomized(backbone.model, std=0.2)
     return backbone
 
 
 def _sentences(folder: Path) -> Backbone:
     config = BertConfig(**TEXT, max_position_embeddings=16)
     with seeded():
-        return HFText(randomised(TextEncoder(BertModel(config)), std=0.2), build_tokenizer()).eval()
+        return HFText(randomized(TextEncoder(BertModel(config)), std=0.2), build_tokenizer()).eval()
 
 
 def _llava(folder: Path) -> Backbone:

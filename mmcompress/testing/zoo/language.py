@@ -12,7 +12,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from mmcompress.testing.zoo.family import randomised, seeded
+from mmcompress.testing.zoo.family import randomized, seeded
 
 MODELS: dict[str, tuple[Any, Any]] = {
     "llama": (LlamaConfig, LlamaForCausalLM),
@@ -40,4 +40,4 @@ def build_language_model(kind: str, **settings: Any) -> nn.Module:
         "head_dim": 8,
     }
     with seeded():
-        return randomised(model(config(**sizes | settings)).eval(), std=0.1)
+        return randomized(model(config(**sizes | settings)).eval(), std=0.1)

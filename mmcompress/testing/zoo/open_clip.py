@@ -23,7 +23,7 @@ from transformers import (
 
 from mmcompress.backbones.open_clip.backbone import OpenClip
 from mmcompress.backbones.open_clip.build import build_model
-from mmcompress.testing.zoo.family import Family, randomised, seeded
+from mmcompress.testing.zoo.family import Family, randomized, seeded
 from mmcompress.testing.zoo.words import SPECIAL, build_tokenizer, save_tokenizer
 
 SIZE = 64
@@ -140,7 +140,7 @@ TOWERS: dict[str, Callable[[int], PretrainedConfig]] = {
 def untouched(cfg: dict[str, Any]) -> Any:
     """open_clip's own model of a config, with random biases and scales."""
     with seeded():
-        return randomised(build_model("reduced", cfg, None)).eval()
+        return randomized(build_model("reduced", cfg, None)).eval()
 
 
 def write_tower(kind: str, folder: Path) -> None:
@@ -166,7 +166,7 @@ def _of_config(kind: str) -> Callable[[Path], OpenClip]:
         (folder / "open_clip_config.json").write_text(
             json.dumps({"model_cfg": few_words(CONFIGS[kind], folder)})
         )
-        return _randomised(OpenClip.from_pretrained(f"local-dir:{folder}"))
+        return _randomized(OpenClip.from_pretrained(f"local-dir:{folder}"))
 
     return build
 
@@ -174,14 +174,14 @@ def _of_config(kind: str) -> Callable[[Path], OpenClip]:
 def _of_tower(kind: str) -> Callable[[Path], OpenClip]:
     def build(folder: Path) -> OpenClip:
         write_tower(kind, folder)
-        return _randomised(OpenClip.from_pretrained(f"local-dir:{folder}"))
+        return _randomized(OpenClip.from_pretrained(f"local-dir:{folder}"))
 
     return build
 
 
-def _randomised(backbone: OpenClip) -> OpenClip:
+def _randomized(backbone: OpenClip) -> OpenClip:
     with seeded():
-        randomised(backbone.model)
+        randomized(backbone.model)
     return backbone.eval()
 
 

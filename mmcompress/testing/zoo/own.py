@@ -10,7 +10,7 @@ from torchvision.transforms import v2
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.custom import Custom
 from mmcompress.backbones.mlp import MLP
-from mmcompress.testing.zoo.family import Family, randomised, seeded
+from mmcompress.testing.zoo.family import Family, randomized, seeded
 
 SIZE, WORDS, DIM = 32, 4096, 64
 
@@ -66,12 +66,12 @@ def _custom(folder: Path) -> Backbone:
                 (r"text_encoder\.projection\.weight", "text", "proj"),
             ],
         )
-        return randomised(backbone).eval()
+        return randomized(backbone).eval()
 
 
 def _mlp(folder: Path) -> Backbone:
     with seeded():
-        return randomised(MLP(hidden=[64, 64])).eval()
+        return randomized(MLP(hidden=[64, 64])).eval()
 
 
 FAMILIES = [Family("mlp", _mlp), Family("custom", _custom)]

@@ -5,7 +5,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-COLOURS = ("red", "green", "blue", "black")
+COLORS = ("red", "green", "blue", "black")
 THINGS = ("cat", "dog", "house", "tree", "boat", "moon", "key", "shoe", "fish", "star")
 FIRST, END, PAD = "<bos>", "<eos>", "<pad>"
 SPECIAL = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
@@ -13,7 +13,7 @@ SPECIAL = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
 
 
 def build_tokenizer() -> Tokenizer:
-    words = [FIRST, END, PAD, *COLOURS, *THINGS, *(f"word{i}" for i in range(47))]
+    words = [FIRST, END, PAD, *COLORS, *THINGS, *(f"word{i}" for i in range(47))]
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, PAD))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(

@@ -186,7 +186,7 @@ def test_narrow_pictures(size: tuple[int, int], tmp_path: Path) -> None:
     assert torch.equal(pixels(picture), pixels(as_pil(picture)))
 
 
-def test_batches_and_grey_pictures(tmp_path: Path) -> None:
+def test_batches_and_gray_pictures(tmp_path: Path) -> None:
     write(tmp_path, FORMS["dicts"])
     pixels = reader(tmp_path, build_clip().model.config)
     batch = torch.stack([noise(50, 30), noise(50, 30).flip(-1)]).expand(4, 2, 3, 50, 30)

@@ -10,7 +10,7 @@ from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
 from mmcompress.backbones.attention import split_attention
 from mmcompress.modules.anatomy import attention_of, find_stacks, heads_of, mlp_of, mlp_parts
 from mmcompress.modules.cuts import keep_blocks, keep_heads, keep_neurons
-from mmcompress.testing.zoo.family import randomised, seeded
+from mmcompress.testing.zoo.family import randomized, seeded
 
 IMAGE = {
     "hidden_size": 32,
@@ -38,7 +38,7 @@ def model() -> nn.Module:
         vision_config=IMAGE, text_config=TEXT, image_token_id=63, scale_factor=2, pad_token_id=2
     )
     with seeded():
-        return randomised(SmolVLMForConditionalGeneration(config).eval(), std=0.1)
+        return randomized(SmolVLMForConditionalGeneration(config).eval(), std=0.1)
 
 
 @torch.no_grad()
