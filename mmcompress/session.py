@@ -40,16 +40,13 @@ from mmcompress.records.record import RunRecord, read_record, read_records
 from mmcompress.records.schema import Record, Row, typed
 from mmcompress.records.settings import config_hash
 from mmcompress.report.console import print_report
-from mmcompress.report.pictures import accuracy_vs_size
 from mmcompress.report.summary import comparable
 from mmcompress.system.devices import gpu_name
 from mmcompress.system.distributed import broadcast, is_first_process
 from mmcompress.system.files import set_aside, write_atomically, write_json
 from mmcompress.system.interruption import Interrupted, interruptible, listen
 from mmcompress.system.seeds import seed_from
-from mmcompress.tracking.loggers import Sink
-from mmcompress.tracking.results import Results, log_results
-from mmcompress.tracking.weights_and_biases import finish
+from mmcompress.tracking.loggers import Sink, finish
 from mmcompress.training.launch import start_processes
 from mmcompress.training.module import calibrated_in
 
@@ -130,12 +127,17 @@ class Session:
         plot = self.folder / "accuracy_vs_size.png"
         siblings = _siblings(self.folder, record)
         if record.metrics.compressed:
+            from mmcompress.report.pictures import accuracy_vs_size  # matplotlib is long to import
+
             accuracy_vs_size(siblings, plot)
         else:
             log.warning("no evaluator gave a metric: nothing to draw")
-        results = Results(record, siblings, artifact, ledger, plan, plot)
-        for sink in self.loggers:
-            sink.attempt(lambda logger: log_results(logger, results))
+        if self.loggers:
+            from mmcompress.tracking.results import Results, log_results  # and so is W&B
+
+            results = Results(record, siblings, artifact, ledger, plan, plot)
+            for sink in self.loggers:
+                sink.attempt(lambda logger: log_results(logger, results))
         print_report(record, artifact.folder)
 
 

@@ -4,6 +4,7 @@ CSV, TensorBoard and MLflow as Lightning has them; Weights & Biases is in `track
 """
 
 import logging
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,14 @@ class Sink(Logger):
     @override
     def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
         self.attempt(lambda logger: logger.after_save_checkpoint(checkpoint_callback))
+
+
+def finish(*, failed: bool = False) -> None:
+    """End what a logger leaves open in this process: the run of W&B, where that is in use."""
+    if "wandb" in sys.modules:
+        from mmcompress.tracking.weights_and_biases import finish as finish_wandb
+
+        finish_wandb(failed=failed)
 
 
 def csv_logger(*, save_dir: str | Path) -> CSVLogger:
