@@ -114,19 +114,26 @@ def list_recipes(name: str | None, as_json: bool, folder: Path | None) -> None:
 def name_targets(overrides: Sequence[str]) -> None:
     """Print the card of a backbone."""
     from mmcompress.backbones.card import card_of
-    from mmcompress.report.console import print_card
+    from mmcompress.report.card import print_card
 
     print_card(card_of(_backbone(overrides)))
 
 
 @in_one_sentence
 def inspect(folder: Path, overrides: Sequence[str]) -> None:
-    """Print the ledger of an artifact."""
-    from mmcompress.artifact.folder import Artifact, artifact_folder
+    """Print the ledger of an artifact; only one of format 2 needs its model, and torch."""
+    from mmcompress.artifact.ledger import list_rows
+    from mmcompress.format.manifest import artifact_folder
+    from mmcompress.format.reader import read_manifest
     from mmcompress.report.console import print_ledger
 
-    artifact = Artifact.read(artifact_folder(folder), skeleton=_own_model(overrides))
-    print_ledger(artifact.ledger())
+    def describe(manifest: dict[str, Any]) -> Any:
+        from mmcompress.artifact.load import describe_model
+
+        return describe_model(folder, manifest, _own_model(overrides))
+
+    folder = artifact_folder(folder)
+    print_ledger(list_rows(folder, read_manifest(folder, describe)))
 
 
 @in_one_sentence

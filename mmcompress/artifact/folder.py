@@ -17,7 +17,7 @@ from mmcompress.artifact.save import write_artifact
 from mmcompress.artifact.skeleton import Skeleton
 from mmcompress.backbones.base import Backbone
 from mmcompress.format.errors import ArtifactError
-from mmcompress.format.manifest import MANIFEST_FILE, Manifest, files_of
+from mmcompress.format.manifest import MANIFEST_FILE, Manifest, artifact_folder, files_of
 from mmcompress.format.writer import MOST_BYTES
 
 
@@ -128,14 +128,6 @@ class Artifact:
     def size_summary(self) -> dict[str, Any]:
         """The artifact's size against the dense model's; see `summarise_size`."""
         return summarise_size(self.ledger(), self.manifest)
-
-
-def artifact_folder(folder: Path) -> Path:
-    """`folder`, or the artifact in it where it is the folder of a run."""
-    inside = folder / "artifact"
-    if not (folder / MANIFEST_FILE).exists() and (inside / MANIFEST_FILE).exists():
-        return inside
-    return folder
 
 
 def backbone_in(folder: str) -> Backbone:

@@ -30,11 +30,20 @@ def read_manifest(folder: Path, own: Skeleton | None = None) -> Manifest:
         ArtifactError: a file is missing, damaged, foreign or outside the folder.
     """
 
-    def describe(manifest: Manifest) -> list[Entry]:
-        path = folder / MANIFEST_FILE
-        return describe_tensors(build_skeleton(manifest, folder, path=path, on_meta=True, own=own))
+    return stored_as.read_manifest(folder, lambda found: describe_model(folder, found, own))
 
-    return stored_as.read_manifest(folder, describe)
+
+def describe_model(folder: Path, manifest: Manifest, own: Skeleton | None = None) -> list[Entry]:
+    """The tensors of the model that a manifest describes.
+
+    Args:
+        manifest: its tensors need not be known.
+        own: builds a model of the user's own.
+    Raises:
+        ArtifactError: it cannot be built.
+    """
+    path = folder / MANIFEST_FILE
+    return describe_tensors(build_skeleton(manifest, folder, path=path, on_meta=True, own=own))
 
 
 def describe_tensors(backbone: Backbone) -> list[Entry]:

@@ -110,6 +110,14 @@ def check_manifest(manifest: Manifest, path: Path) -> None:
         raise ArtifactError(path, problem)
 
 
+def artifact_folder(folder: Path) -> Path:
+    """`folder`, or the artifact in it where it is the folder of a run."""
+    inside = folder / "artifact"
+    if not (folder / MANIFEST_FILE).exists() and (inside / MANIFEST_FILE).exists():
+        return inside
+    return folder
+
+
 def files_of(manifest: Manifest) -> list[str]:
     """Names of the files that hold the tensors."""
     return [file["name"] for file in manifest["files"]]

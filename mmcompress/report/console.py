@@ -9,7 +9,6 @@ from rich.table import Table
 from rich.text import Text
 
 from mmcompress.artifact.ledger import LedgerRow, Share, summarise, summarise_treatments
-from mmcompress.backbones.card import Card
 from mmcompress.records.schema import Cast, Interval, Latency, Record, Size
 from mmcompress.report.metrics import format_interval, format_metric, is_percent, main_metric
 from mmcompress.system.text import printable
@@ -33,7 +32,8 @@ def _plain(text: str) -> Text:
     return Text(printable(text))
 
 
-def _add_row(table: Table, *cells: str) -> None:
+def add_row(table: Table, *cells: str) -> None:
+    """A row of texts, none of which is taken for markup or for a command to the terminal."""
     table.add_row(*map(_plain, cells))
 
 
@@ -64,11 +64,11 @@ def print_report(record: Record, artifact: Path, *, console: Console | None = No
         table.add_column(column, justify="right")
     for rows in (_metric_rows(record), _size_rows(record.stored)):
         for row in rows:
-            _add_row(table, *row)
+            add_row(table, *row)
         table.add_section()
     latency = record.latency
     for row in _latency_rows(latency) if latency else ():
-        _add_row(table, *row)
+        add_row(table, *row)
     console.print(table)
     for line in _interval_lines(record.intervals):
         console.print(_plain(line), soft_wrap=True)
@@ -202,9 +202,9 @@ def print_ledger(rows: Sequence[LedgerRow], *, console: Console | None = None) -
         if previous not in (None, modality):
             table.add_section()
         previous = modality
-        _add_row(table, modality, role, payload, f"{size:,}", f"{size / total:.1%}")
+        add_row(table, modality, role, payload, f"{size:,}", f"{size / total:.1%}")
     table.add_section()
-    _add_row(table, "total", "", "bytes of both files", f"{total:,}", "100.0%")
+    add_row(table, "total", "", "bytes of both files", f"{total:,}", "100.0%")
     console.print(table)
     _print_treatments(rows, console)
     _print_left_dense([row for row in rows if row.payload == "dense"], console)
@@ -225,14 +225,14 @@ def _print_treatments(rows: Sequence[LedgerRow], console: Console) -> None:
         if previous not in (None, modality):
             table.add_section()
         previous = modality
-        _add_row(table, modality, role, how, *_share_cells(share))
+        add_row(table, modality, role, how, *_share_cells(share))
     table.add_section()
     total = Share(
         sum(share.tensors for share in groups.values()),
         sum(share.parameters for share in groups.values()),
         sum(row.bytes for row in rows),
     )
-    _add_row(table, "total", "", "with header and manifest", *_share_cells(total))
+    add_row(table, "total", "", "with header and manifest", *_share_cells(total))
     console.print(table)
 
 
@@ -255,45 +255,5 @@ def _print_left_dense(rows: Sequence[LedgerRow], console: Console) -> None:
         name = re.sub(r"\.\d+\.", ".*.", row.tensor)
         groups.setdefault((name, row.note), []).append(row.bytes)
     for (name, note), sizes in groups.items():
-        _add_row(table, name, str(len(sizes)), f"{sum(sizes):,}", note)
+        add_row(table, name, str(len(sizes)), f"{sum(sizes):,}", note)
     console.print(table)
-
-
-def print_card(card: Card, *, console: Console | None = None) -> None:
-    """What of a model may be compressed, by tower and role; what may not, and why.
-
-    Args:
-        card: of `card_of`.
-        console: standard output when None.
-    """
-    console = console or report_console()
-    for title, rows in (("weights", card.weights), ("whole modules", card.units)):
-        table = Table(title=title, title_justify="left")
-        for column in ("modality", "role", "granularity"):
-            table.add_column(column)
-        for column in ("targets", "parameters", "share"):
-            table.add_column(column, justify="right", no_wrap=True)
-        previous = None
-        for row in sorted(rows, key=lambda row: row.modality):
-            if previous not in (None, row.modality):
-                table.add_section()
-            previous = row.modality
-            sizes = _parameter_cells(row.parameters, card.parameters)
-            _add_row(table, row.modality, row.role, row.granularity, str(row.count), *sizes)
-        if title == "weights":
-            table.add_section()
-            number = sum(row.count for row in rows)
-            sizes = _parameter_cells(card.targets, card.parameters)
-            _add_row(table, "total", "", "", str(number), *sizes)
-        console.print(table)
-    table = Table(title="stays dense", title_justify="left")
-    table.add_column("why", overflow="fold")
-    for column in ("parameters", "share"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for reason, parameters in card.left.items():
-        _add_row(table, reason, *_parameter_cells(parameters, card.parameters))
-    console.print(table)
-
-
-def _parameter_cells(parameters: int, total: int) -> tuple[str, str]:
-    return f"{parameters:,}", f"{parameters / total:.1%}"

@@ -8,7 +8,7 @@ from rich.console import Console
 from mmcompress.backbones.card import CardRow, card_of
 from mmcompress.backbones.mlp import MLP
 from mmcompress.cli import name_targets
-from mmcompress.report.console import print_card
+from mmcompress.report.card import print_card
 
 
 def test_by_hand() -> None:
