@@ -34,7 +34,7 @@ def several(backbone: HFClip, encode_as: EncodeAs, save_artifact: Save) -> Artif
     codebook = encodings[FC1].tensors["codebook"]
     encodings[OTHER].tensors["codebook"] = codebook
     state[OTHER].copy_(lookup(encodings[OTHER].tensors["indices"], codebook, state[OTHER].shape))
-    encodings[EMBEDDING] = encode_as("pruned+int4", state[EMBEDDING])
+    encodings[EMBEDDING] = encode_as("pruned+binary", state[EMBEDDING])
     return save_artifact(backbone, encodings=encodings, most_bytes=20_000)
 
 
@@ -64,15 +64,16 @@ def test_what_is_stored_can_be_read_without_floats(several: Artifact, backbone: 
     state = backbone.model.state_dict()
     assert list(found) == sorted(state)
     weight = found[EMBEDDING]
-    assert (weight.codec, weight.bits, weight.group_size) == ("quantize", 4, 16)
-    assert weight.steps == ("prune", "integer")
+    assert (weight.codec, weight.bits, weight.group_size) == ("quantize", 1, 32)
+    assert weight.steps == ("prune", "binary")
     assert weight.codes.dtype == np.int8
     assert weight.codes.shape == (48, 32)
     assert weight.scale is not None
     assert weight.mask is not None
     assert np.array_equal(weight.mask, state[EMBEDDING].numpy() != 0)
-    by_hand = weight.codes.reshape(48, 2, 16) * weight.scale.astype(np.float32)[..., None]
-    assert np.array_equal(by_hand.reshape(48, 32), state[EMBEDDING].numpy())
+    assert weight.column_scale is not None
+    by_hand = (weight.codes + np.float32(0.5)) * weight.scale * weight.column_scale * weight.mask
+    assert np.array_equal(by_hand, state[EMBEDDING].numpy())
     assert found[OTHER].codebook is not None
     assert np.array_equal(found[OTHER].codebook, found[FC1].codebook)
     assert found[OTHER].codes.shape == (64, 8)
@@ -117,7 +118,7 @@ def test_tensors_that_are_said_to_lie_in_another_file(several: Artifact) -> None
     first, second = manifest["files"][:2]
     first["tensors"], second["tensors"] = first["tensors"] - 1, second["tensors"] + 1
     path.write_bytes(sign(manifest))
-    with pytest.raises(ArtifactError, match=r"does not fit|misses the tensor|add up to"):
+    with pytest.raises(ArtifactError, match=r"does not (fit|decode)|misses the tensor|add up"):
         Artifact.load(several.folder)
 
 

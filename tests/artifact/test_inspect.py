@@ -45,7 +45,8 @@ def test_a_ledger_without_torch(
     encodings = {key: encode_as("pruned+int4", backbone.model.state_dict()[key])}
     artifact = save_artifact(backbone, encodings=encodings)
     shown = inspect_without_torch(artifact.folder)
-    assert "prune, integer: 4 bits, groups of 16, masked" in shown
+    assert "4 bits" in shown
+    assert "not a compressible weight" in shown
     assert f"{artifact.bytes:,}" in shown
     inspect(artifact.folder, [])
     assert capsys.readouterr().out == shown
