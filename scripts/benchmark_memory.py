@@ -50,11 +50,11 @@ STAGES = {
     "save_s": "bake, encode, store, check",
     "load": "load to score",
     "evaluate_s": "score, latency",
-    "report": "report",
+    "report_s": "report",
 }
 """What goes on in the stages that a run announces, and between them."""
 
-SCORING = ("score_dense_s", "load", "evaluate_s", "report")
+SCORING = ("score_dense_s", "load", "evaluate_s", "report_s")
 """Stages that the bar does not look at."""
 
 FOLLOWING = {
@@ -62,9 +62,10 @@ FOLLOWING = {
     "calibrate_s": "fit_s",
     "fit_s": "save_s",
     "save_s": "load",
-    "evaluate_s": "report",
+    "evaluate_s": "report_s",
+    "report_s": "report_s",
 }
-"""The part that begins where one ends."""
+"""The part that begins where one ends; of the report, what is left to do."""
 
 
 @in_one_sentence
