@@ -34,6 +34,9 @@ LEARNT_FROM = 8192
 CHUNK = 2**20
 """Symbols that are counted at once."""
 
+HELD = 2**22
+"""Counts of which all parts are held as float64 meanwhile, 32 MiB."""
+
 PART = 2**17
 """Counts that are worked on at once; they stay in the cache."""
 
@@ -93,34 +96,39 @@ def cluster(histograms: np.ndarray, number: int) -> np.ndarray:
     found = np.empty(members, np.uint8)
     found[activity.argsort(kind="stable")] = np.arange(members) * number // members
     tables = _sum_by(found, histograms, number)
+    parts = list(_parts(histograms)) if histograms.size <= HELD else None
     for _ in range(ITERATIONS):
-        new, new_tables = _nearest(histograms, found, tables)
+        new = np.empty(members, np.uint8)
+        change = np.zeros_like(tables)
+        bits, cost = _costs(found, tables)
+        for rows, counts in parts or _parts(histograms):
+            new[rows] = (counts @ bits.T - cost).argmin(axis=1)
+            moved = np.flatnonzero(new[rows] != found[rows])
+            if len(moved):  # counts are whole: sums of them are exact in any order
+                sign = _members(new[rows][moved], number) - _members(found[rows][moved], number)
+                change += sign @ counts[moved]
         if (new == found).all():
             break
-        found, tables = new, new_tables
-    return found if members == len(everything) else _nearest(everything, found, tables)[0]
+        found, tables = new, tables + change
+    if members == len(everything):
+        return found
+    bits, cost = _costs(found, tables)
+    return np.concatenate(
+        [(counts @ bits.T - cost).argmin(axis=1) for _, counts in _parts(everything)]
+    ).astype(np.uint8)
 
 
-def _nearest(
-    histograms: np.ndarray, classes: np.ndarray, tables: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The class of each member that takes the fewest bits, and what the classes' tables become.
+def _costs(classes: np.ndarray, tables: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What each symbol costs in each class, and what naming the class saves, in bits.
 
     Args:
-        histograms: of the members.
         classes: of those that the tables were made of.
         tables: (classes, symbols), counts.
     """
-    number = len(tables)
     smooth = tables + 0.05
     bits = -np.log2(smooth / smooth.sum(axis=1, keepdims=True))
-    share = np.bincount(classes, minlength=number) + 0.5
-    cost = np.log2(share / share.sum())
-    new, new_tables = np.empty(len(histograms), np.uint8), np.zeros_like(tables)
-    for rows, counts in _parts(histograms):
-        new[rows] = (counts @ bits.T - cost).argmin(axis=1)
-        new_tables += _members(new[rows], number) @ counts
-    return new, new_tables
+    share = np.bincount(classes, minlength=len(tables)) + 0.5
+    return bits, np.log2(share / share.sum())
 
 
 def count_by_class(
