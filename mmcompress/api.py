@@ -3,7 +3,6 @@
 import copy
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,10 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, open_dict
 
-from mmcompress.artifact.dense import dense_file_bytes
 from mmcompress.artifact.folder import Artifact, artifact_folder
 from mmcompress.backbones.base import Backbone
 from mmcompress.compression import catalog
-from mmcompress.compression.recipe import Recipe
+from mmcompress.compression.recipe import Compressed, Recipe
 from mmcompress.config.compose import compose_config
 from mmcompress.config.errors import root_cause
 from mmcompress.config.validation import check_settings, takes
@@ -27,6 +25,8 @@ from mmcompress.evaluation.evaluate import evaluate as score
 from mmcompress.exports.dense import LOADED_BY
 from mmcompress.exports.dense import export as write
 from mmcompress.runtime.dense import DenseModel
+from mmcompress.search.budget import Budget
+from mmcompress.search.planning import search
 from mmcompress.system.locations import project_path
 
 Pairs = Sequence[tuple[Any, str | Sequence[str]]]
@@ -106,7 +106,7 @@ def compress(
     data: PairData | Pairs | str | None = None,
     budget: float | None = None,
     **settings: Any,
-) -> "Compressed":
+) -> Compressed:
     """A compressed copy of a model, without fine-tuning; the model itself stays as it is.
 
     Args:
@@ -132,50 +132,13 @@ def compress(
         >>> round(small.coverage["wanda"], 2)
         0.99
     """
-    made = _recipe(recipe, settings, budget)
+    made, limit = _recipe(recipe, settings), Budget(ratio=budget)
     small = copy.deepcopy(backbone)
+    made.check(small, alternatives=limit.is_set)
+    limit.check(made, small)
     batches = [] if data is None else list(_data(data, "train", small).calibration_dataloader())
-    made.apply(small, batches)
-    return Compressed(small, made, backbone)
-
-
-@dataclass
-class Compressed:
-    """A compressed model that is not stored yet.
-
-    Attributes:
-        backbone: the model; its weights are parametrised until `save`.
-        recipe: what was applied.
-        dense: the model as it was.
-    """
-
-    backbone: Backbone
-    recipe: Recipe
-    dense: Backbone
-
-    @property
-    def coverage(self) -> dict[str, float]:
-        """Share of the parameters that each step compresses."""
-        return self.recipe.coverage
-
-    def save(self, folder: str | Path) -> Artifact:
-        """Write `folder`, which must not exist; it appears complete or not at all.
-
-        Raises:
-            ValueError: `folder` exists, or a weight is NaN or infinite.
-        """
-        encodings = self.recipe.finalize(self.backbone)
-        return Artifact.save(
-            Path(folder),
-            self.backbone,
-            structure=self.recipe.structure(),
-            encodings=encodings,
-            reasons=self.recipe.reasons(),
-            dense_bytes=dense_file_bytes(self.dense.model),
-            dense_parameters=sum(p.numel() for p in self.dense.parameters()),
-            dense_dtype=self.recipe.dense_dtype,
-            run={"config_hash": "", "recipe": " + ".join(self.recipe.steps)},
-        )
+    plan = search(made, limit, small, batches)[0] if limit.is_set else None
+    return made.apply(small, batches, plan)
 
 
 def evaluate(
@@ -252,17 +215,15 @@ def _backbone_of(model: Any) -> Backbone:
     return model if isinstance(model, Backbone) else model.backbone
 
 
-def _recipe(recipe: str | Recipe, settings: Mapping[str, Any], budget: float | None) -> Recipe:
+def _recipe(recipe: str | Recipe, settings: Mapping[str, Any]) -> Recipe:
     if isinstance(recipe, Recipe):
-        if settings or budget is not None:
-            given = ", ".join([*settings, *(["budget"] if budget is not None else [])])
+        if settings:
+            given = ", ".join(settings)
             raise ValueError(f"{given}: set it in the Recipe, or give a recipe by its name")
         return recipe
     cfg = compose_config(f"compression={_choice('compression', recipe)}")
     for name, value in settings.items():
         _set_step(recipe, cfg.compression.steps, name, value)
-    if budget is not None:
-        cfg.compression.budget.ratio = budget
     return _make(cfg, "compression")
 
 

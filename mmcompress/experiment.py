@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from mmcompress.artifact.dense import dense_checksum, dense_file_bytes
+from mmcompress.artifact.dense import dense_checksum
 from mmcompress.artifact.folder import Artifact
 from mmcompress.config.compose import composed_job
 from mmcompress.config.validation import check_settings
@@ -25,6 +25,7 @@ from mmcompress.records.record import RunRecord
 from mmcompress.records.schema import BudgetReport, Cast, Interval, Latency, Size, typed
 from mmcompress.rehearsal import rehearse
 from mmcompress.runtime.latency import measure_latency
+from mmcompress.search.planning import search
 from mmcompress.session import start_run
 from mmcompress.system.distributed import on_first
 from mmcompress.system.mapped import mapped_copy
@@ -61,7 +62,9 @@ def run(cfg: DictConfig | Sequence[str]) -> RunRecord:
     with large_blocks_apart():
         backbone = instantiate(cfg.backbone)
     recipe = instantiate(cfg.compression)
-    recipe.check(backbone)
+    budget = instantiate(cfg.budget)
+    recipe.check(backbone, alternatives=budget.is_set)
+    budget.check(recipe, backbone)
     reconstruction = instantiate(cfg.reconstruction)
     data = instantiate(cfg.data)
     data.attach(backbone)
@@ -83,7 +86,6 @@ def run(cfg: DictConfig | Sequence[str]) -> RunRecord:
             session.report()
             return record
 
-        dense_bytes = dense_file_bytes(backbone.model)
         teacher = mapped_copy(backbone)
 
         def score_dense() -> None:
@@ -101,44 +103,45 @@ def run(cfg: DictConfig | Sequence[str]) -> RunRecord:
         with session.stage("calibrate_s"):
             if session.calibrated is None:
                 batches = list(data.calibration_dataloader())
-                recipe.apply(backbone, batches)
+                plan, report = None, None
+                if budget.is_set:
+                    plan, report = search(recipe, budget, backbone, batches)
+                compressed = recipe.apply(backbone, batches, plan)
+                compressed.log_coverage()
                 if reconstruction:
-                    reconstruction(backbone, teacher, recipe, batches)
+                    reconstruction(compressed, teacher, batches)
                 del batches
             else:
-                recipe.restore(backbone, **session.calibrated)
-            if recipe.budget_report is not None:
-                record.budget = typed(BudgetReport, recipe.budget_report)
+                report = session.calibrated["budget"]
+                compressed = recipe.restore(backbone, session.calibrated["plan"])
+            if report is not None:
+                record.budget = typed(BudgetReport, report)
 
         module = CompressionModule(
-            backbone,
-            recipe,
+            compressed,
             objective,
             optimizer=optimizer,
             warmup_ratio=cfg.warmup_ratio,
             teacher=teacher,
             seed=cfg.seed,
+            budget=report,
         )
         with session.stage("fit_s"):
             trainer.fit(module, data, ckpt_path=session.checkpoint)
-        backbone = unsharded(backbone, recipe, teacher)
+        compressed = unsharded(compressed, teacher)
         if not session.is_first:
             return record
 
         with session.stage("save_s"):
-            Artifact.save(
+            compressed.backbone.cpu()
+            compressed.bake()  # each weight leaves the model as it is stored
+            compressed.save(
                 session.folder / ARTIFACT,
-                backbone,
-                encodings=recipe.bake(backbone.cpu()),
-                structure=recipe.structure(),
-                reasons=recipe.reasons(),
-                dense_bytes=dense_bytes,
-                dense_parameters=sum(p.numel() for p in teacher.parameters()),
-                dense_dtype=recipe.dense_dtype,
                 run={"config_hash": record.config_hash, "recipe": cfg.name},
             )
+        plan, coverage = compressed.plan, compressed.coverage
 
-        del backbone, module, trainer  # what follows looks at the stored model alone
+        del backbone, compressed, module, trainer  # what follows looks at the stored model alone
         artifact = Artifact.load(
             session.folder / ARTIFACT, skeleton=partial(instantiate, cfg.backbone), in_file=True
         )
@@ -148,7 +151,7 @@ def run(cfg: DictConfig | Sequence[str]) -> RunRecord:
             )
             found = intervals(record.metrics.dense, record.metrics.compressed)
             record.intervals = typed(dict[str, Interval], found)
-            record.size = typed(Size, artifact.size_summary() | {"coverage": recipe.coverage})
+            record.size = typed(Size, artifact.size_summary() | {"coverage": coverage})
             latency = measure_latency(
                 teacher.cpu(),
                 artifact.backbone,
@@ -159,6 +162,6 @@ def run(cfg: DictConfig | Sequence[str]) -> RunRecord:
             )
             record.latency = typed(Latency, latency)
         record.data = data.summary()
-        session.keep_results(artifact, recipe.plan)
+        session.keep_results(artifact, plan)
         session.report()
     return record

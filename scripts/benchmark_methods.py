@@ -89,7 +89,7 @@ def allocated_then_tuned(ratio: int, step: float) -> tuple[Row, Row]:
     common = (*GRID, *SHORT, NO_FEEDBACK, AGREEMENT)
     alike = tuned("uniform", f"{ratio}x, uniform, tuned", *common, f"{STEP}={step}")
     choices = ",".join(f"{{entropy:{{step:{factor * step:.3g}}}}}" for factor in BAND)
-    limits = (f"{BUDGET}={ratio}", f"compression.budget.choices=[{choices}]")
+    limits = (f"{BUDGET}={ratio}", f"budget.choices=[{choices}]")
     return alike, tuned("budget", f"{ratio}x, budget, tuned", *common, *limits)
 
 
@@ -102,7 +102,7 @@ GRID = (
     "compression.steps.entropy.rounding=0.4",
 )
 STEP = "compression.steps.entropy.step"
-BUDGET = "compression.budget.ratio"
+BUDGET = "budget.ratio"
 NO_FEEDBACK = "compression.steps.entropy.error_feedback=false"
 """Error feedback makes codes that cost more, and training makes up for what it would have won."""
 

@@ -168,19 +168,8 @@ def compress(
 ) -> Artifact:
     """The artifact of one method, read back from `folder`."""
     backbone, recipe = copy.deepcopy(dense), build_recipe(method)
-    recipe.apply(backbone, batches)
-    encodings = recipe.finalize(backbone)
-    Artifact.save(
-        folder,
-        backbone,
-        structure=recipe.structure(),
-        encodings=encodings,
-        reasons=recipe.reasons(),
-        dense_bytes=dense_file_bytes(dense.model),
-        dense_parameters=sum(p.numel() for p in dense.parameters()),
-        dense_dtype=recipe.dense_dtype,
-        run={"config_hash": "", "recipe": method.name},
-    )
+    compressed = recipe.apply(backbone, batches)
+    compressed.save(folder, run={"config_hash": "", "recipe": method.name})
     return Artifact.load(folder)
 
 

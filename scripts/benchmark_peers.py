@@ -264,8 +264,7 @@ def fine_tune(towers: Towers, seed: int, bench: Bench) -> None:
     data = instantiate(cfg.data)
     data.attach(bench.dense)
     module = CompressionModule(
-        towers,
-        Recipe(),
+        Recipe().restore(towers, {}),
         instantiate(cfg.objective),
         optimizer=instantiate(cfg.optimizer),
         warmup_ratio=cfg.warmup_ratio,

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 from mmcompress.backbones.base import Backbone
-from mmcompress.compression.recipe import Recipe
+from mmcompress.compression.recipe import Compressed, Recipe
 from mmcompress.config.compose import compose_config
 from mmcompress.config.errors import in_one_sentence
 from mmcompress.functional.contrastive import contrastive_loss
@@ -120,11 +120,11 @@ def train(name: str, args: argparse.Namespace) -> dict[str, Any]:
     keep_freed_memory()
     backbone, recipe, batches = build([*args.model, *TRAINED[name]])
     dense = copy.deepcopy(backbone)
-    recipe.apply(backbone, batches)
+    compressed = recipe.apply(backbone, batches)
     batch = {key: value[: args.batch] for key, value in batches[0].items()}
     workloads = {
-        "dense": training_step(dense, Recipe(), batch),
-        "compressed": training_step(backbone, recipe, batch),
+        "dense": training_step(Recipe().restore(dense, {}), batch),
+        "compressed": training_step(compressed, batch),
     }
     medians = alternate(workloads, seconds=args.seconds)
     return {
@@ -144,18 +144,16 @@ def build(overrides: list[str]) -> tuple[Backbone, Recipe, list[dict[str, Tensor
     return backbone, recipe, list(data.calibration_dataloader())
 
 
-def training_step(
-    backbone: Backbone, recipe: Recipe, batch: dict[str, Tensor]
-) -> Callable[[], None]:
+def training_step(compressed: Compressed, batch: dict[str, Tensor]) -> Callable[[], None]:
     """One step as `CompressionModule` takes it: both towers, contrastive loss, AdamW."""
-    backbone.train()
+    backbone = compressed.backbone.train()
     optimizer = torch.optim.AdamW(parameter_groups(backbone), lr=1e-5)
 
     def step() -> None:
-        recipe.on_step(1.0)
+        compressed.on_step(1.0)
         with parametrize.cached():
             first, second = (backbone.encode(m, batch[m]) for m in backbone.modalities)
-        loss = contrastive_loss(first, second, backbone.logit_scale) + recipe.penalty()
+        loss = contrastive_loss(first, second, backbone.logit_scale) + compressed.penalty()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

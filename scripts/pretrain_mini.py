@@ -126,8 +126,7 @@ def main() -> None:
     data = OpenMoji(batch_size=args.batch_size, seed=args.seed)
     data.attach(backbone)
     module = CompressionModule(
-        backbone,
-        Recipe(),
+        Recipe().restore(backbone, {}),
         Objective(contrastive=1.0),
         optimizer=partial(
             torch.optim.AdamW, lr=args.lr, betas=(0.9, 0.98), weight_decay=args.weight_decay

@@ -17,11 +17,10 @@ import torch
 from torch import Tensor
 
 from mmcompress.artifact.folder import Artifact
-from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.backbones.hf.two_towers import HF
 from mmcompress.backbones.open_clip.backbone import OpenClip
-from mmcompress.compression.recipe import Recipe
+from mmcompress.compression.recipe import Compressed
 from mmcompress.data.base import Classification, PairData
 from mmcompress.data.items import Items, PairDataset
 from mmcompress.testing.zoo.hf import build_clap, build_clip
@@ -51,20 +50,10 @@ def _own_baselines(
     monkeypatch.setattr("mmcompress.evaluation.baseline.platformdirs", own)
 
 
-def store(folder: Path, backbone: Backbone, recipe: Recipe, *, dense_parameters: int) -> Artifact:
+def store(folder: Path, compressed: Compressed) -> Artifact:
     """Bake and save what a recipe has compressed."""
-    encodings = recipe.finalize(backbone)
-    return Artifact.save(
-        folder,
-        backbone,
-        structure=recipe.structure(),
-        encodings=encodings,
-        reasons=recipe.reasons(),
-        dense_bytes=4 * dense_parameters,
-        dense_parameters=dense_parameters,
-        dense_dtype=recipe.dense_dtype,
-        run={"config_hash": "0", "recipe": "test"},
-    )
+    compressed.finalize()
+    return compressed.save(folder, run={"config_hash": "0", "recipe": "test"})
 
 
 class TinyData(PairData):

@@ -51,8 +51,10 @@ def test_rows_compose(row, mini):
     assert (cfg.name, cfg.seed, cfg.run_dir) == (row.name, 1, str(folder))
     assert (cfg.trainer.max_steps > 0) == row.trained
     recipe = instantiate(cfg.compression)
-    recipe.check(mini)
-    assert (recipe.budget is not None) == ("budget" in row.name or row.name == "best_post_training")
+    budget = instantiate(cfg.budget)
+    recipe.check(mini, alternatives=budget.is_set)
+    budget.check(recipe, mini)
+    assert budget.is_set == ("budget" in row.name or row.name == "best_post_training")
 
 
 def test_only_the_same_settings_count_as_done(tmp_path):

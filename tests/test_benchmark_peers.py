@@ -169,8 +169,7 @@ def train(student: Any, teacher: HFClip, data: PairData) -> None:
     """Two steps."""
     pl.seed_everything(0, verbose=False)
     module = CompressionModule(
-        student,
-        Recipe(),
+        Recipe().restore(student, {}),
         Objective(feature=1.0),
         optimizer=lambda groups: torch.optim.SGD(groups, lr=0.1),
         teacher=teacher,

@@ -10,11 +10,10 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from mmcompress.artifact.dense import dense_file_bytes
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.base import Backbone
 from mmcompress.compression.baking import put_back
-from mmcompress.compression.recipe import Recipe
+from mmcompress.compression.recipe import Compressed
 from mmcompress.data.base import PairData
 from mmcompress.objectives.objective import Objective
 from mmcompress.system.mapped import mapped_copy
@@ -47,8 +46,7 @@ class SaveAfter(pl.Callback):
 
 
 def fit(
-    backbone: Backbone,
-    recipe: Recipe,
+    compressed: Compressed,
     teacher: Backbone,
     data: PairData,
     *,
@@ -56,8 +54,7 @@ def fit(
     **options: Any,
 ):
     module = CompressionModule(
-        backbone,
-        recipe,
+        compressed,
         Objective(contrastive=1.0, affinity=1.0, feature=1.0),
         optimizer=partial(torch.optim.AdamW, lr=1e-3),
         teacher=teacher,
@@ -75,21 +72,11 @@ def fit(
     trainer.fit(module, data, ckpt_path=resume, weights_only=True)
 
 
-def save(folder: Path, backbone: Backbone, recipe: Recipe, dense: Backbone) -> Artifact:
-    """As `train.py` does; but weights that have left the model for it return."""
-    encodings = recipe.bake(backbone)
-    artifact = Artifact.save(
-        folder,
-        backbone,
-        structure=recipe.structure(),
-        encodings=encodings,
-        reasons=recipe.reasons(),
-        dense_bytes=dense_file_bytes(dense.model),
-        dense_parameters=sum(p.numel() for p in dense.parameters()),
-        dense_dtype=recipe.dense_dtype,
-        run={"config_hash": "", "recipe": "test"},
-    )
-    put_back(backbone.model, encodings)
+def save(folder: Path, compressed: Compressed) -> Artifact:
+    """As a run does, except that the weights which have left the model for it return."""
+    encodings = compressed.bake()
+    artifact = compressed.save(folder, run={"config_hash": "", "recipe": "test"})
+    put_back(compressed.backbone.model, encodings)
     return artifact
 
 
@@ -109,9 +96,9 @@ def test_line_from_dense_to_reloaded(
     untouched = copy.deepcopy(tiny_backbone)
     dense = mapped_copy(tiny_backbone)
     recipe = build_recipe(name)
-    recipe.apply(tiny_backbone, tiny_data.calibration_dataloader())
+    compressed = recipe.apply(tiny_backbone, tiny_data.calibration_dataloader())
     before = {n: p.detach().clone() for n, p in tiny_backbone.named_parameters()}
-    fit(tiny_backbone, recipe, dense, tiny_data, max_steps=3)
+    fit(compressed, dense, tiny_data, max_steps=3)
     for key, parameter in tiny_backbone.named_parameters():
         if parameter.requires_grad:
             assert torch.isfinite(parameter).all(), key
@@ -122,12 +109,12 @@ def test_line_from_dense_to_reloaded(
         else:
             assert torch.equal(parameter, before[key]), f"{key} is frozen but moved"
 
-    recipe.on_step(1.0)
+    compressed.on_step(1.0)
     tiny_backbone.eval()
     parametrized = embeddings(tiny_backbone, tiny_data)
-    saved = save(tmp_path / "artifact", tiny_backbone, recipe, dense)
+    saved = save(tmp_path / "artifact", compressed)
     baked = embeddings(tiny_backbone, tiny_data)
-    if any(step.cuts_as for step in recipe.steps.values()):  # float32 sums without their zeros
+    if any(step.cuts for step in recipe.steps.values()):  # float32 sums without their zeros
         torch.testing.assert_close(baked, parametrized, rtol=0, atol=1e-6)
     else:
         assert torch.equal(baked, parametrized), "baking changed it"
@@ -155,9 +142,8 @@ def test_what_is_left_dense_is_stored_in_float16(
     """By default, in every recipe; and what is loaded is what was stored."""
     recipe = build_recipe(name, dense_dtype=None)
     assert recipe.dense_dtype == "float16"
-    dense = copy.deepcopy(tiny_backbone)
-    recipe.apply(tiny_backbone, tiny_data.calibration_dataloader())
-    saved = save(tmp_path / "artifact", tiny_backbone, recipe, dense)
+    compressed = recipe.apply(tiny_backbone, tiny_data.calibration_dataloader())
+    saved = save(tmp_path / "artifact", compressed)
     loaded = Artifact.load(tmp_path / "artifact").backbone.model.state_dict()
     assert saved.manifest["dense_dtype"] == "float16"
     stored = {*saved.manifest["weights"], *saved.manifest["aliases"]}
@@ -179,8 +165,8 @@ def test_the_other_tower_is_untouched(
         f"compression.steps.{step}.modality={modality}" for step in build_recipe(name).steps
     ]
     recipe = build_recipe(name, *selectors)
-    recipe.apply(tiny_backbone, tiny_data.calibration_dataloader())
-    encodings = recipe.finalize(tiny_backbone)
+    compressed = recipe.apply(tiny_backbone, tiny_data.calibration_dataloader())
+    encodings = compressed.finalize()
     assert all(tiny_backbone.modality_of(key) == modality for key in encodings)
     state = tiny_backbone.model.state_dict()
     kept = [key for key in dense if tiny_backbone.modality_of(key) != modality]
@@ -196,16 +182,16 @@ def test_resumed_within_an_epoch_equals_uninterrupted_bit_for_bit(
 ) -> None:
     """Cut after the first of three steps of the second epoch, and gone on in a fresh model."""
     dense, path = make_tiny_backbone(), tmp_path / "cut.ckpt"
-    straight, first = make_tiny_backbone(), build_recipe(name)
-    first.apply(straight, tiny_data.calibration_dataloader())
-    fit(straight, first, dense, tiny_data, max_steps=8, callbacks=[SaveAfter(4, path)])
+    straight, recipe = make_tiny_backbone(), build_recipe(name)
+    first = recipe.apply(straight, tiny_data.calibration_dataloader())
+    fit(first, dense, tiny_data, max_steps=8, callbacks=[SaveAfter(4, path)])
 
-    resumed, second = make_tiny_backbone(), build_recipe(name)
-    second.restore(resumed, **calibrated_in(path))
+    resumed = make_tiny_backbone()
+    second = recipe.restore(resumed, calibrated_in(path)["plan"])
     torch.rand(7)  # what was drawn before is of no importance
-    fit(resumed, second, dense, tiny_data, max_steps=8, resume=path)
+    fit(second, dense, tiny_data, max_steps=8, resume=path)
 
-    expected, found = first.finalize(straight), second.finalize(resumed)
+    expected, found = first.finalize(), second.finalize()
     state = resumed.model.state_dict()
     for key, tensor in straight.model.state_dict().items():
         assert torch.equal(state[key], tensor), key
@@ -223,5 +209,5 @@ def test_a_step_can_be_made_anew_from_its_arguments(name: str) -> None:
     for step in build_recipe(name).steps.values():
         again = step.varied()
         assert vars(again).keys() == vars(step).keys()
-        for argument, values in step.ladder.items():
+        for argument, values in step.search_space.items():
             assert getattr(step.varied(**{argument: values[0]}), argument) == values[0]

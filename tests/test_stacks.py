@@ -13,11 +13,10 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from torch.nn.utils import parametrize
 
-from mmcompress.artifact.dense import dense_file_bytes
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.compression.base import STAGES, Compressor
-from mmcompress.compression.recipe import Recipe
+from mmcompress.compression.recipe import Compressed, Recipe
 from mmcompress.data.base import PairData
 from mmcompress.functional.contrastive import contrastive_loss
 from mmcompress.system.locations import project_path
@@ -112,38 +111,31 @@ def embed(backbone: HFClip, batch: dict[str, Tensor]) -> Tensor:
         return torch.cat([backbone.encode(m, batch[m]) for m in backbone.modalities])
 
 
-def train_one_step(backbone: HFClip, recipe: Recipe, batch: dict[str, Tensor]) -> None:
+def train_one_step(compressed: Compressed, batch: dict[str, Tensor]) -> None:
+    backbone = compressed.backbone
     trained = [p for p in backbone.parameters() if p.requires_grad]
-    recipe.on_step(0.0)
+    compressed.on_step(0.0)
     with parametrize.cached():
         first, second = (backbone.encode(m, batch[m]) for m in backbone.modalities)
-        loss = contrastive_loss(first, second, backbone.logit_scale) + recipe.penalty()
+        loss = contrastive_loss(first, second, backbone.logit_scale) + compressed.penalty()
     gradients = torch.autograd.grad(loss, trained, allow_unused=True)
     with torch.no_grad():
         for parameter, gradient in zip(trained, gradients, strict=True):
             if gradient is not None:
                 assert gradient.isfinite().all()
                 parameter -= 1e-3 * gradient
-    recipe.on_step(1.0)
+    compressed.on_step(1.0)
 
 
 def prove(names: Sequence[str], backbone: HFClip, data: PairData, folder: Path) -> None:
     """Apply, train a step, bake, save, load: the stored model is the trained one, and smaller."""
     dense, batches = copy.deepcopy(backbone), list(data.calibration_dataloader())
-    recipe = stacked(names)
-    recipe.apply(backbone, batches)
-    train_one_step(backbone, recipe, batches[0])
+    compressed = stacked(names).apply(backbone, batches)
+    train_one_step(compressed, batches[0])
     trained = embed(backbone, batches[0])
-    encodings = recipe.finalize(backbone)
-    artifact = Artifact.save(
-        folder / "artifact",
-        backbone,
-        structure=recipe.structure(),
-        encodings=encodings,
-        reasons=recipe.reasons(),
-        dense_bytes=dense_file_bytes(dense.model),
-        dense_parameters=sum(p.numel() for p in dense.parameters()),
-        run={"config_hash": "", "recipe": "+".join(names)},
+    compressed.finalize()
+    artifact = compressed.save(
+        folder / "artifact", run={"config_hash": "", "recipe": "+".join(names)}
     )
     loaded = Artifact.load(folder / "artifact").backbone
     # Removing what training has emptied adds up in another order.

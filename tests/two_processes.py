@@ -36,6 +36,7 @@ from mmcompress.objectives.captioning import Captioning
 from mmcompress.objectives.classification import CrossEntropy
 from mmcompress.objectives.objective import Objective
 from mmcompress.search.budget import Budget
+from mmcompress.search.planning import search
 from mmcompress.system.distributed import gather, rank, size
 from mmcompress.testing.zoo.hf import build_clip, llava_config
 from mmcompress.testing.zoo.words import build_tokenizer
@@ -73,18 +74,20 @@ RECIPES = {
     "gptq": lambda: Recipe({"gptq": GPTQ(bits=4, group_size=32)}),
     "fisher": lambda: Recipe({"lowrank": LowRank(rank_ratio=0.25, weighting="fisher")}),
     "ecoflap": lambda: Recipe({"sparsegpt": SparseGPT(sparsity=0.5, allocation="ecoflap")}),
-    "budget": lambda: Recipe(
-        {"int": Integer(bits=4, group_size=32)}, budget=Budget(ratio=4, pairs=16)
-    ),
+    "budget": lambda: Recipe({"int": Integer(bits=4, group_size=32)}),
 }
 
 
 def compressed(name: str) -> dict[str, Any]:
     """The plan, and the weights that would be stored."""
     backbone, recipe = build_clip(), RECIPES[name]()
-    recipe.apply(backbone, tiny_data(backbone).calibration_dataloader())
-    recipe.finalize(backbone)
-    return {"plan": recipe.plan, "weights": backbone.state_dict()}
+    batches = list(tiny_data(backbone).calibration_dataloader())
+    plan = None
+    if name == "budget":
+        plan, _ = search(recipe, Budget(ratio=4, pairs=16), backbone, batches)
+    compressed = recipe.apply(backbone, batches, plan)
+    compressed.finalize()
+    return {"plan": compressed.plan, "weights": backbone.state_dict()}
 
 
 class Step(nn.Module):
@@ -158,10 +161,9 @@ def trained(name: str, strategy: Any) -> dict[str, Any]:
     pl.seed_everything(0, verbose=False)
     backbone, recipe = build_clip(), TRAINED[name]()
     dense, data = copy.deepcopy(backbone), tiny_data(backbone)
-    recipe.apply(backbone, data.calibration_dataloader())
+    compressed = recipe.apply(backbone, data.calibration_dataloader())
     module = CompressionModule(
-        backbone,
-        recipe,
+        compressed,
         Objective(contrastive=1.0, affinity=1.0),
         optimizer=partial(torch.optim.SGD, lr=0.1),
         teacher=copy.deepcopy(dense),

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,24 @@ from safetensors.torch import save_model
 from torch import nn
 
 from mmcompress.system.memory import give_back, large_blocks_apart
+
+
+@dataclass(frozen=True)
+class DenseSize:
+    """What a compressed model is compared with.
+
+    Attributes:
+        bytes: of the dense model's safetensors file.
+        parameters: of the dense model.
+    """
+
+    bytes: int
+    parameters: int
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "DenseSize":
+        """The size of a model as it stands."""
+        return cls(dense_file_bytes(model), sum(p.numel() for p in model.parameters()))
 
 
 @large_blocks_apart()

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from mmcompress.artifact.encoding import Encoding
-from mmcompress.compression.base import Compressor
+from mmcompress.compression.base import Applied, Compressor
 from mmcompress.system.memory import give_back
 
 
@@ -34,21 +34,24 @@ class Baking(Mapping[str, Encoding]):
     is asked for, anew each time, and comes with it.
 
     Args:
-        steps: by name; every weight that they have parametrised loses its parametrisations.
+        steps: by name.
+        applied: their parametrisations, by step and target; every weight loses its own.
     """
 
-    def __init__(self, steps: Mapping[str, Compressor]) -> None:
+    def __init__(
+        self, steps: Mapping[str, Compressor], applied: Mapping[str, Mapping[str, Applied]]
+    ) -> None:
         self._parts: dict[str, _Part] = {}
         for name, step in steps.items():
-            for key, applied in step.applied.items():
+            for key, one in applied[name].items():
                 if key not in self._parts:
-                    module, parameter = applied.module, applied.parameter
+                    module, parameter = one.module, one.parameter
                     parametrizations = cast(nn.ModuleDict, module.parametrizations)
                     values = cast(parametrize.ParametrizationList, parametrizations[parameter])
                     self._parts[key] = _Part(values)
                     parametrize.remove_parametrizations(module, parameter, leave_parametrized=False)
                     setattr(module, parameter, nn.Parameter(getattr(module, parameter).to("meta")))
-                self._parts[key].steps.append((name, step, applied.parametrization))
+                self._parts[key].steps.append((name, step, one.parametrization))
 
     @torch.no_grad()
     def __getitem__(self, key: str) -> Encoding:

@@ -120,7 +120,7 @@ class Compressor(ABC):
     edit: ClassVar[tuple[str, int] | None] = None
     """Name and version, in `modules.edits`, of what a `structure` method does, or `cut`."""
 
-    ladder: ClassVar[dict[str, tuple[Any, ...]]] = {}
+    search_space: ClassVar[dict[str, tuple[Any, ...]]] = {}
     """Constructor arguments that a byte budget may vary, and the values it tries."""
 
     no_speedup: ClassVar[str | None]
@@ -136,8 +136,6 @@ class Compressor(ABC):
         self.modality = _as_list(modality)
         self.role = _as_list(role)
         self.granularity = _as_list(granularity)
-        self.applied: dict[str, Applied] = {}
-        """By target name, filled by the recipe after `apply`; empty for structure methods."""
 
     @property
     def cuts(self) -> bool:
@@ -273,10 +271,11 @@ class Compressor(ABC):
             the weight (`mask`, `values`).
         """
 
-    def join(self) -> None:
+    def join(self, applied: Mapping[str, Applied]) -> None:
         """Once every target of the step has its parametrisation: let them share tensors.
 
-        `applied` is filled. Called in `Recipe.apply` and in `Recipe.restore`.
+        Args:
+            applied: by target name. Called in `Recipe.apply` and in `Recipe.restore`.
         """
 
     def settle(
@@ -290,21 +289,32 @@ class Compressor(ABC):
             batches: calibration data.
         """
 
-    def cut(self, backbone: Backbone, encodings: dict[str, Encoding]) -> dict[str, Decision]:
+    def cut(
+        self,
+        backbone: Backbone,
+        applied: Mapping[str, Applied],
+        encodings: dict[str, Encoding],
+    ) -> dict[str, Decision]:
         """Once all weights are baked: remove what training has emptied.
 
         Args:
             backbone: baked, edited in place.
+            applied: what the step had put on it, by target name.
             encodings: by target name; those of weights that are cut must be cut too.
         Returns:
             By module path: what the edit has to do to a dense skeleton to get the same shapes.
         """
         return {}
 
-    def on_step(self, progress: float) -> None:
-        """Follow a schedule; `progress` in [0, 1] is the share of training that is done."""
+    def on_step(self, applied: Mapping[str, Applied], progress: float) -> None:
+        """Follow a schedule.
 
-    def penalty(self) -> Tensor | float:
+        Args:
+            applied: by target name.
+            progress: share of training that is done, in [0, 1].
+        """
+
+    def penalty(self, applied: Mapping[str, Applied]) -> Tensor | float:
         """Regulariser that is added to the loss."""
         return 0.0
 

@@ -20,7 +20,7 @@ from torch.nn.utils import parametrize
 
 from mmcompress.backbones.base import Backbone
 from mmcompress.compression.calls import Call, block_calls, paired_stacks
-from mmcompress.compression.recipe import Recipe
+from mmcompress.compression.recipe import Compressed
 
 log = logging.getLogger(__name__)
 
@@ -57,21 +57,21 @@ class Reconstruction:
         self.inputs, self.seed = inputs, seed
 
     def __call__(
-        self, backbone: Backbone, dense: Backbone, recipe: Recipe, batches: Sequence[Batch]
+        self, compressed: Compressed, dense: Backbone, batches: Sequence[Batch]
     ) -> dict[str, tuple[float, float]]:
         """Train every block of every tower whose weights the recipe has compressed.
 
         Args:
-            backbone: after `recipe.apply`; edited in place.
+            compressed: its backbone is edited in place, its schedules are set to their end.
             dense: as it was before.
-            recipe: its schedules are set to their end.
             batches: calibration data.
         Returns:
             By path of the block: relative squared error of its output, before and after.
         Raises:
             ValueError: blocks were removed or are shared, so that there is no dense block for each.
         """
-        recipe.on_step(1.0)
+        compressed.on_step(1.0)
+        backbone = compressed.backbone
         fix = "set reconstruction=none"
         pairs = list(
             paired_stacks(backbone, dense, asks="reconstruction", fix=fix, own_weights=True)

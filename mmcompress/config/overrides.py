@@ -23,6 +23,9 @@ NO_NULL = "a group takes the name of one of its files and not null, such as logg
 NEAR = 0.8
 """How alike two words are, as `difflib` has it, of which one may be the other misspelt."""
 
+MOVED = {"compression.budget": "budget"}
+"""Keys that have another name now."""
+
 GRAMMAR = (
     "write KEY=VALUE, without spaces around =, and quote a VALUE that has spaces, commas, brackets "
     "or = in it, such as \"name='a, b'\""
@@ -63,6 +66,9 @@ def _no_such_choice(path: str, options: Collection[str]) -> str:
 
 def _no_such_key(error: OmegaConfBaseException) -> str:
     """With `+` where what the key belongs to takes it, and what there is to choose from else."""
+    moved = moved_key(str(error.full_key))
+    if moved is not None:
+        return moved
     where, _, key = str(error.full_key).rpartition(".")
     parent = error.parent_node
     keys = [str(name) for name in parent if not str(name).startswith(("_", "hydra"))]
@@ -80,6 +86,21 @@ def _no_such_key(error: OmegaConfBaseException) -> str:
     if not keys:
         return f"{error.full_key}: {where} has no keys that could be set"
     return sentence
+
+
+def moved_key(key: str) -> str | None:
+    """What to write in place of a key that has another name now; None where it has not.
+
+    Example:
+        >>> moved_key("compression.budget.ratio")
+        'compression.budget.ratio has moved: write budget.ratio=VALUE'
+    """
+    for old, new in MOVED.items():
+        if key == old or key.startswith(f"{old}."):
+            now = new + key.removeprefix(old)
+            example = now if "." in now else f"{now}.ratio"
+            return f"{key} has moved: write {example}=VALUE"
+    return None
 
 
 def _near(given: str, options: Collection[str]) -> list[str]:

@@ -19,6 +19,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 from pydantic_core import SchemaError
 
+from mmcompress.config.overrides import moved_key
 from mmcompress.system.extras import package_missing
 
 TARGET = "_target_"
@@ -193,7 +194,9 @@ def _unknown(node: DictConfig, path: str, names: Collection[str]) -> Iterator[Pr
     for name in _keys(node):
         if not str(name).startswith("_") and name not in names:
             choice = ", ".join(str(known) for known in node if known in names)
-            text = f"{path}.{name}: there is no such setting; {path} has {choice or 'none'}"
+            text = moved_key(f"{path}.{name}") or (
+                f"{path}.{name}: there is no such setting; {path} has {choice or 'none'}"
+            )
             yield Problem(ValueError(text))
 
 

@@ -172,7 +172,7 @@ def _budget_line(limit: int, stored: int) -> str:
         return f"budget: {stored:,} of {limit:,} bytes used"
     return (
         f"budget: {stored - limit:,} bytes over the {limit:,} allowed, for what was trained costs "
-        f"more in codes: raise compression.budget.ratio by {stored / limit - 1:.0%} or train less"
+        f"more in codes: raise budget.ratio by {stored / limit - 1:.0%} or train less"
     )
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,11 +10,9 @@ from torch import Tensor
 from mmcompress.artifact.encode import encode
 from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import Backbone, Target
+from mmcompress.compression.recipe import Recipe
 from mmcompress.functional.float16 import fits_float16
 from mmcompress.modules.replace import replace_module
-
-if TYPE_CHECKING:
-    from mmcompress.compression.recipe import Recipe
 
 MENTION = 70
 """Bytes that the manifest spends on one weight, about; the trial corrects it."""
@@ -46,13 +43,13 @@ class Group:
         return key == self.name or key.startswith(f"{self.name}.")
 
 
-def find_groups(recipe: "Recipe", backbone: Backbone) -> list[Group]:
+def find_groups(recipe: Recipe, backbone: Backbone) -> list[Group]:
     """The outermost modules that steps select, and the bare parameters."""
     selected: dict[str, Target] = {}
     for label, step in recipe.steps.items():
         if step.cuts:
             raise ValueError(
-                f"compression.budget cannot vary step {label}, which finds only while training "
+                f"budget cannot vary step {label}, which finds only while training "
                 "what each layer loses: leave the budget out and set the step's pruning_ratio"
             )
         for target in step.select(step.candidates(backbone)):
@@ -60,7 +57,7 @@ def find_groups(recipe: "Recipe", backbone: Backbone) -> list[Group]:
             selected.setdefault(name, target)
     if "" in selected:
         raise ValueError(
-            "compression.budget cannot vary a step that works on the whole model: leave that step "
+            "budget cannot vary a step that works on the whole model: leave that step "
             "out, or set the budget's ratio and bytes to null"
         )
     outermost = [

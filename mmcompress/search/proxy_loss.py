@@ -11,7 +11,7 @@ from mmcompress.functional.distillation import affinity_loss, feature_loss
 from mmcompress.functional.finite import check_rows
 
 
-class Yardstick:
+class ProxyLoss:
     """What a change of one tower does to the embeddings of calibration pairs.
 
     Args:

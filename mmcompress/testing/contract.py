@@ -10,11 +10,10 @@ from omegaconf import DictConfig
 from torch import Tensor
 from torch.nn.utils import parametrize
 
-from mmcompress.artifact.dense import dense_file_bytes
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.capabilities import encoder
-from mmcompress.compression.recipe import Plan, Recipe
+from mmcompress.compression.recipe import Compressed, Recipe
 from mmcompress.config.compose import compose_config
 from mmcompress.system.locations import project_path
 from mmcompress.testing.zoo.family import batch_of, randomized, seeded
@@ -89,61 +88,48 @@ class Contract:
         """
         backbone, recipe = copy.deepcopy(self.dense), build_recipe(name)
         try:
-            plan = recipe.apply(backbone, [self.batch])
+            compressed = recipe.apply(backbone, [self.batch])
         except ValueError as error:
             raise Refused(str(error)) from error
-        self._check_plan(name, plan, recipe, backbone)
-        self._train(backbone, recipe)
+        self._check_plan(name, compressed)
+        self._train(compressed)
         trained = outputs(backbone, self.batch)
-        encodings = recipe.finalize(backbone)
+        compressed.finalize()
         cut = any(step.cuts for step in recipe.steps.values())
         # What is cut is gone from float32 sums, which then add up in another order.
         tolerance = {"rtol": 1e-4, "atol": 1e-5} if cut else {"rtol": 0, "atol": 0}
         torch.testing.assert_close(outputs(backbone, self.batch), trained, **tolerance)
-        saved = Artifact.save(
-            folder,
-            backbone,
-            structure=recipe.structure(),
-            encodings=encodings,
-            reasons=recipe.reasons(),
-            dense_bytes=self._dense_bytes,
-            dense_parameters=sum(p.numel() for p in self.dense.parameters()),
-            dense_dtype=recipe.dense_dtype,
-            run={"config_hash": "", "recipe": name},
-        )
+        saved = compressed.save(folder, run={"config_hash": "", "recipe": name})
         loaded = Artifact.load(folder, skeleton=lambda: copy.deepcopy(self.dense))
         self._check_loaded(name, saved, loaded)
-        return {tower for towers in recipe.untouched.values() for tower in towers}
+        return {tower for towers in compressed.untouched.values() for tower in towers}
 
-    @cached_property
-    def _dense_bytes(self) -> int:
-        return dense_file_bytes(self.dense.model)
-
-    def _check_plan(self, name: str, plan: Plan, recipe: Recipe, backbone: Backbone) -> None:
+    def _check_plan(self, name: str, compressed: Compressed) -> None:
         """The same seed gives it and its weights again, a resumed run gets its shapes from it."""
+        backbone, plan = compressed.backbone, compressed.plan
         again, state = copy.deepcopy(self.dense), backbone.state_dict()
-        assert build_recipe(name).apply(again, [self.batch]) == plan
+        assert build_recipe(name).apply(again, [self.batch]).plan == plan
         found = again.state_dict()
         assert found.keys() == state.keys()
         for key, tensor in state.items():
             assert torch.equal(found[key], tensor), f"{key} comes out otherwise the second time"
-        restored, resumed = copy.deepcopy(self.dense), build_recipe(name)
+        restored = copy.deepcopy(self.dense)
         with seeded(1):  # nothing may be left of the weights that were there
             randomized(restored.model)
-        resumed.restore(restored, plan)
+        resumed = build_recipe(name).restore(restored, plan)
         restored.load_state_dict(state)
         assert_equal(restored, backbone, self.batch)
-        assert resumed.coverage == recipe.coverage
+        assert resumed.coverage == compressed.coverage
 
-    def _train(self, backbone: Backbone, recipe: Recipe) -> None:
+    def _train(self, compressed: Compressed) -> None:
         """Two small steps: gradients are finite and reach all that the dense model would train.
 
         In the first, a scale may still be the best one, and its gradient zero.
         """
-        parameters = dict(backbone.named_parameters())
+        parameters = dict(compressed.backbone.named_parameters())
         missed = {name for name, p in parameters.items() if p.requires_grad}
         for _ in range(2):
-            for name, gradient in gradients(backbone, recipe, self.batch).items():
+            for name, gradient in gradients(compressed, self.batch).items():
                 if gradient is not None:
                     assert gradient.isfinite().all(), f"the gradient of {name} is not finite"
                     largest = gradient.abs().max().clamp(min=torch.finfo().tiny)
@@ -151,12 +137,12 @@ class Contract:
                     missed -= {name} if gradient.any() else set()
         missed = {name for name in missed if self._is_trained(name)}
         assert not missed, f"no gradient reaches {', '.join(sorted(missed)[:3])}"
-        recipe.on_step(1.0)
+        compressed.on_step(1.0)
 
     @cached_property
     def _dense_gradients(self) -> dict[str, bool]:
         """Which parameters a gradient reaches in the dense model."""
-        found = gradients(copy.deepcopy(self.dense), Recipe(), self.batch)
+        found = gradients(Recipe().restore(copy.deepcopy(self.dense), {}), self.batch)
         return {name: g is not None and bool(g.any()) for name, g in found.items()}
 
     def _is_trained(self, name: str) -> bool:
@@ -199,13 +185,13 @@ def assert_equal(found: Backbone, wanted: Backbone, batch: Batch) -> None:
         assert torch.equal(mine, other)
 
 
-def gradients(backbone: Backbone, recipe: Recipe, batch: Batch) -> dict[str, Tensor | None]:
+def gradients(compressed: Compressed, batch: Batch) -> dict[str, Tensor | None]:
     """Of some scalar that hangs on every output; None for what no gradient reaches."""
-    backbone.train()
-    recipe.on_step(0.0)
+    backbone = compressed.backbone.train()
+    compressed.on_step(0.0)
     trained = {n: p for n, p in backbone.named_parameters() if p.requires_grad}
     generator = torch.Generator().manual_seed(0)
-    loss = torch.as_tensor(recipe.penalty())
+    loss = torch.as_tensor(compressed.penalty())
     for output in outputs(backbone, batch, grad=True):
         loss = loss + (output * torch.randn(output.shape, generator=generator)).sum()
     found = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)

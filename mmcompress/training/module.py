@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from mmcompress.backbones.base import Backbone
-from mmcompress.compression.recipe import Recipe
+from mmcompress.compression.recipe import Compressed, Recipe
 from mmcompress.data.base import PairData
 from mmcompress.functional.finite import check_rows, check_trained
 from mmcompress.objectives.base import Loss
@@ -28,37 +28,39 @@ from mmcompress.training.sharding import shard, whole_weights
 
 
 class CompressionModule(pl.LightningModule):
-    """Fine-tune a backbone that a recipe has edited.
+    """Fine-tune what a recipe has made of a backbone.
 
     Args:
-        backbone: the student, after `recipe.apply`.
-        recipe: its schedules and penalties run here; its plan travels in every checkpoint.
+        compressed: the student; its schedules and penalties run here, and its plan travels in every
+            checkpoint.
         objective: the loss.
         optimizer: parameter groups → optimizer.
         warmup_ratio: share of the steps in which the learning rate rises from zero; a cosine to
             zero follows.
         teacher: the dense backbone; needed when the objective looks at it.
         seed: of the random numbers of each step, whatever has been drawn before it.
+        budget: report of the search that has found the plan; it travels in every checkpoint too.
     """
 
     def __init__(
         self,
-        backbone: Backbone,
-        recipe: Recipe,
+        compressed: Compressed,
         objective: Loss,
         *,
         optimizer: Callable[[list[dict[str, Any]]], Optimizer],
         warmup_ratio: float = 0.1,
         teacher: Backbone | None = None,
         seed: int = 0,
+        budget: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if objective.needs_teacher and teacher is None:
             raise ValueError("this objective needs the dense model: give it as teacher")
         if not 0 <= warmup_ratio <= 1:
             raise ValueError(f"warmup_ratio={warmup_ratio} must lie in [0, 1]")
-        self.backbone = backbone.train()
-        self.recipe = recipe
+        self.backbone = compressed.backbone.train()
+        self.compressed = compressed
+        self.budget = budget
         self.objective = objective
         self.optimizer = optimizer
         self.warmup_ratio = warmup_ratio
@@ -71,7 +73,7 @@ class CompressionModule(pl.LightningModule):
     def configure_model(self) -> None:
         # Only a strategy that splits the model gives a mesh; a second `fit` finds it split.
         if self.device_mesh is not None and not isinstance(self, FSDPModule):
-            shard(self, self.recipe, self.device_mesh["data_parallel"])
+            shard(self, self.compressed, self.device_mesh["data_parallel"])
 
     def on_fit_start(self) -> None:
         for teacher in self._teacher:
@@ -86,16 +88,16 @@ class CompressionModule(pl.LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         seed_from(self.seed, self.global_step, self.global_rank)
         progress = self.global_step / max(self._total_steps, 1)
-        if self.recipe.has_schedule:
+        if self.compressed.has_schedule:
             with whole_weights(self):
-                self.recipe.on_step(progress)
+                self.compressed.on_step(progress)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         teacher = next(iter(self._teacher), None)
         with parametrize.cached():
             terms = self.objective(self.backbone, batch, teacher=teacher, gather=_gathered)
         loss = sum(terms.values(), start=torch.zeros((), device=self.device))
-        loss = loss + self.recipe.penalty()
+        loss = loss + self.compressed.penalty()
         if not torch.isfinite(loss):
             rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
             raise ValueError(
@@ -150,8 +152,8 @@ class CompressionModule(pl.LightningModule):
         return int(self.trainer.estimated_stepping_batches)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["plan"] = self.recipe.plan
-        checkpoint["budget"] = self.recipe.budget_report
+        checkpoint["plan"] = self.compressed.plan
+        checkpoint["budget"] = self.budget
 
 
 def _gathered(rows: Tensor) -> Tensor:
@@ -191,7 +193,7 @@ def trained(
     """
     data.attach(model)
     module = CompressionModule(
-        model, Recipe(), objective, optimizer=optimizer, warmup_ratio=warmup_ratio
+        Recipe().restore(model, {}), objective, optimizer=optimizer, warmup_ratio=warmup_ratio
     )
     trainer.fit(module, data)
     check_trained(model)

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 import pytorch_lightning as pl
 import torch.distributed as dist
@@ -20,10 +19,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor
 
 from mmcompress.backbones.base import Backbone
+from mmcompress.compression.recipe import Compressed
 from mmcompress.modules.anatomy import find_stacks
-
-if TYPE_CHECKING:
-    from mmcompress.compression.recipe import Recipe
 
 
 class FullySharded(ModelParallelStrategy):
@@ -45,7 +42,7 @@ class FullySharded(ModelParallelStrategy):
         super().setup_environment()
 
 
-def shard(module: pl.LightningModule, recipe: "Recipe", mesh: DeviceMesh) -> None:
+def shard(module: pl.LightningModule, compressed: Compressed, mesh: DeviceMesh) -> None:
     """Split what `module` trains over the processes of `mesh`; its steps see whole weights.
 
     A block of a transformer is whole while it runs, whatever lies outside blocks during the whole
@@ -54,8 +51,8 @@ def shard(module: pl.LightningModule, recipe: "Recipe", mesh: DeviceMesh) -> Non
     Raises:
         ValueError: a step of the recipe has a penalty, which reads weights between blocks' turns.
     """
-    for name, step in recipe.steps.items():
-        if isinstance(step.penalty(), Tensor):
+    for name, step in compressed.recipe.steps.items():
+        if isinstance(step.penalty(compressed.applied[name]), Tensor):
             raise ValueError(
                 f"step {name} adds a penalty on its weights to the loss, which trainer=fsdp cannot "
                 "compute: choose trainer=ddp, or set the penalty's weight to 0"
@@ -90,24 +87,24 @@ def whole_weights(module: nn.Module) -> Iterator[None]:
         one.reshard()
 
 
-def unsharded(backbone: Backbone, recipe: "Recipe", dense: Backbone) -> Backbone:
-    """The trained backbone in one piece in the first process; every process has to call it.
+def unsharded(compressed: Compressed, dense: Backbone) -> Compressed:
+    """The trained model in one piece in the first process; every process has to call it.
 
     Args:
-        backbone: as trained; when it was not split, it is what is returned.
-        recipe: of it; goes on with what is returned.
-        dense: what `backbone` was made from.
+        compressed: as trained; when it was not split, it is what is returned.
+        dense: what it was made from.
     """
+    backbone = compressed.backbone
     if not any(isinstance(p, DTensor) for p in backbone.parameters()):
-        return backbone
+        return compressed
     state = {}
     for name, tensor in backbone.state_dict().items():
         whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
         if dist.get_rank() == 0:
             state[name] = whole.cpu()
     if not state:
-        return backbone
+        return compressed
     fresh = copy.deepcopy(dense).cpu()
-    recipe.restore(fresh, recipe.plan, recipe.budget_report)
+    restored = compressed.recipe.restore(fresh, compressed.plan)
     fresh.load_state_dict(state)
-    return fresh
+    return restored

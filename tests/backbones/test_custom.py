@@ -82,11 +82,10 @@ def test_every_layer_is_a_target(batch: dict[str, Tensor]) -> None:
 
 
 def save(folder: Path, backbone: Custom, batch: dict[str, Tensor]) -> Path:
-    parameters = sum(p.numel() for p in backbone.parameters())
     lowrank = LowRank(rank_ratio=0.5, rank_multiple=1, role="conv")
     recipe = Recipe({"lowrank": lowrank, "gptq": GPTQ(bits=4)})
-    recipe.apply(backbone, [batch])
-    store(folder, backbone, recipe, dense_parameters=parameters)
+    compressed = recipe.apply(backbone, [batch])
+    store(folder, compressed)
     return folder
 
 

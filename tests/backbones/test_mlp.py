@@ -47,8 +47,8 @@ def test_pictures_become_gray() -> None:
 def test_it_is_rebuilt_from_its_artifact(tmp_path: Path) -> None:
     backbone = MLP(size=4, hidden=[6], classes=3)
     recipe = Recipe({"int8": Integer(bits=8)})
-    recipe.apply(backbone, [])
-    artifact = store(tmp_path / "a", backbone, recipe, dense_parameters=51)
+    compressed = recipe.apply(backbone, [])
+    artifact = store(tmp_path / "a", compressed)
     loaded = Artifact.load(artifact.folder).backbone
     pixels = torch.rand(2, 1, 4, 4)
     assert torch.equal(loaded.encode_image(pixels), backbone.encode_image(pixels))

@@ -75,7 +75,8 @@ def test_later_steps_see_the_inner_layer_and_its_inputs(tiny_backbone, tiny_data
             "gptq": GPTQ(bits=4, role="mlp.*"),
         }
     )
-    plan = recipe.apply(tiny_backbone, tiny_data.calibration_dataloader())
+    compressed = recipe.apply(tiny_backbone, tiny_data.calibration_dataloader())
+    plan = compressed.plan
     assert {key.split("mlp.")[1] for key in plan["gptq"]} == {
         "fc1.linear.u.weight",
         "fc1.linear.v.weight",

@@ -7,13 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.mlp import MLP
 from mmcompress.compression.baking import put_back
 from mmcompress.compression.pruning.magnitude import Magnitude
 from mmcompress.compression.quantization.integer import Integer
-from mmcompress.compression.recipe import Recipe
+from mmcompress.compression.recipe import Compressed, Recipe
 from mmcompress.compression.sharing.vq import VectorQuantizer
 from mmcompress.data.base import PairData
 from mmcompress.system.mapped import mapped_copy
@@ -26,18 +25,9 @@ RECIPES = {
 EMBEDDING = "text_model.embeddings.token_embedding.weight"
 
 
-def save(folder: Path, backbone: Backbone, recipe: Recipe, encodings) -> bytes:
+def save(folder: Path, compressed: Compressed) -> bytes:
     run = {"config_hash": "", "recipe": "test"}
-    Artifact.save(
-        folder,
-        backbone,
-        structure=recipe.structure(),
-        encodings=encodings,
-        reasons=recipe.reasons(),
-        dense_bytes=100_000,
-        dense_parameters=25_000,
-        run=run,
-    )
+    compressed.save(folder, run=run)
     return b"".join((folder / name).read_bytes() for name in ("model.safetensors", "manifest.json"))
 
 
@@ -51,8 +41,9 @@ def test_one_at_a_time_gives_the_bytes_of_all_at_once(
     files = []
     for how in ("bake", "finalize"):
         backbone, recipe = make_tiny_backbone(), Recipe(RECIPES[name]())
-        recipe.apply(backbone, tiny_data.calibration_dataloader())
-        files.append(save(tmp_path / how, backbone, recipe, getattr(recipe, how)(backbone)))
+        compressed = recipe.apply(backbone, tiny_data.calibration_dataloader())
+        getattr(compressed, how)()
+        files.append(save(tmp_path / how, compressed))
     assert files[0] == files[1]
 
 
@@ -62,9 +53,8 @@ def test_weights_leave_the_model_and_can_return(
     (backbone, recipe), (other, again) = (
         (make_tiny_backbone(), Recipe({"int4": Integer(bits=4)})) for _ in range(2)
     )
-    recipe.apply(backbone, [])
-    again.apply(other, [])
-    baked, finalized = recipe.bake(backbone), again.finalize(other)
+    compressed = recipe.apply(backbone, [])
+    baked, finalized = compressed.bake(), again.apply(other, []).finalize()
     parameters = dict(backbone.model.named_parameters())
     assert {name for name, p in parameters.items() if p.is_meta} == set(baked) == set(finalized)
     assert torch.equal(baked[EMBEDDING].weight, other.model.state_dict()[EMBEDDING])
@@ -81,10 +71,10 @@ def test_a_weight_is_in_memory_only_while_it_is_worked_on(
     backbone = MLP(hidden=(1024,))
     dense = mapped_copy(backbone)
     layer, recipe = backbone.model["hidden"][0], Recipe({"int8": Integer(bits=8)})
-    recipe.apply(backbone, [])
+    compressed = recipe.apply(backbone, [])
     original = layer.parametrizations.weight.original
     assert resident(original) == 0
-    encoding = recipe.bake(backbone)["hidden.0.weight"]
+    encoding = compressed.bake()["hidden.0.weight"]
     assert resident(original) == 0
     assert layer.weight.is_meta
     weight = dense.model["hidden"][0].weight

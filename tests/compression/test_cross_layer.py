@@ -11,7 +11,7 @@ from mmcompress.backbones.open_clip.backbone import OpenClip
 from mmcompress.compression.base import LEFT_DENSE
 from mmcompress.compression.lowrank.lowrank import LowRank
 from mmcompress.compression.quantization.integer import Integer
-from mmcompress.compression.recipe import Recipe
+from mmcompress.compression.recipe import Compressed, Recipe
 from mmcompress.compression.sharing.cross_layer import CrossLayer, block_shapes, consecutive_groups
 from mmcompress.data.base import PairData
 from mmcompress.modules.shared import SharedLinear, fitted_scale, share_linear
@@ -28,10 +28,9 @@ def blocks_of(backbone: Backbone, modality: str = "image") -> nn.ModuleList:
     return tower.encoder.layers
 
 
-def apply(backbone: Backbone, data: PairData, **settings) -> Recipe:
+def apply(backbone: Backbone, data: PairData, **settings) -> Compressed:
     recipe = Recipe({"cross_layer": CrossLayer(share_every=2, **settings)})
-    recipe.apply(backbone, data.calibration_dataloader())
-    return recipe
+    return recipe.apply(backbone, data.calibration_dataloader())
 
 
 def test_consecutive_groups() -> None:
@@ -138,20 +137,11 @@ def test_int4_afterwards_targets_the_shared_weight_once(
         "int4": Integer(bits=4, group_size=32, role=["attn.*", "mlp.*"]),
     }
     recipe = Recipe(steps)
-    plan = recipe.apply(tiny_backbone, tiny_data.calibration_dataloader())
+    compressed = recipe.apply(tiny_backbone, tiny_data.calibration_dataloader())
+    plan = compressed.plan
     assert len(plan["int4"]) == 12  # six weights in each of two towers, not in each of four blocks
-    encodings = recipe.finalize(tiny_backbone)
-    artifact = Artifact.save(
-        tmp_path / "artifact",
-        tiny_backbone,
-        structure=recipe.structure(),
-        encodings=encodings,
-        reasons={},
-        dense_bytes=1,
-        dense_parameters=1,
-        dense_dtype="float32",
-        run={"config_hash": "", "recipe": "test"},
-    )
+    compressed.finalize()
+    artifact = compressed.save(tmp_path / "artifact", run={"config_hash": "", "recipe": "test"})
     stored = [row for row in artifact.ledger() if row.payload == "codes"]
     weights = sum(row.bytes for row in stored if row.role in ("mlp.up", "mlp.down", "attn.q"))
     # one block per tower in the file; four bits per weight and no more than the mask-free codes
@@ -186,7 +176,7 @@ def test_low_rank_after_sharing_stands_in_both_places(
         "cross_layer": CrossLayer(share_every=2, transform="norms"),
         "lowrank": LowRank(rank_ratio=0.25, role="mlp.up"),
     }
-    plan = Recipe(steps).apply(tiny_backbone, tiny_data.calibration_dataloader())
+    plan = Recipe(steps).apply(tiny_backbone, tiny_data.calibration_dataloader()).plan
     assert len(plan["lowrank"]) == 2
     first, second = blocks_of(tiny_backbone)
     assert first.mlp.fc1 is second.mlp.fc1

@@ -87,20 +87,11 @@ def test_one_block_for_all_layers_of_both_towers(
             "int4": Integer(bits=4, group_size=32, role=["attn.*", "mlp.*"]),
         }
     )
-    plan = recipe.apply(tiny_backbone, tiny_data.calibration_dataloader())
+    compressed = recipe.apply(tiny_backbone, tiny_data.calibration_dataloader())
+    plan = compressed.plan
     assert len(plan["int4"]) == 6
-    encodings = recipe.finalize(tiny_backbone)
-    Artifact.save(
-        tmp_path / "artifact",
-        tiny_backbone,
-        structure=recipe.structure(),
-        encodings=encodings,
-        reasons={},
-        dense_bytes=1,
-        dense_parameters=1,
-        dense_dtype="float32",
-        run={"config_hash": "", "recipe": "test"},
-    )
+    compressed.finalize()
+    compressed.save(tmp_path / "artifact", run={"config_hash": "", "recipe": "test"})
     loaded = Artifact.load(tmp_path / "artifact").backbone
     assert torch.equal(embeddings(loaded, tiny_data), embeddings(tiny_backbone, tiny_data))
 

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.base import Backbone
+from mmcompress.search.budget import Budget
+from mmcompress.search.planning import search
 from mmcompress.testing.contract import RECIPES, build_recipe
 from mmcompress.testing.zoo.families import FAMILIES
 from mmcompress.testing.zoo.family import batch_of
@@ -156,9 +158,9 @@ def check(kind: str, recipe_name: str, dense: Backbone, folder: Path, *overrides
     batch = batch_of(backbone, 1 if kind == "one_item" else 8)
     assert outputs(backbone, batch).isfinite().all()
     recipe = build_recipe(recipe_name, *overrides, dense_dtype=None)
-    recipe.apply(backbone, [batch])
+    made = recipe.apply(backbone, [batch])
     compressed = outputs(backbone.eval(), batch)
-    store(folder, backbone, recipe, dense_parameters=1)
+    store(folder, made)
     loaded = Artifact.load(folder).backbone
     state = loaded.model.state_dict()
     for key, tensor in backbone.model.state_dict().items():
@@ -243,9 +245,8 @@ def test_all_others_ask_for_data(name: str) -> None:
 
 
 def test_a_budget_needs_calibration_data() -> None:
-    budget = "+compression.budget={_target_: mmcompress.search.budget.Budget, ratio: 5}"
     with pytest.raises(ValueError, match="needs calibration data for budget and there are none"):
-        build_recipe("int8", budget).apply(build_clip(), [])
+        search(build_recipe("int8"), Budget(ratio=5), build_clip(), [])
 
 
 @torch.no_grad()

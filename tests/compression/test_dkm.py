@@ -109,9 +109,9 @@ def test_temperature_falls_geometrically_and_ends_hard() -> None:
     layer = nn.Linear(8, 8)
     step = DKM(clusters=4, temperature=1.0, final_temperature=0.01)
     soft = step.apply(layer, "weight", {"clusters": 4, "block_size": 1, "seed": 0})
-    step.applied["layer.weight"] = Applied(layer, "weight", soft)
+    applied = {"layer.weight": Applied(layer, "weight", soft)}
     for progress, temperature in [(0.0, 1.0), (0.5, 0.1), (1.0, 0.01)]:
-        step.on_step(progress)
+        step.on_step(applied, progress)
         assert math.isclose(soft.temperature, temperature)
         assert soft.hard == (progress == 1.0)
     shared = soft(layer.weight)  # in training mode

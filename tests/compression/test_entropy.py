@@ -141,10 +141,10 @@ def test_the_penalty_is_the_log_of_the_mean_magnitude() -> None:
     layer = nn.Linear(10, 6)
     fake = EntropyQuantize(layer.weight.detach(), step=1.0, per_row=False, rounding=0.5)
     nn.utils.parametrize.register_parametrization(layer, "weight", fake)
-    step.applied["x"] = Applied(layer, "weight", fake)
-    expected = 0.5 * (step.applied["x"].original / fake.scale()).abs().mean().log2()
-    torch.testing.assert_close(step.penalty(), expected, rtol=1e-4, atol=1e-4)
-    assert Entropy(step=1.0).penalty() == 0.0
+    applied = {"x": Applied(layer, "weight", fake)}
+    expected = 0.5 * (applied["x"].original / fake.scale()).abs().mean().log2()
+    torch.testing.assert_close(step.penalty(applied), expected, rtol=1e-4, atol=1e-4)
+    assert Entropy(step=1.0).penalty(applied) == 0.0
 
 
 @pytest.mark.parametrize(

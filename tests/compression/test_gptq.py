@@ -160,11 +160,11 @@ def test_the_recipe_starts_from_the_corrected_weights(tiny_backbone, tiny_data) 
     recipe = Recipe({"prune": Magnitude(sparsity=0.5), "gptq": GPTQ(bits=3, role="mlp.*")})
     before = tiny_backbone.model.state_dict()
     dense = {k: v.clone() for k, v in before.items()}
-    recipe.apply(tiny_backbone, tiny_data.calibration_dataloader())
-    for name, applied in recipe.steps["gptq"].applied.items():
+    compressed = recipe.apply(tiny_backbone, tiny_data.calibration_dataloader())
+    for name, applied in compressed.applied["gptq"].items():
         weight = getattr(applied.module, applied.parameter)
         assert torch.equal(weight, applied.original), "it starts on the grid"
-        mask = recipe.steps["prune"].applied[name].parametrization.mask
+        mask = compressed.applied["prune"][name].parametrization.mask
         assert not weight[~mask].any()
         rounded = nearest(dense[name] * mask, Grid(3, dense[name].shape[1]))
         assert not torch.equal(weight, rounded)

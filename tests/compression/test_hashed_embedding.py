@@ -110,7 +110,7 @@ def test_later_steps_target_table_and_weights(tiny_backbone: Backbone, tiny_data
         "hashed": HashEmbedding(bucket_ratio=0.25),
         "int8": Integer(bits=8, role="embed"),
     }
-    plan = Recipe(steps).apply(tiny_backbone, tiny_data.calibration_dataloader())
+    plan = Recipe(steps).apply(tiny_backbone, tiny_data.calibration_dataloader()).plan
     prefix = "text_model.embeddings.token_embedding"
     assert set(plan["int8"]) == {f"{prefix}.table.weight", f"{prefix}.importance.weight"}
 

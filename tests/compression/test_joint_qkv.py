@@ -75,7 +75,7 @@ def test_full_rank_changes_nothing(tiny_open_clip: OpenClip) -> None:
             weight[:, 8:] = 0.0
     dense = copy.deepcopy(tiny_open_clip)
     joint = JointQKV(rank_ratio=0.5, weighting="none", rank_multiple=1, modality="text")
-    assert Recipe({"joint": joint}).apply(tiny_open_clip, [])["joint"]
+    assert Recipe({"joint": joint}).apply(tiny_open_clip, []).plan["joint"]
     ids = tiny_open_clip.tokenize(["a red cat", "two"])
     # float32 factors
     torch.testing.assert_close(
@@ -89,7 +89,8 @@ def test_integers_afterwards_store_the_shared_factor_once(
     recipe = Recipe(
         {"joint": JointQKV(rank_ratio=0.5), "int8": Integer(bits=8, role=["attn.q", "attn.k"])}
     )
-    plan = recipe.apply(tiny_backbone, tiny_data.calibration_dataloader())
+    compressed = recipe.apply(tiny_backbone, tiny_data.calibration_dataloader())
+    plan = compressed.plan
     prefix = "vision_model.encoder.layers.0.self_attn."
     factors = [n.removeprefix(prefix) for n in plan["int8"] if n.startswith(prefix)]
     # In module order k comes first, and with it the factor that q and v share.

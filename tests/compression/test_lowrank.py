@@ -168,7 +168,8 @@ def test_every_weighting_on_a_real_model(
     weighting: str, tiny_backbone: Backbone, tiny_data: PairData
 ) -> None:
     recipe = Recipe({"lowrank": LowRank(rank_ratio=0.25, weighting=weighting, rank_multiple=4)})
-    plan = recipe.apply(tiny_backbone, tiny_data.calibration_dataloader())
+    compressed = recipe.apply(tiny_backbone, tiny_data.calibration_dataloader())
+    plan = compressed.plan
     assert {d["rank"] for d in plan["lowrank"].values()} == {8}
     batch = next(iter(tiny_data.eval_dataloader("test")))
     assert torch.isfinite(tiny_backbone.encode("image", batch["image"])).all()

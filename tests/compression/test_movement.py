@@ -21,8 +21,11 @@ def prepared(sparsity: float = 0.5, **settings: float) -> tuple[nn.Linear, Movem
     mask = movement.apply(layer, "weight", decision)
     assert isinstance(mask, MovementMask)
     nn.utils.parametrize.register_parametrization(layer, "weight", mask)
-    movement.applied[target.name] = Applied(layer, "weight", mask)
     return layer, movement, mask
+
+
+def applied(layer: nn.Linear, mask: MovementMask) -> dict[str, Applied]:
+    return {"layer.weight": Applied(layer, "weight", mask)}
 
 
 def slow_movement(
@@ -55,11 +58,11 @@ def test_against_the_paper():
     ]
     dense = layer.weight.detach().clone()
     expected = slow_movement(dense, LEAST * dense.abs(), data, 0.1)
-    original = movement.applied["layer.weight"].original
+    original = layer.parametrizations.weight.original
     optimizer = torch.optim.SGD([original, mask.scores], lr=0.1)
     masks = []
     for t, (x, y) in enumerate(data):
-        movement.on_step(t / len(data))
+        movement.on_step(applied(layer, mask), t / len(data))
         masks.append(mask.mask.clone())
         optimizer.zero_grad()
         (y * (x @ layer.weight.T)).sum().backward()
@@ -74,35 +77,35 @@ def test_the_value_is_exactly_masked():
     layer, movement, mask = prepared(0.7)
     with torch.no_grad():
         mask.scores.normal_()
-    movement.on_step(1.0)
-    assert torch.equal(layer.weight, movement.applied["layer.weight"].original * mask.mask)
+    movement.on_step(applied(layer, mask), 1.0)
+    assert torch.equal(layer.weight, layer.parametrizations.weight.original * mask.mask)
     assert int((layer.weight == 0).sum()) == 21
 
 
 def test_untrained_it_is_magnitude_pruning():
     layer, movement, mask = prepared()
     dense = layer.weight.detach().abs()
-    movement.on_step(1.0)
+    movement.on_step(applied(layer, mask), 1.0)
     assert torch.equal(mask.mask, lowest_mask(dense, 15))
 
 
 def test_masks_follow_scores_as_if_sought_anew():
     """Over many small steps and two jumps, where the last threshold is no help."""
-    _, movement, mask = prepared()
+    layer, movement, mask = prepared()
     generator = torch.Generator().manual_seed(0)
     for step in range(30):
         with torch.no_grad():
             size = 10.0 if step in (10, 20) else 1e-3
             mask.scores.add_(size * torch.randn(mask.scores.shape, generator=generator))
-        movement.on_step(1.0)
+        movement.on_step(applied(layer, mask), 1.0)
         assert torch.equal(mask.mask, lowest_mask(mask.scores.detach(), mask.pruned)), step
 
 
 def test_scores_train_where_weights_are_masked():
     layer, movement, mask = prepared()
-    movement.on_step(1.0)
+    movement.on_step(applied(layer, mask), 1.0)
     layer.weight.sum().backward()
-    assert torch.equal(mask.scores.grad, movement.applied["layer.weight"].original.detach())
+    assert torch.equal(mask.scores.grad, layer.parametrizations.weight.original.detach())
 
 
 def test_no_step_may_keep_the_gradient_from_the_scores(tiny_backbone: Backbone):

@@ -98,8 +98,8 @@ def test_dense_dtype_rounds_the_remainder_and_only_it(
     tiny_backbone: Backbone, tiny_data: PairData
 ) -> None:
     recipe = Recipe({"int8": Integer(bits=8)}, dense_dtype="float16")
-    recipe.apply(tiny_backbone, [])
-    encodings = recipe.finalize(tiny_backbone)
+    compressed = recipe.apply(tiny_backbone, [])
+    encodings = compressed.finalize()
     for key, tensor in tiny_backbone.model.state_dict().items():
         if tensor.is_floating_point():
             exact = torch.equal(tensor.half().float(), tensor)
@@ -113,8 +113,8 @@ def test_a_module_that_two_places_share_is_baked_once(tiny_backbone: Backbone) -
     layers = tiny_backbone.model.vision_model.encoder.layers
     layers[1].mlp = layers[0].mlp
     recipe = Recipe({"int8": Integer(bits=8)}, dense_dtype="float16")
-    recipe.apply(tiny_backbone, [])
-    encodings = recipe.finalize(tiny_backbone)
+    compressed = recipe.apply(tiny_backbone, [])
+    encodings = compressed.finalize()
     assert "vision_model.encoder.layers.0.mlp.fc1.weight" in encodings
     assert "vision_model.encoder.layers.1.mlp.fc1.weight" not in encodings
     bias = layers[1].mlp.fc1.bias
@@ -124,38 +124,38 @@ def test_a_module_that_two_places_share_is_baked_once(tiny_backbone: Backbone) -
 def test_coverage_structure_and_reasons(tiny_backbone: Backbone) -> None:
     total = sum(p.numel() for p in tiny_backbone.parameters())
     recipe = Recipe({"lowrank": lowrank(role=["mlp.up", "attn.q"], rank_ratio=0.45)})
-    recipe.apply(tiny_backbone, [])
+    compressed = recipe.apply(tiny_backbone, [])
     # rank 12 of 32: 12·(64 + 32) < 64·32, and 12·64 < 32·32; two layers in two towers
-    assert recipe.coverage["lowrank"] == pytest.approx(4 * (64 * 32 + 32 * 32) / total)
-    (edit,) = recipe.structure()
+    assert compressed.coverage["lowrank"] == pytest.approx(4 * (64 * 32 + 32 * 32) / total)
+    (edit,) = compressed.structure()
     assert (edit["step"], edit["edit"], edit["version"]) == ("lowrank", "lowrank", 1)
     assert len(edit["modules"]) == 8
     assert set(map(str, edit["modules"].values())) == {"{'rank': 12}"}
-    assert recipe.reasons() == {}
+    assert compressed.reasons() == {}
 
 
 def test_reasons_name_the_step(tiny_backbone: Backbone) -> None:
     recipe = Recipe({"lowrank": lowrank(role=["mlp.up", "attn.q"], rank_ratio=0.625)})
-    recipe.apply(tiny_backbone, [])
+    compressed = recipe.apply(tiny_backbone, [])
     # rank 20: 20·96 < 2,048, but 20·64 > 1,024
-    reasons = recipe.reasons()
+    reasons = compressed.reasons()
     assert len(reasons) == 4
     assert all("q_proj" in key for key in reasons)
     assert all(r.startswith("lowrank: rank 20 would not shrink 32x32") for r in reasons.values())
-    assert sum(LEFT_DENSE in d for d in recipe.plan["lowrank"].values()) == 4
+    assert sum(LEFT_DENSE in d for d in compressed.plan["lowrank"].values()) == 4
 
 
 def test_factors_of_a_layer_are_targets_of_the_next_step(tiny_backbone: Backbone) -> None:
     recipe = Recipe({"lowrank": lowrank(role="mlp.up"), "int8": Integer(bits=8, role="mlp.up")})
-    recipe.apply(tiny_backbone, [])
-    names = sorted(key.split("layers.")[1] for key in recipe.plan["int8"] if "vision" in key)
+    compressed = recipe.apply(tiny_backbone, [])
+    names = sorted(key.split("layers.")[1] for key in compressed.plan["int8"] if "vision" in key)
     assert names == [f"{i}.mlp.fc1.{factor}.weight" for i in (0, 1) for factor in "uv"]
 
 
 def test_finalize_leaves_ordinary_modules_and_no_negative_zero(tiny_backbone: Backbone) -> None:
     recipe = Recipe({"magnitude": Magnitude(sparsity=0.5)})
-    recipe.apply(tiny_backbone, [])
-    encodings = recipe.finalize(tiny_backbone)
+    compressed = recipe.apply(tiny_backbone, [])
+    encodings = compressed.finalize()
     assert not any(parametrize.is_parametrized(m) for m in tiny_backbone.modules())
     assert all(p.requires_grad for p in tiny_backbone.parameters())
     state = tiny_backbone.model.state_dict()
@@ -182,8 +182,9 @@ def test_a_tower_that_is_left_alone_is_said(
 ) -> None:
     caplog.set_level(logging.INFO)
     recipe = Recipe({"text": Magnitude(sparsity=0.5, modality="text"), "all": Integer(bits=8)})
-    recipe.apply(tiny_backbone, [])
+    compressed = recipe.apply(tiny_backbone, [])
+    compressed.log_coverage()
     said = {line.split(":")[0]: line for line in caplog.messages}
     assert said["text"].endswith("targets, none in image")
     assert "none" not in said["all"]
-    assert recipe.untouched == {"text": ["image"], "all": []}
+    assert compressed.untouched == {"text": ["image"], "all": []}

@@ -10,17 +10,15 @@ from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.backbones.open_clip.backbone import OpenClip
 from mmcompress.compression.quantization.integer import Integer
-from mmcompress.compression.recipe import Recipe
+from mmcompress.compression.recipe import Compressed, Recipe
 from mmcompress.compression.reconstruction import Reconstruction
 from mmcompress.data.base import PairData
 
 Batches = list[dict[str, torch.Tensor]]
 
 
-def quantized(backbone: Backbone, bits: int = 3, **selectors: Any) -> Recipe:
-    recipe = Recipe({"int": Integer(bits=bits, **selectors)})
-    recipe.apply(backbone, [])
-    return recipe
+def quantized(backbone: Backbone, bits: int = 3, **selectors: Any) -> Compressed:
+    return Recipe({"int": Integer(bits=bits, **selectors)}).apply(backbone, [])
 
 
 @pytest.fixture
@@ -34,9 +32,9 @@ def test_the_error_of_every_block_falls(
     inputs: Any, bits: int, tiny_backbone: HFClip, batches: Batches
 ) -> None:
     dense = copy.deepcopy(tiny_backbone)
-    recipe = quantized(tiny_backbone, bits=bits)
+    compressed = quantized(tiny_backbone, bits=bits)
     errors = Reconstruction(steps=30, lr=1e-3, batch_size=8, inputs=inputs)(
-        tiny_backbone, dense, recipe, batches
+        compressed, dense, batches
     )
     assert len(errors) == 4  # two towers of two blocks
     for name, (before, after) in errors.items():
@@ -46,8 +44,8 @@ def test_the_error_of_every_block_falls(
 def test_the_embeddings_come_closer(tiny_backbone: HFClip, batches: Batches) -> None:
     dense, plain = copy.deepcopy(tiny_backbone), copy.deepcopy(tiny_backbone)
     quantized(plain)
-    recipe = quantized(tiny_backbone)
-    Reconstruction(steps=60, lr=1e-3, batch_size=8)(tiny_backbone, dense, recipe, batches)
+    compressed = quantized(tiny_backbone)
+    Reconstruction(steps=60, lr=1e-3, batch_size=8)(compressed, dense, batches)
 
     def distance(backbone: Backbone, modality: str) -> float:
         with torch.no_grad():
@@ -64,10 +62,10 @@ def test_the_embeddings_come_closer(tiny_backbone: HFClip, batches: Batches) -> 
 
 def test_nothing_outside_the_blocks_moves(tiny_backbone: HFClip, batches: Batches) -> None:
     dense = copy.deepcopy(tiny_backbone)
-    recipe = quantized(tiny_backbone)
+    compressed = quantized(tiny_backbone)
     before = {k: v.clone() for k, v in tiny_backbone.state_dict().items()}
     teacher = {k: v.clone() for k, v in dense.state_dict().items()}
-    Reconstruction(steps=5, batch_size=8)(tiny_backbone, dense, recipe, batches)
+    Reconstruction(steps=5, batch_size=8)(compressed, dense, batches)
     for key, tensor in tiny_backbone.state_dict().items():
         if ".layers." not in key:
             assert torch.equal(tensor, before[key]), key
@@ -80,17 +78,17 @@ def test_same_seed_same_weights(tiny_backbone: HFClip, batches: Batches) -> None
     dense = copy.deepcopy(tiny_backbone)
     other = copy.deepcopy(tiny_backbone)
     for backbone in (tiny_backbone, other):
-        recipe = quantized(backbone)
-        Reconstruction(steps=5, batch_size=8, seed=3)(backbone, dense, recipe, batches)
+        compressed = quantized(backbone)
+        Reconstruction(steps=5, batch_size=8, seed=3)(compressed, dense, batches)
     for mine, theirs in zip(tiny_backbone.parameters(), other.parameters(), strict=True):
         assert torch.equal(mine, theirs)
 
 
 def test_a_block_never_gets_worse(tiny_backbone: HFClip, batches: Batches) -> None:
     dense = copy.deepcopy(tiny_backbone)
-    recipe = quantized(tiny_backbone, bits=8)
+    compressed = quantized(tiny_backbone, bits=8)
     before = {k: v.clone() for k, v in tiny_backbone.state_dict().items()}
-    errors = Reconstruction(steps=3, lr=10.0, batch_size=8)(tiny_backbone, dense, recipe, batches)
+    errors = Reconstruction(steps=3, lr=10.0, batch_size=8)(compressed, dense, batches)
     for was, now in errors.values():
         assert now == was
     for key, tensor in tiny_backbone.state_dict().items():
@@ -100,8 +98,8 @@ def test_a_block_never_gets_worse(tiny_backbone: HFClip, batches: Batches) -> No
 def test_a_tower_that_is_left_dense_stays_so(tiny_backbone: HFClip, batches: Batches) -> None:
     """Its blocks have no error, so no training can help them."""
     dense = copy.deepcopy(tiny_backbone)
-    recipe = quantized(tiny_backbone, modality="image")
-    errors = Reconstruction(steps=3, batch_size=8)(tiny_backbone, dense, recipe, batches)
+    compressed = quantized(tiny_backbone, modality="image")
+    errors = Reconstruction(steps=3, batch_size=8)(compressed, dense, batches)
     for name, (before, after) in errors.items():
         if name.startswith("text"):
             assert before == after == 0.0
@@ -114,8 +112,8 @@ def test_open_clip_blocks_are_called_their_own_way(tiny_open_clip: OpenClip) -> 
     texts = tiny_open_clip.tokenize(["a red cat", "two dogs", "a key", "the moon"])
     batches = [{"image": torch.randn(4, 3, 32, 32, generator=generator), "text": texts}]
     dense = copy.deepcopy(tiny_open_clip)
-    recipe = quantized(tiny_open_clip, bits=2)
-    errors = Reconstruction(steps=30, lr=1e-3, batch_size=2)(tiny_open_clip, dense, recipe, batches)
+    compressed = quantized(tiny_open_clip, bits=2)
+    errors = Reconstruction(steps=30, lr=1e-3, batch_size=2)(compressed, dense, batches)
     assert len(errors) == 4
     assert all(after < before for before, after in errors.values())
 
@@ -125,7 +123,7 @@ def test_shared_blocks_are_refused(tiny_backbone: HFClip, batches: Batches) -> N
     layers = tiny_backbone.model.text_model.encoder.layers
     layers[1] = layers[0]
     with pytest.raises(ValueError, match=r"text_model.* removed or shared some: set reconstruct"):
-        Reconstruction(steps=1)(tiny_backbone, dense, Recipe(), batches)
+        Reconstruction(steps=1)(Recipe().restore(tiny_backbone, {}), dense, batches)
 
 
 @pytest.mark.parametrize(

@@ -29,10 +29,10 @@ def test_buckets(
 ) -> None:
     tell_smallest.cache_clear()
     ids = torch.ones(4, 8, dtype=torch.int64)
-    plan = Recipe({"hashed": HashEmbedding(bucket_ratio=ratio)}).apply(
+    compressed = Recipe({"hashed": HashEmbedding(bucket_ratio=ratio)}).apply(
         tiny_backbone, [{"image": torch.zeros(4, 3, 32, 32), "text": ids}]
     )
-    (decision,) = plan["hashed"].values()
+    (decision,) = compressed.plan["hashed"].values()
     assert decision["buckets"] == (1 if said else 3)  # of 64 words
     message = "bucket_ratio=1e-06 is less than can be kept of some layers: one bucket is kept there"
     assert (message in caplog.messages) is said

@@ -355,19 +355,10 @@ def test_the_least_important_go_and_the_manifest_holds_counts(
             )
         }
     )
-    plan = recipe.apply(tiny_backbone, [])
+    compressed = recipe.apply(tiny_backbone, [])
+    plan = compressed.plan
     assert plan["neurons"][f"{LAYER}.mlp"]["indices"] == [*range(10), *range(26, 64)]
-    artifact = Artifact.save(
-        tmp_path / "artifact",
-        tiny_backbone,
-        structure=recipe.structure(),
-        encodings=recipe.finalize(tiny_backbone),
-        reasons={},
-        dense_bytes=1,
-        dense_parameters=1,
-        dense_dtype="float32",
-        run={"config_hash": "", "recipe": "test"},
-    )
+    artifact = compressed.save(tmp_path / "artifact", run={"config_hash": "", "recipe": "test"})
     (edit,) = artifact.manifest["structure"]
     assert set(map(str, edit["modules"].values())) == {"{'kept': 48}"}
     loaded = Artifact.load(tmp_path / "artifact").backbone

@@ -13,11 +13,19 @@ from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.backbones.open_clip.backbone import OpenClip
+from mmcompress.compression.base import Applied
 from mmcompress.compression.lowrank.lowrank import LowRank
 from mmcompress.compression.pruning.encodings import keep_in_encoding
-from mmcompress.compression.pruning.upop import StructureMask, UPop, choose, due_share
+from mmcompress.compression.pruning.upop import (
+    StructureMask,
+    UPop,
+    choose,
+    cost,
+    due_share,
+    units_of,
+)
 from mmcompress.compression.quantization.integer import Integer
-from mmcompress.compression.recipe import Recipe
+from mmcompress.compression.recipe import Compressed, Recipe
 from mmcompress.compression.sharing.codebook import Codebook
 from mmcompress.data.base import PairData
 from mmcompress.functional.contrastive import contrastive_loss
@@ -142,11 +150,12 @@ def test_a_module_keeps_one_structure():
     assert int(found[1].sum()) < 20
 
 
-def train(backbone: Backbone, recipe: Recipe, data: PairData, steps: int) -> None:
+def train(compressed: Compressed, data: PairData, steps: int) -> None:
+    backbone = compressed.backbone
     batch = next(iter(data.calibration_dataloader()))
     optimizer = torch.optim.SGD([p for p in backbone.parameters() if p.requires_grad], lr=0.01)
     for step in range(steps):
-        recipe.on_step(step / steps)
+        compressed.on_step(step / steps)
         optimizer.zero_grad()
         with nn.utils.parametrize.cached():
             pair = [backbone.encode(m, batch[m]) for m in backbone.modalities]
@@ -157,26 +166,26 @@ def train(backbone: Backbone, recipe: Recipe, data: PairData, steps: int) -> Non
 def test_masks_shrink_to_zero_and_then_stay(tiny_backbone: HFClip, tiny_data: PairData):
     upop = UPop(pruning_ratio=0.5, search=0.5, updates=5)
     recipe = Recipe({"upop": upop})
-    recipe.apply(tiny_backbone, list(tiny_data.calibration_dataloader()))
+    compressed = recipe.apply(tiny_backbone, list(tiny_data.calibration_dataloader()))
+    applied = compressed.applied["upop"]
     seen = []
     on_step = upop.on_step
 
-    def spy(progress: float) -> None:
-        on_step(progress)
-        masks = [a.parametrization for a in upop.applied.values()]
-        seen.append(torch.cat([mask.alpha for mask in masks]))
+    def spy(applied: dict[str, Applied], progress: float) -> None:
+        on_step(applied, progress)
+        seen.append(torch.cat([a.parametrization.alpha for a in applied.values()]))
 
     upop.on_step = spy
-    train(tiny_backbone, recipe, tiny_data, 20)
+    train(compressed, tiny_data, 20)
     lows = [alpha.min().item() for alpha in seen]
     expected = [1 - due_share(min(int(step / 20 / 0.5 * 5), 5) / 5) for step in range(20)]
     assert lows == pytest.approx(expected, abs=1e-6)
     assert set(seen[-1].tolist()) == {0.0, 1.0}
     assert all(torch.equal(alpha, seen[-1]) for alpha in seen[10:])
     # an attention dimension costs 2·(3·32 + 32), a neuron 64, and one more entry may fit
-    units = upop._units()
-    total = sum(upop._cost(m) * len(m[0].alpha) for m in units)
-    gone = sum(upop._cost(m) * int((m[0].alpha == 0).sum()) for m in units)
+    units = units_of(applied)
+    total = sum(cost(m, applied) * len(m[0].alpha) for m in units)
+    gone = sum(cost(m, applied) * int((m[0].alpha == 0).sum()) for m in units)
     assert 0.5 * total - 256 < gone <= 0.5 * total
 
 
@@ -205,18 +214,18 @@ def test_what_is_zero_is_removed(
             bits=8, group_size=size, granularity="linear", role=["attn.*", "mlp.*"]
         )
     recipe = Recipe(steps, dense_dtype="float32")
-    recipe.apply(backbone, [data])
-    recipe.on_step(1.0)
+    compressed = recipe.apply(backbone, [data])
+    compressed.on_step(1.0)
     with torch.no_grad():
         expected = torch.cat([backbone.encode(m, data[m]) for m in backbone.modalities])
     dense = sum(p.numel() for p in backbone.parameters())
-    encodings = recipe.finalize(backbone)
+    encodings = compressed.finalize()
     with torch.no_grad():
         found = torch.cat([backbone.encode(m, data[m]) for m in backbone.modalities])
     # sums of fewer terms; the weights of the tests are large
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
     left = sum(p.numel() for p in backbone.parameters())
-    cut = recipe.structure()
+    cut = compressed.structure()
     if values == "groups":
         assert left == dense
         assert cut == []
@@ -231,20 +240,10 @@ def test_int8_of_what_is_left_is_stored_exactly(
     tiny_backbone: HFClip, tiny_data: PairData, tmp_path: Path
 ):
     recipe = Recipe({"upop": UPop(pruning_ratio=0.5), "int8": Integer(bits=8)})
-    recipe.apply(tiny_backbone, list(tiny_data.calibration_dataloader()))
-    train(tiny_backbone, recipe, tiny_data, 4)
-    encodings = recipe.finalize(tiny_backbone)
-    Artifact.save(
-        tmp_path / "artifact",
-        tiny_backbone,
-        structure=recipe.structure(),
-        encodings=encodings,
-        reasons={},
-        dense_bytes=1,
-        dense_parameters=1,
-        dense_dtype="float32",
-        run={"config_hash": "", "recipe": "test"},
-    )
+    compressed = recipe.apply(tiny_backbone, list(tiny_data.calibration_dataloader()))
+    train(compressed, tiny_data, 4)
+    encodings = compressed.finalize()
+    compressed.save(tmp_path / "artifact", run={"config_hash": "", "recipe": "test"})
     state = Artifact.load(tmp_path / "artifact").backbone.model.state_dict()
     for key, tensor in tiny_backbone.model.state_dict().items():
         assert torch.equal(state[key], tensor), key
@@ -322,7 +321,8 @@ def test_resumed_masks_go_on_where_they_were(
         backbone, upop = make_tiny_backbone(), UPop(pruning_ratio=0.5, search=1.0, updates=4)
         tiny_data.attach(backbone)
         recipe = Recipe({"upop": upop})
-        plan = recipe.apply(backbone, batches)
+        compressed = recipe.apply(backbone, batches)
+        plan = compressed.plan
         batch = batches[0]
         for step in range(8):
             if resumed and step == 3:
@@ -332,9 +332,9 @@ def test_resumed_masks_go_on_where_they_were(
                     UPop(pruning_ratio=0.5, search=1.0, updates=4),
                 )
                 recipe = Recipe({"upop": upop})
-                recipe.restore(backbone, plan)
+                compressed = recipe.restore(backbone, plan)
                 backbone.load_state_dict(state)
-            recipe.on_step(step / 8)
+            compressed.on_step(step / 8)
             pair = [backbone.encode(m, batch[m]) for m in backbone.modalities]
             contrastive_loss(*pair, backbone.logit_scale).backward()
         states.append(backbone.state_dict())

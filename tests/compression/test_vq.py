@@ -184,32 +184,24 @@ def test_shared_codebook_is_one_tensor_in_training_and_in_the_file(
 ) -> None:
     step = VectorQuantizer(clusters=16, codebook_scope="role", role=["attn.q", "mlp.up"])
     recipe = Recipe({"vq": step})
-    recipe.apply(tiny_backbone, tiny_data.calibration_dataloader())
-    books = {a.parametrization.codebook for a in step.applied.values()}
-    assert len(step.applied) == 8
+    compressed = recipe.apply(tiny_backbone, tiny_data.calibration_dataloader())
+    applied = compressed.applied["vq"]
+    books = {a.parametrization.codebook for a in applied.values()}
+    assert len(applied) == 8
     assert len(books) == 4  # two roles in two towers
     total = sum(p.numel() for p in tiny_backbone.parameters()) - sum(b.numel() for b in books)
-    assert recipe.coverage["vq"] == pytest.approx(4 * (32 * 32 + 64 * 32) / total)
-    encodings = recipe.finalize(tiny_backbone)
-    assert len({id(e.tensors["codebook"]) for e in encodings.values()}) == 4
+    assert compressed.coverage["vq"] == pytest.approx(4 * (32 * 32 + 64 * 32) / total)
+    encodings = compressed.finalize()
+    assert len({e.tensors["codebook"].data_ptr() for e in encodings.values()}) == 4
 
 
 def test_shared_codebook_is_stored_once_and_reloaded(
     tiny_backbone: Backbone, tiny_data: PairData, tmp_path: Path
 ) -> None:
     recipe = Recipe({"vq": VectorQuantizer(clusters=16, codebook_scope="role")})
-    recipe.apply(tiny_backbone, tiny_data.calibration_dataloader())
-    artifact = Artifact.save(
-        tmp_path / "artifact",
-        tiny_backbone,
-        encodings=recipe.finalize(tiny_backbone),
-        structure=[],
-        reasons={},
-        dense_bytes=1,
-        dense_parameters=1,
-        dense_dtype="float32",
-        run={"config_hash": "", "recipe": "test"},
-    )
+    compressed = recipe.apply(tiny_backbone, tiny_data.calibration_dataloader())
+    compressed.finalize()
+    artifact = compressed.save(tmp_path / "artifact")
     rows = artifact.ledger()
     assert sum(row.bytes for row in rows) == artifact.bytes
     roles = {(t.modality, t.role) for t in tiny_backbone.targets() if t.role != "position"}
@@ -220,19 +212,14 @@ def test_shared_codebook_is_stored_once_and_reloaded(
 
 
 def test_restored_layers_share_again(make_tiny_backbone, tiny_data: PairData) -> None:
-    def recipe() -> tuple[VectorQuantizer, Recipe]:
-        step = VectorQuantizer(clusters=16, codebook_scope="modality", role="mlp.*")
-        return step, Recipe({"vq": step})
-
+    recipe = Recipe({"vq": VectorQuantizer(clusters=16, codebook_scope="modality", role="mlp.*")})
     backbone = make_tiny_backbone()
     tiny_data.attach(backbone)
-    _, first = recipe()
-    plan = first.apply(backbone, tiny_data.calibration_dataloader())
+    plan = recipe.apply(backbone, tiny_data.calibration_dataloader()).plan
     other = make_tiny_backbone(seed=1)
-    step, again = recipe()
-    again.restore(other, plan)
+    applied = recipe.restore(other, plan).applied["vq"]
     other.load_state_dict(backbone.state_dict())
-    assert len({a.parametrization.codebook for a in step.applied.values()}) == 2
+    assert len({a.parametrization.codebook for a in applied.values()}) == 2
 
 
 def test_plan_leaves_what_would_not_shrink() -> None:

@@ -84,8 +84,8 @@ def test_gradual_keeps_the_norms_and_ends_where_one_shot_does():
         k: v.shape for k, v in mask.state_dict().items()
     }
     nn.utils.parametrize.register_parametrization(layer, "weight", mask)
-    wanda.applied["layer.weight"] = Applied(layer, "weight", mask)
+    applied = {"layer.weight": Applied(layer, "weight", mask)}
     dense = layer.parametrizations.weight.original.detach().clone()
     for progress in (0.0, 0.1, 0.2, 0.5):
-        wanda.on_step(progress)
+        wanda.on_step(applied, progress)
     assert torch.equal(mask.mask, slow_wanda(dense, x, 0.5))

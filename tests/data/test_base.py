@@ -100,12 +100,11 @@ def test_a_resumed_fit_equals_an_uninterrupted_one(
         backbone = make_tiny_backbone(seed)
         recipe = Recipe({"magnitude": Magnitude(sparsity=0.5, schedule="cubic", updates=4)})
         if resume:
-            recipe.restore(backbone, **calibrated_in(resume))
+            compressed = recipe.restore(backbone, calibrated_in(resume)["plan"])
         else:
-            recipe.apply(backbone, [])
+            compressed = recipe.apply(backbone, [])
         module = CompressionModule(
-            backbone,
-            recipe,
+            compressed,
             Objective(),
             optimizer=partial(torch.optim.AdamW, lr=1e-3),
         )

@@ -124,8 +124,8 @@ def artifact(request: pytest.FixtureRequest, captioned: Path, tmp_path: Path) ->
         backbone.loss(batch).backward()
         optimizer.step()
     recipe = Recipe({} if request.param == "dense" else {"int4": Integer(bits=4)})
-    recipe.apply(backbone, [])
-    return store(tmp_path / "artifact", backbone, recipe, dense_parameters=1)
+    compressed = recipe.apply(backbone, [])
+    return store(tmp_path / "artifact", compressed)
 
 
 def by_mmcompress(backbone: Backbone, root: Path) -> dict[str, float]:

@@ -45,8 +45,8 @@ TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
 def compressed(folder: Path, backbone: Backbone, step: Compressor, *batches: Any) -> Artifact:
     """As it would be read back, without the seconds that storing takes."""
     recipe = Recipe({"step": step})
-    recipe.apply(backbone, list(batches))
-    recipe.finalize(backbone)
+    compressed = recipe.apply(backbone, list(batches))
+    compressed.finalize()
     return Artifact(folder, {}, backbone.eval())
 
 

@@ -18,7 +18,7 @@ from mmcompress.backbones.hf.sentence import HFText
 from mmcompress.backbones.hf.two_towers import from_pretrained as two_towers
 from mmcompress.backbones.open_clip.backbone import OpenClip
 from mmcompress.compression.quantization.integer import Integer
-from mmcompress.compression.recipe import Recipe
+from mmcompress.compression.recipe import Compressed, Recipe
 from mmcompress.format.errors import ArtifactError
 from mmcompress.functional.finite import (
     NotFiniteError,
@@ -127,10 +127,8 @@ def test_a_model_of_your_own_is_looked_at_too() -> None:
         Custom(image_encoder=encoder, transform=lambda image: image)
 
 
-def quantized(backbone: Backbone) -> Recipe:
-    recipe = Recipe({"int8": Integer(bits=8, role="mlp.up")})
-    recipe.apply(backbone, [])
-    return recipe
+def quantized(backbone: Backbone) -> Compressed:
+    return Recipe({"int8": Integer(bits=8, role="mlp.up")}).apply(backbone, [])
 
 
 def poisoned(state: dict[str, Tensor], key: str, value: float) -> None:
@@ -145,22 +143,21 @@ def poisoned(state: dict[str, Tensor], key: str, value: float) -> None:
 def test_no_artifact_is_written_with_them_or_read(
     key: str, tiny_backbone: HFClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = quantized(tiny_backbone)
+    compressed = quantized(tiny_backbone)
     original = key.replace("fc1.weight", "fc1.parametrizations.weight.original")
     poisoned(tiny_backbone.model.state_dict(), original, NAN)
     with pytest.raises(ValueError, match=rf"diverged, .*{original} holds 1 NaN of .*: lower"):
-        store(tmp_path / "refused", tiny_backbone, recipe, dense_parameters=1)
+        store(tmp_path / "refused", compressed)
     assert not (tmp_path / "refused").exists()
     if "fc1" in key:
         return  # its codes are integers
     monkeypatch.setattr("mmcompress.compression.recipe.check_trained", lambda model: None)
     with pytest.raises(ValueError, match=rf"^{key} holds \d+ NaN of .*: lower optimizer\.lr"):
-        store(tmp_path / "refused", tiny_backbone, recipe, dense_parameters=1)
+        store(tmp_path / "refused", compressed)
     monkeypatch.setattr("mmcompress.artifact.save._refuse", lambda problem: None)
     unread = "mmcompress.artifact.save._read_back"
     monkeypatch.setattr(unread, lambda folder, *rest: read_manifest(folder))
-    as_it_is = Recipe(dense_dtype="float32")
-    store(tmp_path / "bad", tiny_backbone, as_it_is, dense_parameters=1)
+    store(tmp_path / "bad", Recipe(dense_dtype="float32").restore(tiny_backbone, {}))
     for load in (Artifact.load, lambda folder: backbone_in(str(folder))):
         with pytest.raises(ArtifactError, match=rf"model\.safetensors: {key} holds 1 NaN of "):
             load(tmp_path / "bad")
@@ -175,6 +172,6 @@ def test_masks_come_back_as_they_were(dtype: str, lowest: float, tmp_path: Path)
         return Custom(image_encoder=encoder, transform=lambda image: image)
 
     backbone = build()
-    store(tmp_path / "a", backbone, Recipe(dense_dtype=dtype), dense_parameters=1)
+    store(tmp_path / "a", Recipe(dense_dtype=dtype).restore(backbone, {}))
     loaded = Artifact.load(tmp_path / "a", skeleton=build).backbone
     assert torch.equal(loaded.model.image_encoder.mask, torch.full((3, 3), lowest).triu(1))

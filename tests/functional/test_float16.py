@@ -59,8 +59,8 @@ def test_what_overflows_is_stored_as_it_is(
     wide = {*WIDE, "text_model.final_layer_norm.bias"}
     before = {key: tensor.clone() for key, tensor in state.items()}
     recipe = Recipe({"int8": Integer(bits=8, role="mlp.*")}, dense_dtype="float16")
-    recipe.apply(backbone, [])
-    artifact = store(tmp_path / "artifact", backbone, recipe, dense_parameters=1)
+    compressed = recipe.apply(backbone, [])
+    artifact = store(tmp_path / "artifact", compressed)
 
     loaded = Artifact.load(artifact.folder).backbone.model.state_dict()
     encoded = {key for key in before if ".mlp." in key and key.endswith("weight")}

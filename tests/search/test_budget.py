@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +14,19 @@ from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.compression.base import LEFT_DENSE
 from mmcompress.compression.lowrank.lowrank import LowRank
+from mmcompress.compression.pruning.upop import UPop
 from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.recipe import Recipe
 from mmcompress.data.base import PairData
-from mmcompress.search.budget import Budget, solve
+from mmcompress.search.budget import Budget
 from mmcompress.search.groups import Group, find_groups, swapped
-from mmcompress.search.proxy_loss import Yardstick
+from mmcompress.search.knapsack import solve
+from mmcompress.search.planning import Search, search
+from mmcompress.search.proxy_loss import ProxyLoss
 
 
 def batches(data: PairData) -> list[dict[str, torch.Tensor]]:
     return list(data.calibration_dataloader())
-
-
-def stored(recipe: Recipe, backbone: HFClip, dense: HFClip, folder: Path) -> Artifact:
-    return Artifact.save(
-        folder,
-        backbone,
-        encodings=recipe.finalize(backbone),
-        structure=recipe.structure(),
-        reasons=recipe.reasons(),
-        dense_bytes=dense_file_bytes(dense.model),
-        dense_parameters=sum(p.numel() for p in dense.parameters()),
-        dense_dtype=recipe.dense_dtype,
-        run={"config_hash": "0" * 64, "recipe": "trial"},
-    )
 
 
 def test_the_solver_equals_trying_everything() -> None:
@@ -72,7 +62,7 @@ def test_a_budget_that_nothing_fits_says_so() -> None:
         {"two": lambda: Integer(bits=2), "four": lambda: Integer(bits=4)},
         {"lowrank": lambda: LowRank(rank_ratio=0.25), "int": lambda: Integer(bits=8)},
     ],
-    ids=["ladder", "alternatives", "stack"],
+    ids=["search_space", "alternatives", "stack"],
 )
 def test_the_files_fit_and_reload(
     steps: dict[str, Any], tiny_backbone: HFClip, tiny_data: PairData, tmp_path: Path
@@ -84,11 +74,14 @@ def test_the_files_fit_and_reload(
         for rank_ratio, bits in [(0.25, 4), (0.5, 4), (0.5, 8)]
     ]
     budget = Budget(bytes=limit, choices=choices if "lowrank" in steps else None, pairs=16)
-    recipe = Recipe({n: make() for n, make in steps.items()}, budget=budget)
-    recipe.apply(tiny_backbone, batches(tiny_data))
-    artifact = stored(recipe, tiny_backbone, dense, tmp_path / "a")
+    recipe, pairs = Recipe({n: make() for n, make in steps.items()}), batches(tiny_data)
+    plan, report = search(recipe, budget, tiny_backbone, pairs)
+    compressed = recipe.apply(tiny_backbone, pairs, plan)
+    compressed.finalize()
+    artifact = compressed.save(tmp_path / "a", run={"config_hash": "0" * 64, "recipe": "trial"})
     assert 0.95 * limit < artifact.bytes <= limit
-    chosen = {group.chosen for group in recipe.budget.groups}
+    assert report["limit"] == limit
+    chosen = {group["chosen"] for group in report["groups"]}
     assert len(chosen) > 1, "one choice for all would need no budget"
     loaded = Artifact.load(tmp_path / "a").backbone.model.state_dict()
     for key, tensor in tiny_backbone.model.state_dict().items():
@@ -100,25 +93,26 @@ def test_more_bytes_never_lose_more(tiny_backbone: HFClip, tiny_data: PairData) 
     losses = []
     for ratio in (3.5, 3.0, 2.5):
         budget = Budget(ratio=ratio, pairs=16)
-        budget.search(Recipe({"int": Integer(bits=8)}), tiny_backbone, batches(tiny_data))
-        losses.append(sum(group.losses[group.chosen] for group in budget.groups))
+        recipe = Recipe({"int": Integer(bits=8)})
+        _, report = search(recipe, budget, tiny_backbone, batches(tiny_data))
+        losses.append(sum(group["losses"][group["chosen"]] for group in report["groups"]))
     assert losses == sorted(losses, reverse=True)
 
 
 def test_choices_name_steps_of_the_recipe(tiny_backbone: HFClip, tiny_data: PairData) -> None:
-    recipe = Recipe(
-        {"int": Integer(bits=8)}, budget=Budget(ratio=2, choices=[{"int4": {"bits": 4}}])
-    )
+    recipe = Recipe({"int": Integer(bits=8)})
+    budget = Budget(ratio=2, choices=[{"int4": {"bits": 4}}])
     with pytest.raises(ValueError, match=r"choices names int4, and the recipe's steps are int"):
-        recipe.apply(tiny_backbone, batches(tiny_data))
+        search(recipe, budget, tiny_backbone, batches(tiny_data))
 
 
 def test_only_the_given_choices_are_used(tiny_backbone: HFClip, tiny_data: PairData) -> None:
     choices = [{"int": {"bits": 3}}, {"int": {"bits": 7}}]
     budget = Budget(ratio=3, choices=choices, pairs=16)
-    recipe = Recipe({"int": Integer(bits=8)}, budget=budget)
-    plan = recipe.apply(tiny_backbone, batches(tiny_data))
-    assert budget.labels == ["dense", "int bits=3", "int bits=7"]
+    recipe, pairs = Recipe({"int": Integer(bits=8)}), batches(tiny_data)
+    found, report = search(recipe, budget, tiny_backbone, pairs)
+    plan = recipe.apply(tiny_backbone, pairs, found).plan
+    assert report["choices"] == ["dense", "int bits=3", "int bits=7"]
     decided = {d.get("bits", "dense") for d in plan["int"].values()}
     assert decided <= {3, 7, "dense"}
     left = [d[LEFT_DENSE] for d in plan["int"].values() if LEFT_DENSE in d]
@@ -147,9 +141,9 @@ def test_swapping_leaves_no_trace(tiny_backbone: HFClip) -> None:
 
 
 def test_an_unchanged_model_loses_nothing(tiny_backbone: HFClip, tiny_data: PairData) -> None:
-    yardstick = Yardstick(tiny_backbone, batches(tiny_data), 16)
+    proxy = ProxyLoss(tiny_backbone, batches(tiny_data), 16)
     for modality in ("image", "text", "shared"):
-        assert yardstick.loss(tiny_backbone, modality) == pytest.approx(0.0, abs=1e-6)
+        assert proxy.loss(tiny_backbone, modality) == pytest.approx(0.0, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -166,39 +160,45 @@ def test_bad_settings(arguments: dict[str, Any], message: str) -> None:
         Budget(**arguments)
 
 
-def test_no_budget_is_no_budget() -> None:
-    assert Recipe({"int": Integer(bits=8)}, budget=Budget()).budget is None
+def test_no_budget_is_no_budget(tiny_backbone: HFClip) -> None:
+    assert not Budget().is_set
+    Budget().check(Recipe({"u": UPop(pruning_ratio=0.5)}), tiny_backbone)
+
+
+def fitted(
+    backbone: HFClip,
+    data: PairData,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    sizes: list[int],
+    stored: Iterable[int],
+) -> list[int]:
+    """The choice for one group with choices of these sizes, where trials come out as `stored`."""
+    recipe = Recipe({"int": Integer(bits=8)})
+    running = Search(recipe, Budget(bytes=100, pairs=16), backbone, batches(data))
+    losses = [float(index) for index in range(len(sizes))]
+    running.groups = [Group("a", "image", [], bytes=sizes, losses=losses)]
+    running.choices = [{}] * len(sizes)
+    trials = iter(stored)
+    monkeypatch.setattr(running, "_trial", lambda plan: next(trials))
+    monkeypatch.setattr("mmcompress.search.planning.bytes_outside", lambda *_: 0)
+    chosen = running._fit([{"int": {}}] * len(sizes))
+    assert next(trials, None) is None, "no plan is stored twice, and none is left out"
+    return chosen
 
 
 def test_a_plan_that_comes_out_too_large_again_is_not_the_last(
     tiny_backbone: HFClip, tiny_data: PairData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The goal moves on until the assignment changes, and no plan is stored twice."""
-    budget = Budget(bytes=100, pairs=16)
-    budget.limit = 100
-    budget.groups = [Group("a", "image", [], bytes=[95, 50], losses=[0.0, 1.0])]
-    stored_on_trial = []
-
-    def trial(*arguments: Any) -> int:
-        stored_on_trial.append(arguments[-1])
-        return 101 if len(stored_on_trial) == 1 else 60
-
-    monkeypatch.setattr(budget, "_trial", trial)
-    monkeypatch.setattr("mmcompress.search.budget.bytes_outside", lambda *_: 0)
-    recipe = Recipe({})
-    budget._fit(recipe, tiny_backbone, [], [{}, {}], [{}, {}])
-    assert budget.groups[0].chosen == 1
-    assert len(stored_on_trial) == 2
+    chosen = fitted(tiny_backbone, tiny_data, monkeypatch, sizes=[95, 50], stored=[101, 60])
+    assert chosen == [1]
 
 
 def test_one_plan_that_is_too_large_does_not_end_the_search_for_a_fuller_one(
-    tiny_backbone: HFClip, monkeypatch: pytest.MonkeyPatch
+    tiny_backbone: HFClip, tiny_data: PairData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    budget = Budget(bytes=100, pairs=16)
-    budget.limit = 100
-    budget.groups = [Group("a", "image", [], bytes=[119, 110, 95], losses=[0.0, 1.0, 2.0])]
-    stored = iter([80, 105, 99])  # of the third choice, the first, and the second
-    monkeypatch.setattr(budget, "_trial", lambda *_: next(stored))
-    monkeypatch.setattr("mmcompress.search.budget.bytes_outside", lambda *_: 0)
-    budget._fit(Recipe({}), tiny_backbone, [], [{}] * 3, [{}] * 3)
-    assert budget.groups[0].chosen == 1
+    # of the third choice, the first, and the second
+    stored = [80, 105, 99]
+    chosen = fitted(tiny_backbone, tiny_data, monkeypatch, sizes=[119, 110, 95], stored=stored)
+    assert chosen == [1]

@@ -84,7 +84,9 @@ def test_a_signal_while_fitting_is_no_success(
     tiny_backbone: Backbone, tiny_data: PairData, tmp_path: Path
 ) -> None:
     """Lightning would end the program with code 0."""
-    module = CompressionModule(tiny_backbone, Recipe(), Objective(), optimizer=torch.optim.AdamW)
+    module = CompressionModule(
+        Recipe().restore(tiny_backbone, {}), Objective(), optimizer=torch.optim.AdamW
+    )
     trainer = pl.Trainer(
         accelerator="cpu",
         logger=False,

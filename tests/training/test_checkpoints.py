@@ -41,7 +41,9 @@ def test_a_write_that_is_cut_short_keeps_the_last_checkpoint(
 def test_a_fit_writes_whole_files(
     tiny_backbone: Backbone, tiny_data: PairData, tmp_path: Path
 ) -> None:
-    module = CompressionModule(tiny_backbone, Recipe(), Objective(), optimizer=torch.optim.AdamW)
+    module = CompressionModule(
+        Recipe().restore(tiny_backbone, {}), Objective(), optimizer=torch.optim.AdamW
+    )
     checkpoint = Checkpoint(tmp_path, filename="last", every_n_train_steps=1)
     trainer = pl.Trainer(
         accelerator="cpu",

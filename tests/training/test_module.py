@@ -11,7 +11,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from mmcompress.backbones.base import Backbone
 from mmcompress.compression.pruning.magnitude import Magnitude
-from mmcompress.compression.recipe import Recipe
+from mmcompress.compression.recipe import Compressed, Recipe
 from mmcompress.data.base import PairData
 from mmcompress.objectives.objective import Objective
 from mmcompress.training.module import (
@@ -36,7 +36,7 @@ def fit(
     backbone: Backbone,
     data: PairData,
     *,
-    recipe: Recipe | None = None,
+    compressed: Compressed | None = None,
     objective: Objective | None = None,
     lr: float = 1e-3,
     optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW,
@@ -51,8 +51,7 @@ def fit(
             for parameter in teacher.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))
     module = CompressionModule(
-        backbone,
-        recipe or Recipe(),
+        compressed or Recipe().restore(backbone, {}),
         objective or Objective(),
         optimizer=partial(optimizer, lr=lr),
         teacher=teacher,
@@ -110,7 +109,8 @@ def test_validation_scores_the_val_split(tiny_backbone: Backbone, tiny_data: Pai
 
 
 def test_a_teacher_is_asked_for_and_stays_out_of_the_state(tiny_backbone: Backbone) -> None:
-    make = partial(CompressionModule, tiny_backbone, Recipe(), optimizer=torch.optim.AdamW)
+    dense = Recipe().restore(tiny_backbone, {})
+    make = partial(CompressionModule, dense, optimizer=torch.optim.AdamW)
     with pytest.raises(ValueError, match="needs the dense model"):
         make(Objective(feature=1.0))
     module = make(Objective(feature=1.0), teacher=copy.deepcopy(tiny_backbone))
@@ -129,22 +129,22 @@ def test_resumed_equals_uninterrupted(
     def recipe() -> Recipe:
         return Recipe({"magnitude": Magnitude(sparsity=0.5, schedule="cubic", updates=9)})
 
-    straight, first = make_tiny_backbone(), recipe()
-    first.apply(straight, [])
+    straight = make_tiny_backbone()
+    first = recipe().apply(straight, [])
     fit(
         straight,
         tiny_data,
-        recipe=first,
+        compressed=first,
         max_epochs=3,
         callbacks=[checkpoint(tmp_path, 3)],
     )
 
-    resumed, second = make_tiny_backbone(seed=7), recipe()
-    second.restore(resumed, **calibrated_in(tmp_path / "step=3.ckpt"))
+    resumed = make_tiny_backbone(seed=7)
+    second = recipe().restore(resumed, calibrated_in(tmp_path / "step=3.ckpt")["plan"])
     fit(
         resumed,
         tiny_data,
-        recipe=second,
+        compressed=second,
         max_epochs=3,
         callbacks=[checkpoint(tmp_path, 3)],
         ckpt_path=tmp_path / "step=3.ckpt",
@@ -161,9 +161,15 @@ def test_checkpoints_hold_the_plan_and_plain_containers(
     tiny_backbone: Backbone, tiny_data: PairData, tmp_path: Path
 ) -> None:
     recipe = Recipe({"magnitude": Magnitude(sparsity=0.5)})
-    recipe.apply(tiny_backbone, [])
-    fit(tiny_backbone, tiny_data, recipe=recipe, max_steps=1, callbacks=[checkpoint(tmp_path, 1)])
-    assert calibrated_in(tmp_path / "step=1.ckpt") == {"plan": recipe.plan, "budget": None}
+    compressed = recipe.apply(tiny_backbone, [])
+    fit(
+        tiny_backbone,
+        tiny_data,
+        compressed=compressed,
+        max_steps=1,
+        callbacks=[checkpoint(tmp_path, 1)],
+    )
+    assert calibrated_in(tmp_path / "step=1.ckpt") == {"plan": compressed.plan, "budget": None}
 
 
 def test_what_is_no_checkpoint_of_ours_is_refused(tmp_path: Path) -> None:
@@ -213,11 +219,11 @@ STEEP = Objective(contrastive=1e4, affinity=0, feature=0)
 def test_what_diverges_at_its_last_step_is_not_stored(
     tiny_backbone: Backbone, tiny_data: PairData
 ) -> None:
-    recipe, sgd = Recipe(), torch.optim.SGD
+    compressed, sgd = Recipe().restore(tiny_backbone, {}), torch.optim.SGD
     options: dict[str, Any] = {"optimizer": sgd, "lr": 1e38, "max_steps": 1}
-    fit(tiny_backbone, tiny_data, recipe=recipe, objective=STEEP, **options)
+    fit(tiny_backbone, tiny_data, compressed=compressed, objective=STEEP, **options)
     with pytest.raises(ValueError, match=r"training has diverged, .* infinite of .*: lower optim"):
-        recipe.bake(tiny_backbone)
+        compressed.bake()
 
 
 def test_a_model_trained_first_must_not_diverge(

@@ -51,7 +51,7 @@ class JointQKV(LowRank):
 
     edit = ("joint_qkv", 1)
     granularities = ("attention",)
-    ladder: ClassVar[dict[str, tuple[Any, ...]]] = {
+    search_space: ClassVar[dict[str, tuple[Any, ...]]] = {
         "rank_ratio": (0.06, 0.12, 0.18, 0.25, 0.34, 0.5, 0.65)
     }
 

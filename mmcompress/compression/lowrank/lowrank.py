@@ -220,7 +220,7 @@ class LowRank(Compressor):
     stage = "structure"
     edit = ("lowrank", 1)
     granularities: ClassVar[tuple[str, ...]] = ("linear", "embedding", "conv")
-    ladder: ClassVar[dict[str, tuple[Any, ...]]] = {
+    search_space: ClassVar[dict[str, tuple[Any, ...]]] = {
         "rank_ratio": (0.06, 0.12, 0.18, 0.25, 0.34, 0.45, 0.6)
     }
     no_speedup = None

@@ -158,6 +158,8 @@ class Mask(Parametrization):
     def __init__(self, weight: Tensor, pruned: int, *, group_size: int | None = None) -> None:
         super().__init__()
         self.pruned, self.group_size = pruned, group_size
+        self._followed: float | None = None
+        """Share at the last move of the schedule."""
         self.register_buffer("mask", torch.ones_like(weight, dtype=torch.bool))
         self.register_buffer("row_scale", None)
         self.register_buffer("column_scale", None)
@@ -175,6 +177,12 @@ class Mask(Parametrization):
             scores = scores * self.column_scale
         scores = scores.view_as(weight).masked_fill(~self.mask, -1.0)
         self.mask = lowest_mask(scores, round(share * self.pruned), group_size=self.group_size)
+
+    def follow_schedule(self, weight: Tensor, share: float) -> None:
+        """`prune` where the share that is due has changed."""
+        if share != self._followed:
+            self.prune(weight, share)
+            self._followed = share
 
     def forward(self, weight: Tensor) -> Tensor:
         return Masked.apply(weight, self.mask, None)

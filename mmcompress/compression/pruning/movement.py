@@ -11,13 +11,14 @@ trained at the learning rate of the weights: under Adam a factor on it would be 
 paper's allocation, the same share of each matrix, is one of several.
 """
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from mmcompress.backbones.base import Target
-from mmcompress.compression.base import Decision
+from mmcompress.compression.base import Applied, Decision
 from mmcompress.compression.pruning.allocation import Allocation
 from mmcompress.compression.pruning.masks import (
     Mask,
@@ -119,7 +120,7 @@ class Movement(ScoredPruning):
     ) -> nn.Module:
         return MovementMask(getattr(module, parameter).detach(), **decision)
 
-    def on_step(self, progress: float) -> None:
+    def on_step(self, applied: Mapping[str, Applied], progress: float) -> None:
         share = cubic_sparsity(progress, begin=self.begin, end=self.end)
-        for applied in self.applied.values():
-            cast(MovementMask, applied.parametrization).follow(share)
+        for one in applied.values():
+            cast(MovementMask, one.parametrization).follow(share)

@@ -45,10 +45,9 @@ class Schedule:
         if updates < 1:
             raise ValueError(f"updates={updates} must be at least 1")
         self.kind, self.begin, self.end, self.updates = kind, begin, end, updates
-        self._done = -1
 
     def due(self, progress: float) -> float | None:
-        """Share of the final sparsity that masks must be moved to; None when there is no change.
+        """Share of the final sparsity that is due; None when masks are made before training.
 
         Args:
             progress: share of training done, in [0, 1].
@@ -56,7 +55,4 @@ class Schedule:
         if self.kind == "one_shot":
             return None
         update = int(min(progress / self.end, 1.0) * self.updates)
-        if update == self._done:
-            return None
-        self._done = update
         return cubic_sparsity(update / self.updates * self.end, begin=self.begin, end=self.end)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import WEIGHTS, WITHOUT_MOMENT, Target
-from mmcompress.compression.base import Compressor, Decision, as_matrix
+from mmcompress.compression.base import Applied, Compressor, Decision, as_matrix
 from mmcompress.compression.pruning.allocation import ALLOCATIONS, Allocation, allocate
 from mmcompress.compression.pruning.masks import Mask, parse_pattern
 from mmcompress.compression.pruning.schedule import Kind, Schedule
@@ -46,7 +46,7 @@ class ScoredPruning(Compressor):
 
     stage = "mask"
     granularities = WEIGHTS
-    ladder: ClassVar[dict[str, tuple[Any, ...]]] = {"sparsity": (0.3, 0.5, 0.7, 0.8, 0.9)}
+    search_space: ClassVar[dict[str, tuple[Any, ...]]] = {"sparsity": (0.3, 0.5, 0.7, 0.8, 0.9)}
     no_speedup = "unstructured mask, dense kernels do the same work"
 
     compares: ClassVar[Comparison] = "tensor"
@@ -158,12 +158,12 @@ class ScoredPruning(Compressor):
             mask.set_scales(None, None)
         return mask
 
-    def on_step(self, progress: float) -> None:
+    def on_step(self, applied: Mapping[str, Applied], progress: float) -> None:
         share = self._schedule.due(progress)
         if share is None:
             return
-        for applied in self.applied.values():
-            cast(Mask, applied.parametrization).prune(applied.original.detach(), share)
+        for one in applied.values():
+            cast(Mask, one.parametrization).follow_schedule(one.original.detach(), share)
 
     def finalize(self, parametrization: nn.Module, weight: Tensor) -> Encoding:
         return Encoding(mask=cast(Mask, parametrization).mask)

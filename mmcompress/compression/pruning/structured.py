@@ -99,7 +99,7 @@ class Structured(Compressor):
     stage = "structure"
     edit = ("cut", 1)
     granularities = ("attention", "mlp", "stack")
-    ladder: ClassVar[dict[str, tuple[Any, ...]]] = {
+    search_space: ClassVar[dict[str, tuple[Any, ...]]] = {
         "pruning_ratio": (0.125, 0.25, 0.375, 0.5, 0.625, 0.75)
     }
     no_speedup = None

@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import Backbone, Target
-from mmcompress.compression.base import Compressor, Decision, Parametrization
+from mmcompress.compression.base import Applied, Compressor, Decision, Parametrization
 from mmcompress.compression.pruning.encodings import keep_in_encoding
 from mmcompress.compression.statistics import GRADIENTS, Statistic
 from mmcompress.modules.anatomy import ATTENTIONS, MLPS, attention_parts, is_rotary, mlp_parts
@@ -186,7 +186,7 @@ class UPop(Compressor):
     learns_mask = True
     needs = frozenset({GRADIENTS})
     edit = ("cut", 1)
-    ladder: ClassVar[dict[str, tuple[Any, ...]]] = {"pruning_ratio": (0.25, 0.5, 0.75)}
+    search_space: ClassVar[dict[str, tuple[Any, ...]]] = {"pruning_ratio": (0.25, 0.5, 0.75)}
     no_speedup = None
 
     def __init__(
@@ -214,8 +214,6 @@ class UPop(Compressor):
             raise ValueError(f"importance={importance!r} must be gradient or taylor")
         self.updates = updates
         self.importance = importance
-        self._kept: dict[str, list[int]] = {}
-        """What is left of each module, between `finalize` and `cut`."""
 
     @classmethod
     def candidates(cls, backbone: Backbone) -> list[Target]:
@@ -286,10 +284,10 @@ class UPop(Compressor):
             gradient=None if gradients is None else gradients.mean,
         )
 
-    def on_step(self, progress: float) -> None:
+    def on_step(self, applied: Mapping[str, Applied], progress: float) -> None:
         searched = min(progress / self.search, 1.0)
         update = int(searched * self.updates)
-        units = self._units()
+        units = units_of(applied)
         if update == 0 or not units or int(units[0][0].update) == update:
             return
         share = due_share(update / self.updates)
@@ -297,42 +295,27 @@ class UPop(Compressor):
         goes = choose(
             [sign * torch.stack([mask.gathered for mask in masks]).sum(dim=0) for masks in units],
             ["attention" if len(masks) > 1 else "mlp" for masks in units],
-            [self._cost(masks) for masks in units],
+            [cost(masks, applied) for masks in units],
             share * self.pruning_ratio,
         )
         for masks, chosen in zip(units, goes, strict=True):
             for mask in masks:
                 mask.set_alpha(torch.where(chosen, 1.0 - share, 1.0).to(mask.alpha), update)
 
-    def _units(self) -> list[list[StructureMask]]:
-        """The masks of each module: two of an attention, one of an MLP."""
-        units: dict[str, list[StructureMask]] = {}
-        for applied in self.applied.values():
-            mask = cast(StructureMask, applied.parametrization)
-            units.setdefault(mask.unit, []).append(mask)
-        return list(units.values())
-
-    def _cost(self, masks: Sequence[StructureMask]) -> int:
-        """Weights that one structure takes with it: a row of q, k, v or of the first layer for
-        each head, and as many columns of the last."""
-        shapes = {
-            id(applied.parametrization): applied.original.shape for applied in self.applied.values()
-        }
-        total = 0
-        for mask in masks:
-            rows, columns = shapes[id(mask)]
-            total += 3 * columns if mask.rows else rows
-        return masks[0].heads * (total if len(masks) > 1 else 2 * total)
-
     def finalize(self, parametrization: nn.Module, weight: Tensor) -> Encoding:
         mask = cast(StructureMask, parametrization)
-        self._kept[mask.unit] = mask.alpha.nonzero()[:, 0].tolist()
         kept = mask.alpha.ne(0).repeat(mask.heads)
         return Encoding(mask=(kept[:, None] if mask.rows else kept).expand_as(weight))
 
-    def cut(self, backbone: Backbone, encodings: dict[str, Encoding]) -> dict[str, Decision]:
+    def cut(
+        self,
+        backbone: Backbone,
+        applied: Mapping[str, Applied],
+        encodings: dict[str, Encoding],
+    ) -> dict[str, Decision]:
         cuts: dict[str, Decision] = {}
-        for path, kept in self._kept.items():
+        for masks in units_of(applied):
+            path, kept = masks[-1].unit, masks[-1].alpha.nonzero()[:, 0].tolist()
             module = backbone.model.get_submodule(path)
             layers = Layers(path, module)
             heads = attention_parts(module) is not None
@@ -348,8 +331,27 @@ class UPop(Compressor):
             else:
                 keep_neurons(module, kept)
                 cuts[path] = {"kept": len(kept)}
-        self._kept = {}
         return cuts
+
+
+def units_of(applied: Mapping[str, Applied]) -> list[list[StructureMask]]:
+    """The masks of each module: two of an attention, one of an MLP."""
+    units: dict[str, list[StructureMask]] = {}
+    for one in applied.values():
+        mask = cast(StructureMask, one.parametrization)
+        units.setdefault(mask.unit, []).append(mask)
+    return list(units.values())
+
+
+def cost(masks: Sequence[StructureMask], applied: Mapping[str, Applied]) -> int:
+    """Weights that one structure takes with it: a row of q, k, v or of the first layer for
+    each head, and as many columns of the last."""
+    shapes = {id(one.parametrization): one.original.shape for one in applied.values()}
+    total = 0
+    for mask in masks:
+        rows, columns = shapes[id(mask)]
+        total += 3 * columns if mask.rows else rows
+    return masks[0].heads * (total if len(masks) > 1 else 2 * total)
 
 
 def is_removable(module: nn.Module) -> bool:

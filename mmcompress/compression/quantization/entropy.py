@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import WEIGHTS, Target
 from mmcompress.compression.base import (
+    Applied,
     Compressor,
     Decision,
     Parametrization,
@@ -142,7 +143,7 @@ class Entropy(Compressor):
 
     stage = "values"
     granularities = WEIGHTS
-    ladder: ClassVar[dict[str, tuple[Any, ...]]] = {
+    search_space: ClassVar[dict[str, tuple[Any, ...]]] = {
         "step": (0.1, 0.3, 0.5, 0.7, 0.9, 1.1, 1.4, 1.8, 2.3, 2.9, 3.6)
     }
     no_speedup = "integer weights are decoded to float32 before they multiply"
@@ -193,12 +194,12 @@ class Entropy(Compressor):
             factor = statistic.inputs.inverse_cholesky() if whole else None
         return EntropyQuantize(getattr(module, parameter).detach(), factor=factor, **decision)
 
-    def penalty(self) -> Tensor | float:
-        if not self.rate or not self.applied:
+    def penalty(self, applied: Mapping[str, Applied]) -> Tensor | float:
+        if not self.rate or not applied:
             return 0.0
         total, count = torch.zeros(()), 0
-        for applied in self.applied.values():
-            fake, weight = cast(EntropyQuantize, applied.parametrization), applied.original
+        for one in applied.values():
+            fake, weight = cast(EntropyQuantize, one.parametrization), one.original
             magnitude = (as_matrix(weight) / fake.scale()).abs().mean()
             total = total + weight.numel() * (magnitude + 1e-6).log2()
             count += weight.numel()

@@ -63,7 +63,7 @@ class FixedPoint(Compressor):
 
     stage = "values"
     granularities = WEIGHTS
-    ladder: ClassVar[dict[str, tuple[Any, ...]]] = {"bits": (3, 4, 5, 6, 8)}
+    search_space: ClassVar[dict[str, tuple[Any, ...]]] = {"bits": (3, 4, 5, 6, 8)}
     no_speedup = "fixed-point weights are decoded to float32 before they multiply"
 
     def __init__(self, *, bits: int, fraction: int | None = None, **selectors: Any) -> None:

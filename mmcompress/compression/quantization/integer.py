@@ -41,7 +41,7 @@ class Integer(Compressor):
 
     stage = "values"
     granularities = WEIGHTS
-    ladder: ClassVar[dict[str, tuple[Any, ...]]] = {"bits": (2, 3, 4, 5, 6, 8)}
+    search_space: ClassVar[dict[str, tuple[Any, ...]]] = {"bits": (2, 3, 4, 5, 6, 8)}
     no_speedup = "integer weights are decoded to float32 before they multiply"
 
     def __init__(

@@ -179,7 +179,7 @@ class Codebook(Compressor):
 
     stage = "values"
     granularities = WEIGHTS
-    ladder: ClassVar[dict[str, tuple[Any, ...]]] = {"clusters": (4, 16, 64, 256)}
+    search_space: ClassVar[dict[str, tuple[Any, ...]]] = {"clusters": (4, 16, 64, 256)}
     no_speedup = "shared weights are looked up into float32 before they multiply"
     trains_weight = False
 

@@ -77,7 +77,7 @@ class CrossLayer(Compressor):
     stage = "structure"
     edit = ("share_blocks", 1)
     granularities = ("stack",)
-    ladder: ClassVar[dict[str, tuple[Any, ...]]] = {"share_every": (2, 3, 6, 12)}
+    search_space: ClassVar[dict[str, tuple[Any, ...]]] = {"share_every": (2, 3, 6, 12)}
     no_speedup = "shared layers are computed once in every place"
 
     def __init__(

@@ -62,7 +62,7 @@ class CrossTower(Compressor):
     stage = "structure"
     edit = ("share_towers", 1)
     granularities = ("model",)
-    ladder: ClassVar[dict[str, tuple[Any, ...]]] = {}
+    search_space: ClassVar[dict[str, tuple[Any, ...]]] = {}
     no_speedup = "shared layers are computed once in every place"
 
     def __init__(

@@ -22,6 +22,7 @@ from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import WEIGHTS, Target
 from mmcompress.compression.base import (
     LEFT_DENSE,
+    Applied,
     Compressor,
     Decision,
     as_matrix,
@@ -210,7 +211,7 @@ class DKM(Compressor):
 
     stage = "values"
     granularities = WEIGHTS
-    ladder: ClassVar[dict[str, tuple[Any, ...]]] = {"clusters": (4, 8, 16, 32)}
+    search_space: ClassVar[dict[str, tuple[Any, ...]]] = {"clusters": (4, 8, 16, 32)}
     no_speedup = "shared weights are looked up into float32 before they multiply"
 
     def __init__(
@@ -271,10 +272,10 @@ class DKM(Compressor):
     ) -> nn.Module:
         return SoftClusters(getattr(module, parameter).detach(), **decision)
 
-    def on_step(self, progress: float) -> None:
+    def on_step(self, applied: Mapping[str, Applied], progress: float) -> None:
         final = self.temperature if self.final_temperature is None else self.final_temperature
-        for applied in self.applied.values():
-            clusters = cast(SoftClusters, applied.parametrization)
+        for one in applied.values():
+            clusters = cast(SoftClusters, one.parametrization)
             clusters.temperature = self.temperature * (final / self.temperature) ** progress
             clusters.hard = progress >= 1
 

@@ -120,7 +120,9 @@ class HashEmbedding(Compressor):
     stage = "structure"
     edit = ("hashed_embedding", 1)
     granularities = ("embedding",)
-    ladder: ClassVar[dict[str, tuple[Any, ...]]] = {"bucket_ratio": (0.05, 0.1, 0.2, 0.35, 0.5)}
+    search_space: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "bucket_ratio": (0.05, 0.1, 0.2, 0.35, 0.5)
+    }
     no_speedup = "looking a token up takes as long as before"
     needs = frozenset({INPUTS})
 

@@ -20,7 +20,14 @@ from torch import Tensor, nn
 
 from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import WEIGHTS, Target
-from mmcompress.compression.base import LEFT_DENSE, Compressor, Decision, as_matrix, unit_of
+from mmcompress.compression.base import (
+    LEFT_DENSE,
+    Applied,
+    Compressor,
+    Decision,
+    as_matrix,
+    unit_of,
+)
 from mmcompress.compression.sharing.codebook import (
     block_in,
     check_codebook_arguments,
@@ -316,7 +323,7 @@ class VectorQuantizer(Compressor):
 
     stage = "values"
     granularities = WEIGHTS
-    ladder: ClassVar[dict[str, tuple[Any, ...]]] = {"clusters": (16, 64, 256, 1024)}
+    search_space: ClassVar[dict[str, tuple[Any, ...]]] = {"clusters": (16, 64, 256, 1024)}
     no_speedup = "shared weights are looked up into float32 before they multiply"
     trains_weight = False
     keeps_zeros = False
@@ -341,7 +348,6 @@ class VectorQuantizer(Compressor):
         self.codebook_scope: Scope = codebook_scope
         self.row_scale = row_scale
         self.needs = frozenset({"inputs"})
-        self._stored: dict[nn.Parameter, Tensor] = {}
 
     def plan(
         self,
@@ -403,10 +409,10 @@ class VectorQuantizer(Compressor):
         layer = Layer.of(weight, statistic, row_scale=decision["row_scale"])
         return VectorLookup(layer, **decision)
 
-    def join(self) -> None:
+    def join(self, applied: Mapping[str, Applied]) -> None:
         groups: dict[str, list[VectorLookup]] = {}
-        for applied in self.applied.values():
-            shared = cast(VectorLookup, applied.parametrization)
+        for one in applied.values():
+            shared = cast(VectorLookup, one.parametrization)
             if shared.group is not None and shared.layer is not None:
                 groups.setdefault(shared.group, []).append(shared)
         for lookups in groups.values():
@@ -414,10 +420,9 @@ class VectorQuantizer(Compressor):
 
     def finalize(self, parametrization: nn.Module, weight: Tensor) -> Encoding:
         shared = cast(VectorLookup, parametrization)
-        # One tensor object for all that share it: it is stored once.
-        codebook = self._stored.setdefault(
-            shared.codebook, round_to_float16(shared.codebook.detach())
-        )
+        # Rounded where it lies, and not copied: what several weights share is stored once.
+        codebook = shared.codebook.requires_grad_(False)
+        codebook.copy_(round_to_float16(codebook))
         tensors = {"indices": shared.indices, "codebook": codebook}
         values: dict[str, Any] = {"codec": "codebook"}
         if shared.scale is not None:

@@ -198,8 +198,8 @@ def test_blocks_run_one_by_one_on_image_and_caption(backbone: HFGenerative) -> N
 def test_stored_loaded_and_written_back(backbone: HFGenerative, tmp_path: Path) -> None:
     batch = batch_of(backbone)
     recipe = Recipe({"gptq": GPTQ(bits=4)})
-    recipe.apply(backbone, [batch])
-    artifact = store(tmp_path / "artifact", backbone, recipe, dense_parameters=1)
+    compressed = recipe.apply(backbone, [batch])
+    artifact = store(tmp_path / "artifact", compressed)
     loaded = Artifact.load(artifact.folder)
     assert torch.equal(loaded.backbone.tokenize(TEXTS), batch["text"])
     with torch.no_grad():
@@ -218,8 +218,7 @@ def test_it_is_trained_on_captions(backbone: HFGenerative, tiny_data) -> None:
     assert 30 < before < 120  # 64 tokens, random weights
     pl.seed_everything(0, verbose=False)
     module = CompressionModule(
-        backbone,
-        Recipe(),
+        Recipe().restore(backbone, {}),
         Captioning(distillation=0.1),
         optimizer=lambda groups: torch.optim.AdamW(groups, lr=1e-2),
         teacher=copy.deepcopy(backbone),

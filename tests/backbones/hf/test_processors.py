@@ -277,9 +277,8 @@ def test_settings_survive_artifact_and_export(kind: str, tmp_path: Path) -> None
     if kind != "siglip2":
         assert torch.equal(expected, library(tmp_path / "dense", picture))
     recipe = Recipe({"int8": Integer(bits=8)})
-    recipe.apply(backbone, [])
-    parameters = sum(p.numel() for p in backbone.model.parameters())
-    saved = store(tmp_path / "artifact", backbone, recipe, dense_parameters=parameters)
+    compressed = recipe.apply(backbone, [])
+    saved = store(tmp_path / "artifact", compressed)
     artifact = Artifact.load(saved.folder)
     assert torch.equal(artifact.backbone.preprocess(picture), expected)
     with torch.no_grad():

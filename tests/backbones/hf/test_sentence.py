@@ -16,9 +16,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
 
-from mmcompress.artifact.dense import dense_file_bytes
 from mmcompress.artifact.folder import Artifact
-from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.hf.bert import TextEncoder
 from mmcompress.backbones.hf.sentence import MINILM, HFText
 from mmcompress.compression.base import Compressor
@@ -26,7 +24,7 @@ from mmcompress.compression.lowrank.lowrank import LowRank
 from mmcompress.compression.pruning.structured import Structured
 from mmcompress.compression.quantization.gptq import GPTQ
 from mmcompress.compression.quantization.integer import Integer
-from mmcompress.compression.recipe import Recipe
+from mmcompress.compression.recipe import Compressed, Recipe
 from mmcompress.compression.reconstruction import Reconstruction
 from mmcompress.compression.statistics import collect
 from mmcompress.data.base import PairData
@@ -194,17 +192,8 @@ def test_padding_does_not_count_in_calibration(backbone: HFText) -> None:
         torch.testing.assert_close(mine.second_moment, other.second_moment, rtol=1e-4, atol=1e-4)
 
 
-def save(folder: Path, backbone: HFText, recipe: Recipe, dense: Backbone) -> Artifact:
-    return Artifact.save(
-        folder,
-        backbone,
-        encodings=recipe.finalize(backbone),
-        structure=recipe.structure(),
-        reasons=recipe.reasons(),
-        dense_bytes=dense_file_bytes(dense.model),
-        dense_parameters=sum(p.numel() for p in dense.parameters()),
-        run={"config_hash": "", "recipe": "test"},
-    )
+def save(folder: Path, compressed: Compressed) -> Artifact:
+    return compressed.save(folder, run={"config_hash": "", "recipe": "test"})
 
 
 METHODS: dict[str, Compressor] = {
@@ -223,8 +212,9 @@ METHODS: dict[str, Compressor] = {
 def test_compressed_saved_and_reloaded(name: str, backbone: HFText, tmp_path: Path) -> None:
     ids, dense = backbone.tokenize(TEXTS), copy.deepcopy(backbone)
     recipe = Recipe({name: METHODS[name].varied()})
-    recipe.apply(backbone, [{"text": ids}])
-    artifact = save(tmp_path / "artifact", backbone, recipe, dense)
+    compressed = recipe.apply(backbone, [{"text": ids}])
+    compressed.finalize()
+    artifact = save(tmp_path / "artifact", compressed)
     loaded = Artifact.load(tmp_path / "artifact")
     assert loaded.backbone.spec == dense.spec
     assert torch.equal(loaded.backbone.tokenize(TEXTS), ids)
@@ -241,8 +231,8 @@ def test_compressed_saved_and_reloaded(name: str, backbone: HFText, tmp_path: Pa
 def test_reconstruction(backbone: HFText) -> None:
     batches, dense = [{"text": backbone.tokenize(TEXTS)}], copy.deepcopy(backbone)
     recipe = Recipe({"int": Integer(bits=2, role=["attn.*", "mlp.*"])})
-    recipe.apply(backbone, batches)
-    errors = Reconstruction(steps=20, lr=1e-3)(backbone, dense, recipe, batches)
+    compressed = recipe.apply(backbone, batches)
+    errors = Reconstruction(steps=20, lr=1e-3)(compressed, dense, batches)
     assert list(errors) == ["layers.0", "layers.1"]
     assert all(after < before for before, after in errors.values())
 
@@ -256,7 +246,9 @@ def test_data_without_pictures(backbone: HFText, tiny_data: PairData) -> None:
     for evaluator in (Retrieval(), ZeroShot()):
         with pytest.raises(ValueError, match="needs image inputs and the backbone takes text"):
             evaluate(backbone, tiny_data, {"other": evaluator}, "test")
-    module = CompressionModule(backbone, Recipe(), Objective(), optimizer=torch.optim.SGD)
+    module = CompressionModule(
+        Recipe().restore(backbone, {}), Objective(), optimizer=torch.optim.SGD
+    )
     with pytest.raises(ValueError, match="HFText has text alone: set trainer=post_training"):
         module.training_step(batch, 0)
 

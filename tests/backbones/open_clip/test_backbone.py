@@ -195,20 +195,11 @@ def test_compressed_stored_and_loaded(plain: OpenClip, tmp_path: Path):
     parameters = sum(p.numel() for p in plain.parameters())
     recipe = Recipe({"lowrank": LowRank(rank_ratio=0.3, rank_multiple=1), "int8": Integer(bits=8)})
     batch = {"image": torch.randn(8, 3, 32, 32), "text": plain.tokenize(TEXTS)}
-    recipe.apply(plain, [batch])
+    compressed = recipe.apply(plain, [batch])
     assert sum(p.numel() for p in plain.parameters()) < 0.5 * parameters
-    encodings = recipe.finalize(plain)
+    encodings = compressed.finalize()
     assert {"visual.proj", "text_projection"} <= {*encodings}
-    Artifact.save(
-        tmp_path / "artifact",
-        plain,
-        encodings=encodings,
-        structure=recipe.structure(),
-        reasons=recipe.reasons(),
-        dense_bytes=4 * parameters,
-        dense_parameters=parameters,
-        run={"config_hash": "0", "recipe": "test"},
-    )
+    compressed.save(tmp_path / "artifact", run={"config_hash": "0", "recipe": "test"})
     loaded = Artifact.load(tmp_path / "artifact").backbone
     pixels, ids = torch.randn(2, 3, 32, 32), plain.tokenize(TEXTS[:2])
     assert torch.equal(loaded.tokenize(TEXTS[:2]), ids)
