@@ -16,6 +16,7 @@ from mmcompress.compression.quantization.integer import Integer
 from mmcompress.data.base import PairData
 from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.evaluation.retrieval import Retrieval
+from mmcompress.format.reader import read
 from mmcompress.testing.zoo.words import COLORS, THINGS
 
 PAIRS = [
@@ -56,7 +57,7 @@ def test_compressed_saved_and_loaded(tiny_backbone: mmc.Backbone, tmp_path: Path
     loaded = mmc.load(tmp_path / "small")
     state = artifact.backbone.state_dict()
     assert all(torch.equal(t, state[k]) for k, t in loaded.backbone.state_dict().items())
-    assert {key for key, row in artifact.manifest["weights"].items() if row} == {
+    assert {weight.name for weight in read(artifact.folder) if weight.chain} == {
         target.name for target in tiny_backbone.targets() if target.role.startswith("mlp.")
     }
 
