@@ -109,7 +109,7 @@ class NF4(Compressor):
         return Encoding(
             values={"codec": "codebook", "group_size": weight[0].numel() // fake.scale.shape[1]},
             tensors={
-                "indices": fake.indices(weight),
+                "indices": fake.indices(weight).flatten(),
                 "codebook": fake.levels[:, None],
                 "scale": fake.scale,
             },
