@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from mmcompress.artifact.folder import Artifact
 from mmcompress.system.locations import project_path
+from mmcompress.testing import check_backbone, check_method
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 OWN_MODEL, OWN_METHOD = EXAMPLES / "own_model", EXAMPLES / "own_method"
@@ -51,6 +54,19 @@ def test_methods_of_your_own(name: str, payload: str, tmp_path: Path) -> None:
     small = Artifact.load(tmp_path / "run" / "artifact")
     assert payload in {row.payload for row in small.ledger()}
     assert small.size_summary()["compression_ratio"] > 2
+
+
+@pytest.mark.parametrize("name", ["root_wanda", "nf4"])
+def test_methods_of_your_own_keep_the_contract(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(OWN_METHOD))
+    config = OmegaConf.load(OWN_METHOD / "compression" / f"{name}.yaml")
+    assert not any(check_method(config).values())
+
+
+def test_a_model_of_your_own_keeps_the_contract(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(OWN_MODEL))
+    backbone = instantiate(OmegaConf.load(OWN_MODEL / "backbone" / "own_model.yaml"))
+    assert not any(check_backbone(backbone).values())
 
 
 def test_levels_of_nf4(monkeypatch: pytest.MonkeyPatch) -> None:

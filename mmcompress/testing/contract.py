@@ -1,7 +1,10 @@
 """What every recipe promises on every model: from the dense weights to the reloaded artifact."""
 
 import copy
-from functools import cache, cached_property
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 import torch
@@ -52,6 +55,29 @@ class Refused(ValueError):
     """The recipe says in one sentence why it does not apply to the model."""
 
 
+class Broken(AssertionError):
+    """A promise is not kept; the message is one sentence that says which, and where."""
+
+
+@contextmanager
+def promise(text: str) -> Iterator[None]:
+    """What is asserted inside, by its words.
+
+    Example:
+        >>> with promise("a plan is JSON"):
+        ...     assert 1 == 2, "it holds a set"
+        Traceback (most recent call last):
+        mmcompress.testing.contract.Broken: broken promise: a plan is JSON (it holds a set)
+    """
+    try:
+        yield
+    except Broken:
+        raise
+    except AssertionError as error:
+        detail = " ".join(str(error).split("\n\n")[0].split())
+        raise Broken(f"broken promise: {text}" + (f" ({detail})" if detail else "")) from error
+
+
 @cache
 def _config(name: str, *overrides: str) -> DictConfig:
     return compose_config(f"compression={name}", *SMALL.get(name, []), *overrides).compression
@@ -75,51 +101,67 @@ class Contract:
         self.dense, self.batch = dense, batch_of(dense)
 
     def check(self, name: str, folder: Path) -> set[str]:
+        """Hold a recipe of `conf/compression/` to every promise; see `hold`."""
+        return self.hold(partial(build_recipe, name), folder, smaller=name not in SAME_SIZE)
+
+    def hold(self, make: Callable[[], Recipe], folder: Path, *, smaller: bool = True) -> set[str]:
         """Compress, train, bake, save, load: no promise is broken on the way.
 
         Args:
-            name: of the recipe.
+            make: gives the recipe anew, with `dense_dtype="float32"`.
             folder: to create; takes the artifact.
+            smaller: whether it stores less than the dense model.
         Returns:
             The towers of which some step compresses nothing.
         Raises:
             Refused: the recipe does not apply.
-            AssertionError: a promise is broken.
+            Broken: a promise is not kept.
         """
-        backbone, recipe = copy.deepcopy(self.dense), build_recipe(name)
+        backbone, recipe = copy.deepcopy(self.dense), make()
         try:
             compressed = recipe.apply(backbone, [self.batch])
         except ValueError as error:
             raise Refused(str(error)) from error
-        self._check_plan(name, compressed)
+        self._check_plan(make, compressed)
         self._train(compressed)
         trained = outputs(backbone, self.batch)
         compressed.finalize()
         cut = any(step.cuts for step in recipe.steps.values())
         # What is cut is gone from float32 sums, which then add up in another order.
         tolerance = {"rtol": 1e-4, "atol": 1e-5} if cut else {"rtol": 0, "atol": 0}
-        torch.testing.assert_close(outputs(backbone, self.batch), trained, **tolerance)
-        saved = compressed.save(folder, run={"config_hash": "", "recipe": name})
+        with promise("the model computes after baking what it computed in training"):
+            torch.testing.assert_close(outputs(backbone, self.batch), trained, **tolerance)
+        saved = compressed.save(folder, run={"config_hash": "", "recipe": "+".join(recipe.steps)})
         loaded = Artifact.load(folder, skeleton=lambda: copy.deepcopy(self.dense))
-        self._check_loaded(name, saved, loaded)
+        self._check_loaded(saved, loaded, smaller=smaller)
         return {tower for towers in compressed.untouched.values() for tower in towers}
 
-    def _check_plan(self, name: str, compressed: Compressed) -> None:
+    def _check_plan(self, make: Callable[[], Recipe], compressed: Compressed) -> None:
         """The same seed gives it and its weights again, a resumed run gets its shapes from it."""
         backbone, plan = compressed.backbone, compressed.plan
         again, state = copy.deepcopy(self.dense), backbone.state_dict()
-        assert build_recipe(name).apply(again, [self.batch]).plan == plan
-        found = again.state_dict()
-        assert found.keys() == state.keys()
-        for key, tensor in state.items():
-            assert torch.equal(found[key], tensor), f"{key} comes out otherwise the second time"
+        with promise("a plan is JSON: dicts with keys of text, lists, numbers, texts, true, null"):
+            try:
+                stored = json.loads(json.dumps(plan, allow_nan=False))
+            except (TypeError, ValueError) as error:
+                raise AssertionError(str(error)) from error
+            assert stored == plan, "it reads back as something else"
+        with promise("the same data give the same plan"):
+            assert make().apply(again, [self.batch]).plan == plan
+        with promise("the same data give the same weights"):
+            found = again.state_dict()
+            assert found.keys() == state.keys()
+            for key, tensor in state.items():
+                assert torch.equal(found[key], tensor), f"{key} comes out otherwise"
         restored = copy.deepcopy(self.dense)
         with seeded(1):  # nothing may be left of the weights that were there
             randomized(restored.model)
-        resumed = build_recipe(name).restore(restored, plan)
-        restored.load_state_dict(state)
-        assert_equal(restored, backbone, self.batch)
-        assert resumed.coverage == compressed.coverage
+        with promise("a run is resumed from its plan and its checkpoint alone"):
+            resumed = make().restore(restored, stored)
+            assert restored.state_dict().keys() == state.keys(), "other tensors"
+            restored.load_state_dict(state)
+            assert_equal(restored, backbone, self.batch)
+            assert resumed.coverage == compressed.coverage, "another coverage"
 
     def _train(self, compressed: Compressed) -> None:
         """Two small steps: gradients are finite and reach all that the dense model would train.
@@ -131,12 +173,14 @@ class Contract:
         for _ in range(2):
             for name, gradient in gradients(compressed, self.batch).items():
                 if gradient is not None:
-                    assert gradient.isfinite().all(), f"the gradient of {name} is not finite"
+                    with promise("gradients are finite"):
+                        assert gradient.isfinite().all(), f"that of {name} is not"
                     largest = gradient.abs().max().clamp(min=torch.finfo().tiny)
                     parameters[name].data -= STEP * gradient / largest
                     missed -= {name} if gradient.any() else set()
         missed = {name for name in missed if self._is_trained(name)}
-        assert not missed, f"no gradient reaches {', '.join(sorted(missed)[:3])}"
+        with promise("a gradient reaches every parameter that the dense model trains"):
+            assert not missed, f"none reaches {', '.join(sorted(missed)[:3])}"
         compressed.on_step(1.0)
 
     @cached_property
@@ -155,21 +199,25 @@ class Contract:
                 return any(inside)
         return found[name]
 
-    def _check_loaded(self, name: str, saved: Artifact, loaded: Artifact) -> None:
+    def _check_loaded(self, saved: Artifact, loaded: Artifact, *, smaller: bool) -> None:
         """Bit for bit what was saved, its inputs too; smaller; every byte is accounted for."""
         again = batch_of(loaded.backbone)
-        assert again.keys() == self.batch.keys()
-        assert all(torch.equal(again[key], self.batch[key]) for key in again), "other inputs"
-        state = loaded.backbone.model.state_dict()
-        for key, tensor in saved.backbone.model.state_dict().items():
-            assert torch.equal(state[key], tensor), key
-        assert_equal(loaded.backbone, saved.backbone, self.batch)
+        with promise("a loaded model prepares its inputs as the dense one did"):
+            assert again.keys() == self.batch.keys()
+            assert all(torch.equal(again[key], self.batch[key]) for key in again), "others come out"
+        with promise("what is loaded is what was saved, bit for bit"):
+            state = loaded.backbone.model.state_dict()
+            for key, tensor in saved.backbone.model.state_dict().items():
+                assert torch.equal(state[key], tensor), f"{key} differs"
+            assert_equal(loaded.backbone, saved.backbone, self.batch)
         rows = loaded.ledger()
-        assert sum(row.bytes for row in rows) == saved.bytes
-        if name not in SAME_SIZE:
+        with promise("the ledger accounts for every byte"):
+            assert sum(row.bytes for row in rows) == saved.bytes
+        if smaller:
             # The manifest is large beside a small model.
             stored = sum(r.bytes for r in rows if r.payload not in ("header", "manifest"))
-            assert stored < sum(p.nbytes for p in self.dense.parameters())
+            with promise("what is stored takes fewer bytes than the dense weights"):
+                assert stored < sum(p.nbytes for p in self.dense.parameters()), f"{stored} bytes"
 
 
 def outputs(backbone: Backbone, batch: Batch, *, grad: bool = False) -> list[Tensor]:
@@ -182,7 +230,7 @@ def outputs(backbone: Backbone, batch: Batch, *, grad: bool = False) -> list[Ten
 
 def assert_equal(found: Backbone, wanted: Backbone, batch: Batch) -> None:
     for mine, other in zip(outputs(found, batch), outputs(wanted, batch), strict=True):
-        assert torch.equal(mine, other)
+        assert torch.equal(mine, other), "the outputs differ"
 
 
 def gradients(compressed: Compressed, batch: Batch) -> dict[str, Tensor | None]:
