@@ -23,8 +23,8 @@ from torch import Tensor
 from mmcompress.artifact.dense import dense_file_bytes
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.base import Backbone
-from mmcompress.compression.base import Compressor
 from mmcompress.compression.recipe import Recipe
+from mmcompress.compression.steps import Step
 from mmcompress.config.compose import compose_config
 from mmcompress.config.errors import in_one_sentence
 from mmcompress.evaluation.evaluate import evaluate
@@ -155,7 +155,7 @@ def write(args: argparse.Namespace, rows: list[dict[str, Any]], dense_bytes: int
 
 def build_recipe(method: Method) -> Recipe:
     """The method in the blocks, 8 bits in the embedding."""
-    steps: dict[str, Compressor | None] = {}
+    steps: dict[str, Step | None] = {}
     for step in (replace(method, settings={"role": BLOCKS, **method.settings}), EMBEDDING):
         keys = [f"compression.steps.{step.config}.{k}={v}" for k, v in step.settings.items()]
         cfg = compose_config(f"compression={step.config}", *keys)

@@ -15,8 +15,8 @@ from torch.nn.utils import parametrize
 
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.hf.clip import HFClip
-from mmcompress.compression.base import STAGES, Compressor
 from mmcompress.compression.recipe import Compressed, Recipe
+from mmcompress.compression.steps import KINDS, MaskStep, Step, ValueStep
 from mmcompress.data.base import PairData
 from mmcompress.functional.contrastive import contrastive_loss
 from mmcompress.system.locations import project_path
@@ -32,7 +32,7 @@ TINY = {
 }
 
 
-def load_steps() -> dict[str, Compressor]:
+def load_steps() -> dict[str, Step]:
     """The methods: recipes of one step, of the file's name."""
     found = {}
     for path in sorted((CONF / "compression").glob("*.yaml")):
@@ -82,10 +82,11 @@ LARGER = (
 def reason_against(names: Sequence[str]) -> str | None:
     """What the error of an illegal stack says; None for a legal one."""
     steps = list(stacked(names).steps.values())
-    if [step.stage for step in steps].count("values") > 1:
+    values = [step for step in steps if isinstance(step, ValueStep)]
+    if len(values) > 1:
         return "both store the values of"
-    values = [step for step in steps if step.stage == "values"]
-    if "mask" in [step.stage for step in steps] and any(not step.keeps_zeros for step in values):
+    masked = any(isinstance(step, MaskStep) for step in steps)
+    if masked and any(not step.keeps_zeros for step in values):
         return "cannot keep the zeros|no gradient reaches the mask"
     if any(not step.trains_weight for step in values) and set(names) & set(LEARNED_MASKS):
         return "no gradient reaches the mask"
@@ -96,7 +97,8 @@ def stacked(names: Sequence[str]) -> Recipe:
     """Fresh steps in their order, with settings for tiny layers."""
 
     def place(name: str) -> tuple[int, int]:
-        return STAGES.index(STEPS[name].stage), (name in LAST) - (name in FIRST)
+        kind = next(i for i, kind in enumerate(KINDS) if isinstance(STEPS[name], kind))
+        return kind, (name in LAST) - (name in FIRST)
 
     steps = {}
     for name in sorted(names, key=place):
@@ -178,6 +180,6 @@ def test_larger_stacks(
 def test_most_pairs_are_legal() -> None:
     """A table of exceptions that grows is a design that shrinks."""
     pairs = list(itertools.combinations(STEPS, 2))
-    stored = [p for p in pairs if all(STEPS[name].stage == "values" for name in p)]
+    stored = [p for p in pairs if all(isinstance(STEPS[name], ValueStep) for name in p)]
     refused = [p for p in pairs if reason_against(p) is not None and p not in stored]
     assert len(refused) < 0.1 * len(pairs)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import WEIGHTS, Target
-from mmcompress.compression.base import Compressor, Decision, Parametrization, as_matrix
+from mmcompress.compression.base import Decision, Parametrization, as_matrix
 from mmcompress.compression.quantization.grid import (
     as_scale,
     check_divides,
@@ -20,6 +20,7 @@ from mmcompress.compression.quantization.grid import (
     in_columns,
 )
 from mmcompress.compression.statistics import Statistic
+from mmcompress.compression.steps import ValueStep
 from mmcompress.functional.straight_through import StraightThrough
 
 OFFSET = 0.9677083  # the authors' outermost quantile
@@ -63,7 +64,7 @@ class FakeNF4(Parametrization):
         return StraightThrough.apply(weight, rounded)
 
 
-class NF4(Compressor):
+class NF4(ValueStep):
     """Weights on 16 levels that suit normally distributed weights.
 
     Args:
@@ -72,7 +73,6 @@ class NF4(Compressor):
         **selectors: `modality`, `role`, `granularity`.
     """
 
-    stage = "values"
     granularities = WEIGHTS
     no_speedup = "codes are decoded to float32 before they multiply"
 

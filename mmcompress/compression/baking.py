@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from mmcompress.artifact.encoding import Encoding
-from mmcompress.compression.base import Applied, Compressor
+from mmcompress.compression.base import Applied
+from mmcompress.compression.steps import ParametrizingStep, Step
 from mmcompress.system.memory import give_back
 
 
@@ -24,7 +25,7 @@ class _Part:
     """
 
     values: parametrize.ParametrizationList
-    steps: list[tuple[str, Compressor, nn.Module]] = field(default_factory=list)
+    steps: list[tuple[str, ParametrizingStep, nn.Module]] = field(default_factory=list)
 
 
 class Baking(Mapping[str, Encoding]):
@@ -39,7 +40,7 @@ class Baking(Mapping[str, Encoding]):
     """
 
     def __init__(
-        self, steps: Mapping[str, Compressor], applied: Mapping[str, Mapping[str, Applied]]
+        self, steps: Mapping[str, Step], applied: Mapping[str, Mapping[str, Applied]]
     ) -> None:
         self._parts: dict[str, _Part] = {}
         for name, step in steps.items():
@@ -51,6 +52,7 @@ class Baking(Mapping[str, Encoding]):
                     self._parts[key] = _Part(values)
                     parametrize.remove_parametrizations(module, parameter, leave_parametrized=False)
                     setattr(module, parameter, nn.Parameter(getattr(module, parameter).to("meta")))
+                assert isinstance(step, ParametrizingStep)
                 self._parts[key].steps.append((name, step, one.parametrization))
 
     @torch.no_grad()

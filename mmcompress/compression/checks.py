@@ -3,10 +3,10 @@
 from torch import nn
 
 from mmcompress.backbones.base import Target
-from mmcompress.compression.base import Compressor
+from mmcompress.compression.steps import ValueStep
 
 
-def check_trained_mask(name: str, step: Compressor, target: Target) -> None:
+def check_trained_mask(name: str, step: ValueStep, target: Target) -> None:
     """A mask that is learnt from the weight's gradient, under a step that lets none through."""
     if not step.trains_weight:
         raise ValueError(

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from mmcompress.artifact.dense import DenseSize
@@ -20,15 +20,28 @@ from mmcompress.backbones.base import Backbone, Target
 from mmcompress.compression.baking import Baking, put_back
 from mmcompress.compression.base import (
     LEFT_DENSE,
-    STAGES,
     Applied,
-    Compressor,
     Decision,
     NothingCompressed,
+    Parametrization,
 )
 from mmcompress.compression.checks import check_tied, check_trained_mask
 from mmcompress.compression.reach import weight_of, weights_of
 from mmcompress.compression.statistics import Statistic, collect
+from mmcompress.compression.steps import (
+    KINDS,
+    AddsPenalty,
+    Compensates,
+    CutsWhenBaked,
+    FollowsSchedule,
+    InTurns,
+    MaskStep,
+    ParametrizingStep,
+    SharesTensors,
+    Step,
+    StructureStep,
+    ValueStep,
+)
 from mmcompress.functional.finite import check_trained
 from mmcompress.functional.float16 import round_to_float16
 from mmcompress.modules.edits import find_edit
@@ -56,7 +69,7 @@ class Recipe:
 
     def __init__(
         self,
-        steps: Mapping[str, Compressor | None] | None = None,
+        steps: Mapping[str, Step | None] | None = None,
         *,
         dense_dtype: str = "float16",
     ) -> None:
@@ -64,16 +77,17 @@ class Recipe:
         if dense_dtype not in DTYPES:
             raise ValueError(f"dense_dtype={dense_dtype!r} must be one of {', '.join(DTYPES)}")
         self._steps, self._dense_dtype = MappingProxyType(kept), dense_dtype
-        stages = [STAGES.index(step.stage) for step in kept.values()]
-        if stages != sorted(stages):
-            order = ", ".join(f"{name} ({step.stage})" for name, step in kept.items())
+        order = [next(i for i, k in enumerate(KINDS) if isinstance(s, k)) for s in kept.values()]
+        if order != sorted(order):
+            given = ", ".join(f"{name} ({step.stage})" for name, step in kept.items())
+            right = " before ".join(kind.stage for kind in KINDS)
             raise ValueError(
-                f"steps run in the order {order}: put {' before '.join(STAGES)}, for a later kind "
-                "works on what an earlier one leaves"
+                f"steps run in the order {given}: put {right}, for a later kind works on what an "
+                "earlier one leaves"
             )
 
     @property
-    def steps(self) -> Mapping[str, Compressor]:
+    def steps(self) -> Mapping[str, Step]:
         """By name, in the order in which they run."""
         return self._steps
 
@@ -108,7 +122,7 @@ class Recipe:
         """
         weights = dict(backbone.model.named_parameters(remove_duplicate=False))
         owners: dict[str, str] = {}
-        masked: dict[str, Compressor] = {}
+        masked: dict[str, MaskStep] = {}
         for name, step in self.steps.items():
             for target in self._select(name, step, backbone):
                 if not target.parameter:
@@ -116,9 +130,9 @@ class Recipe:
                     continue
                 check_tied(target, backbone.model)
                 step.check(target, weights[target.name])
-                if step.stage == "mask":
+                if isinstance(step, MaskStep):
                     masked[target.name] = step
-                if step.stage != "values":
+                if not isinstance(step, ValueStep):
                     continue
                 if target.name in owners and not alternatives:
                     raise ValueError(
@@ -159,8 +173,8 @@ class Recipe:
         batches = list(batches)
         if not batches:
             self._check_needless()
-        settling = [step for step in self.steps.values() if step.settles]
-        before = copy.deepcopy(backbone) if settling else None
+        compensating = [step for step in self.steps.values() if isinstance(step, Compensates)]
+        before = copy.deepcopy(backbone) if compensating else None
         made = Compressed(backbone, self, dense or DenseSize.of(backbone.model))
         statistics: dict[str, Statistic] = {}
         for name, step in self.steps.items():
@@ -187,19 +201,23 @@ class Recipe:
             del weights  # else every dense weight would live until the last layer is edited
             made.plan[name] = decisions
             made._cover(name, compressed)
-            for turn, part in enumerate(step.in_turns(compressed)):
+            turns = step.in_turns(compressed) if isinstance(step, InTurns) else [compressed]
+            for turn, part in enumerate(turns):
                 if turn:
                     statistics = {}
                     inside = weights_of(backbone, part)
                     _calibrate(backbone, batches, step, inside, statistics)
                 for target in part:
                     made._edit(name, target, decisions[target.name], statistics)
-            step.join(made.applied[name])
-            if step.stage == "structure":  # what later layers see has changed, and their shapes
+            if isinstance(step, SharesTensors):
+                step.share(made.applied[name])
+            if isinstance(
+                step, StructureStep
+            ):  # what later layers see has changed, and their shapes
                 statistics = {}
-        for step in settling:
+        for step in compensating:
             assert before is not None
-            step.settle(backbone, before, batches)
+            step.compensate(backbone, before, batches)
         return made
 
     def restore(
@@ -219,10 +237,11 @@ class Recipe:
             made._cover(name, [targets[key] for key in edits])
             for key, decision in edits.items():
                 made._edit(name, targets[key], decision, {})
-            step.join(made.applied[name])
+            if isinstance(step, SharesTensors):
+                step.share(made.applied[name])
         return made
 
-    def _select(self, name: str, step: Compressor, backbone: Backbone) -> list[Target]:
+    def _select(self, name: str, step: Step, backbone: Backbone) -> list[Target]:
         try:
             return step.select(step.candidates(backbone))
         except ValueError as error:
@@ -230,7 +249,7 @@ class Recipe:
 
     def _check_needless(self) -> None:
         """Refuse to decide on nothing; say so where there is nothing to decide."""
-        asking = [name for name, step in self.steps.items() if step.needs or step.settles]
+        asking = [n for n, s in self.steps.items() if s.needs or isinstance(s, Compensates)]
         if asking:
             raise ValueError(
                 f"compression needs calibration data for {', '.join(asking)} and there are none: "
@@ -269,16 +288,21 @@ class Compressed:
     @property
     def has_schedule(self) -> bool:
         """Whether `on_step` does anything."""
-        return any(type(s).on_step is not Compressor.on_step for s in self.recipe.steps.values())
+        return any(isinstance(step, FollowsSchedule) for step in self.recipe.steps.values())
 
     def on_step(self, progress: float) -> None:
         """Tell every schedule how far training is, in [0, 1]."""
         for name, step in self.recipe.steps.items():
-            step.on_step(self.applied[name], progress)
+            if isinstance(step, FollowsSchedule):
+                step.on_step(self.applied[name], progress)
 
     def penalty(self) -> Tensor | float:
         """Sum of the steps' regularisers."""
-        return sum(s.penalty(self.applied[name]) for name, s in self.recipe.steps.items())
+        return sum(
+            step.penalty(self.applied[name])
+            for name, step in self.recipe.steps.items()
+            if isinstance(step, AddsPenalty)
+        )
 
     def reasons(self) -> dict[str, str]:
         """Why each target that a step left alone was left dense, by target name."""
@@ -297,10 +321,14 @@ class Compressed:
         made = [
             _edits(name, step, self._compressed(name))
             for name, step in self.recipe.steps.items()
-            if step.stage == "structure"
+            if isinstance(step, StructureStep)
         ]
-        cuts = {name: cuts for name, cuts in self._cuts.items() if cuts}
-        return made + [_edits(name, self.recipe.steps[name], cut) for name, cut in cuts.items()]
+        cut = [
+            _edits(name, step, self._cuts[name])
+            for name, step in self.recipe.steps.items()
+            if isinstance(step, CutsWhenBaked) and self._cuts.get(name)
+        ]
+        return made + cut
 
     def finalize(self) -> dict[str, Encoding]:
         """Bake every parametrisation into its weight: the backbone is ordinary modules again.
@@ -327,9 +355,10 @@ class Compressed:
         self.on_step(1.0)
         applied, self.applied = self.applied, {name: {} for name in steps}
         encodings: Mapping[str, Encoding] = Baking(steps, applied)
-        if any(step.cuts for step in steps.values()):  # sees all weights of a module
+        cutting = {n: step for n, step in steps.items() if isinstance(step, CutsWhenBaked)}
+        if cutting:  # they see all weights of a module
             baked = put_back(backbone.model, encodings)
-            self._cuts = {n: step.cut(backbone, applied[n], baked) for n, step in steps.items()}
+            self._cuts = {n: step.cut(backbone, applied[n], baked) for n, step in cutting.items()}
             encodings = baked
         if self.recipe.dense_dtype == "float16":
             for key, tensor in backbone.model.state_dict().items():
@@ -398,28 +427,37 @@ class Compressed:
         step, model = self.recipe.steps[name], self.backbone.model
         module = model.get_submodule(target.module)
         weights = list(module.parameters())
-        statistic = step.statistic_for(target, statistics)
-        new = step.apply(module, target.parameter, decision, statistic)
-        if step.stage == "structure":
+        new = step.apply(module, target.parameter, decision, step.statistic_for(target, statistics))
+        if isinstance(step, ParametrizingStep):
+            self.applied[name][target.name] = _parametrize(step, module, target.parameter, new)
+        else:
             replace_module(model, target.module, new)
-            give_back(weights)
-            return
-        parametrize.register_parametrization(module, target.parameter, new)
-        applied = Applied(module, target.parameter, new)
-        initial = getattr(new, "initial", None)
-        if initial is not None:
-            applied.original.data.copy_(initial)
-            new.initial = None  # type: ignore[assignment]
-        if not step.trains_weight:
-            applied.original.requires_grad_(False)
-        self.applied[name][target.name] = applied
         give_back(weights)
+
+
+def _parametrize(
+    step: ParametrizingStep, module: nn.Module, parameter: str, new: nn.Module
+) -> Applied:
+    """What a step has made, on a weight.
+
+    Args:
+        module, parameter: owner and name of the weight.
+        new: from `step.apply`.
+    """
+    parametrize.register_parametrization(module, parameter, new)
+    applied = Applied(module, parameter, new)
+    if isinstance(new, Parametrization) and new.initial is not None:
+        applied.original.data.copy_(new.initial)
+        new.initial = None
+    if not step.trains_weight:
+        applied.original.requires_grad_(False)
+    return applied
 
 
 def _calibrate(
     backbone: Backbone,
     batches: Sequence[dict[str, Tensor]],
-    step: Compressor,
+    step: Step,
     targets: Sequence[Target],
     statistics: dict[str, Statistic],
 ) -> None:
@@ -438,8 +476,9 @@ def _left_out(decisions: Mapping[str, Decision], targets: Sequence[Target]) -> d
     return {target.name: decisions.get(target.name, elsewhere) for target in targets}
 
 
-def _edits(name: str, step: Compressor, decisions: Mapping[str, Decision]) -> dict[str, Any]:
-    assert step.edit is not None, f"{type(step).__name__} names no edit"
+def _edits(
+    name: str, step: StructureStep | CutsWhenBaked, decisions: Mapping[str, Decision]
+) -> dict[str, Any]:
     edit, version = step.edit
     stored = find_edit(edit, version).stored
     return {

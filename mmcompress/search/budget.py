@@ -8,6 +8,7 @@ from typing import Any
 from mmcompress.artifact.dense import dense_file_bytes
 from mmcompress.backbones.base import Backbone
 from mmcompress.compression.recipe import Recipe
+from mmcompress.compression.steps import ValueStep
 from mmcompress.search.groups import bytes_outside, find_groups
 
 Choice = dict[str, dict[str, Any]]
@@ -91,7 +92,7 @@ class Budget:
                     f"are {', '.join(recipe.steps)}"
                 )
             return dense + [choice for choice in self.choices if choice]
-        values = [name for name, step in recipe.steps.items() if step.stage == "values"]
+        values = [name for name, step in recipe.steps.items() if isinstance(step, ValueStep)]
         others: Choice = {name: {} for name in recipe.steps if name not in values}
         if len(values) > 1:
             return dense + [others | {name: {}} for name in values]

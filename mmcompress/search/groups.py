@@ -11,6 +11,7 @@ from mmcompress.artifact.encode import encode
 from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import Backbone, Target
 from mmcompress.compression.recipe import Recipe
+from mmcompress.compression.steps import CutsWhenBaked
 from mmcompress.functional.float16 import fits_float16
 from mmcompress.modules.replace import replace_module
 
@@ -47,7 +48,7 @@ def find_groups(recipe: Recipe, backbone: Backbone) -> list[Group]:
     """The outermost modules that steps select, and the bare parameters."""
     selected: dict[str, Target] = {}
     for label, step in recipe.steps.items():
-        if step.cuts:
+        if isinstance(step, CutsWhenBaked):
             raise ValueError(
                 f"budget cannot vary step {label}, which finds only while training "
                 "what each layer loses: leave the budget out and set the step's pruning_ratio"

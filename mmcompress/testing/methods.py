@@ -12,9 +12,10 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from mmcompress.backbones.base import Backbone
-from mmcompress.compression.base import LEFT_DENSE, Compressor
+from mmcompress.compression.base import LEFT_DENSE
 from mmcompress.compression.pruning.magnitude import Magnitude
 from mmcompress.compression.recipe import Recipe
+from mmcompress.compression.steps import Step, StructureStep, ValueStep
 from mmcompress.testing.contract import Broken, Contract, Refused, build_recipe, promise
 from mmcompress.testing.holding import contract
 
@@ -26,7 +27,7 @@ STEPS = 10
 
 
 def check_method(
-    method: Compressor | Recipe | Mapping[str, Any] | DictConfig | str,
+    method: Step | Recipe | Mapping[str, Any] | DictConfig | str,
     *,
     models: Sequence[str] = MODELS,
     smaller: bool = True,
@@ -64,7 +65,7 @@ def check_method(
 
 
 def _maker(
-    method: Compressor | Recipe | Mapping[str, Any] | DictConfig | str,
+    method: Step | Recipe | Mapping[str, Any] | DictConfig | str,
 ) -> Callable[[], Recipe]:
     """Gives the recipe anew each time: what one use leaves in a step is not there in the next."""
     if isinstance(method, str):
@@ -94,12 +95,12 @@ def _held(make: Callable[[], Recipe], model: Contract, *, smaller: bool) -> str:
     _check_learns(make(), model)
     for name, step in make().steps.items():
         _check_selectors(name, step, model)
-        if step.stage == "values" and step.keeps_zeros:
+        if isinstance(step, ValueStep) and step.keeps_zeros:
             _check_zeros(step, model)
     return ""
 
 
-def _check_arguments(step: Compressor) -> None:
+def _check_arguments(step: Step) -> None:
     with promise("a step keeps every argument under its own name, so that it can be made anew"):
         try:
             again = step.varied()
@@ -113,7 +114,7 @@ def _check_apply(recipe: Recipe, model: Contract) -> None:
     if len(recipe.steps) != 1:
         return
     (step,) = recipe.steps.values()
-    if step.stage == "structure":
+    if isinstance(step, StructureStep):
         return  # it may take the module apart that it replaces
     plan = next(iter(recipe.apply(copy.deepcopy(model.dense), [model.batch]).plan.values()))
     dense = copy.deepcopy(model.dense)
@@ -154,7 +155,7 @@ def _check_learns(recipe: Recipe, model: Contract) -> None:
         assert min(losses[1:]) < losses[0], f"it is {losses[0]:.4f} and stays above that"
 
 
-def _check_selectors(name: str, step: Compressor, model: Contract) -> None:
+def _check_selectors(name: str, step: Step, model: Contract) -> None:
     """A tower that `modality` does not name stays as it is; a name that there is not is refused."""
     before = _state(model.dense)
     for chosen in model.dense.modalities:
@@ -176,7 +177,7 @@ def _check_selectors(name: str, step: Compressor, model: Contract) -> None:
         raise AssertionError("role=no.such.role is taken")
 
 
-def _check_zeros(step: Compressor, model: Contract) -> None:
+def _check_zeros(step: Step, model: Contract) -> None:
     backbone = copy.deepcopy(model.dense)
     mask = Magnitude(sparsity=0.5, modality=step.modality, role=step.role)
     try:

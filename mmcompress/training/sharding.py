@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor
 
 from mmcompress.backbones.base import Backbone
 from mmcompress.compression.recipe import Compressed
+from mmcompress.compression.steps import AddsPenalty
 from mmcompress.modules.anatomy import find_stacks
 
 
@@ -52,7 +53,8 @@ def shard(module: pl.LightningModule, compressed: Compressed, mesh: DeviceMesh) 
         ValueError: a step of the recipe has a penalty, which reads weights between blocks' turns.
     """
     for name, step in compressed.recipe.steps.items():
-        if isinstance(step.penalty(compressed.applied[name]), Tensor):
+        penalty = step.penalty(compressed.applied[name]) if isinstance(step, AddsPenalty) else 0.0
+        if isinstance(penalty, Tensor):
             raise ValueError(
                 f"step {name} adds a penalty on its weights to the loss, which trainer=fsdp cannot "
                 "compute: choose trainer=ddp, or set the penalty's weight to 0"

@@ -183,7 +183,7 @@ def test_needs_a_dense_block_for_each(tiny_backbone, tiny_data) -> None:
     with pytest.raises(
         ValueError, match=r"vision_model\.encoder\.layers has removed or shared some"
     ):
-        step.settle(tiny_backbone, dense, batches)
+        step.compensate(tiny_backbone, dense, batches)
 
 
 def test_too_few_pairs_and_bad_settings(tiny_backbone, tiny_data) -> None:

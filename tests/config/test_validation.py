@@ -53,7 +53,7 @@ def test_a_value_may_come_from_another_key() -> None:
 
 
 def test_parameters_of_parents_count() -> None:
-    """`role` is a parameter of `Compressor`, to which `LowRank` hands it on."""
+    """`role` is a parameter of `Step`, to which `LowRank` hands it on."""
     target = "mmcompress.compression.lowrank.lowrank.LowRank"
     assert takes(target, "rank_ratio")
     assert takes(target, "role")

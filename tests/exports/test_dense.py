@@ -23,13 +23,13 @@ from mmcompress.backbones.hf.sentence import HFText
 from mmcompress.backbones.hf.two_towers import from_pretrained
 from mmcompress.backbones.mlp import MLP
 from mmcompress.backbones.open_clip.backbone import OpenClip
-from mmcompress.compression.base import Compressor
 from mmcompress.compression.lowrank.lowrank import LowRank
 from mmcompress.compression.pruning.structured import Structured
 from mmcompress.compression.quantization.activations import Activations
 from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.recipe import Recipe
 from mmcompress.compression.sharing.cross_layer import CrossLayer
+from mmcompress.compression.steps import Step
 from mmcompress.exports.dense import export
 from mmcompress.testing.zoo.hf import CONFIGS as HF_CONFIGS
 from mmcompress.testing.zoo.hf import TEXT, adapt, build_clip
@@ -42,7 +42,7 @@ from tests.backbones.open_clip.test_families import TEXTS, encode_both
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
 
 
-def compressed(folder: Path, backbone: Backbone, step: Compressor, *batches: Any) -> Artifact:
+def compressed(folder: Path, backbone: Backbone, step: Step, *batches: Any) -> Artifact:
     """As it would be read back, without the seconds that storing takes."""
     recipe = Recipe({"step": step})
     compressed = recipe.apply(backbone, list(batches))

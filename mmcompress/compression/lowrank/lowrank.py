@@ -37,12 +37,12 @@ from torch import Tensor, nn
 from mmcompress.backbones.base import Target
 from mmcompress.compression.base import (
     LEFT_DENSE,
-    Compressor,
     Decision,
     as_matrix,
     tell_smallest,
 )
 from mmcompress.compression.statistics import GRADIENTS, INPUTS, Statistic
+from mmcompress.compression.steps import InTurns, StructureStep
 from mmcompress.functional.hessian import damp
 from mmcompress.modules.lowrank import factorize
 
@@ -199,7 +199,7 @@ def block_by_block(targets: Sequence[Target]) -> list[list[Target]]:
     return [turns[turn] for turn in sorted(turns)]
 
 
-class LowRank(Compressor):
+class LowRank(StructureStep, InTurns):
     """Layers as two thin ones, W ≈ U Vᵀ; a later step may target the two factors.
 
     Args:
@@ -217,7 +217,6 @@ class LowRank(Compressor):
         **selectors: `modality`, `role`, `granularity`.
     """
 
-    stage = "structure"
     edit = ("lowrank", 1)
     granularities: ClassVar[tuple[str, ...]] = ("linear", "embedding", "conv")
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {
@@ -262,7 +261,7 @@ class LowRank(Compressor):
         return super().varied(**changes)
 
     def in_turns(self, targets: Sequence[Target]) -> list[list[Target]]:
-        return block_by_block(targets) if self.sequential else super().in_turns(targets)
+        return block_by_block(targets) if self.sequential else [list(targets)]
 
     def plan(
         self,

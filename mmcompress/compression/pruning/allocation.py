@@ -41,7 +41,7 @@ def allocate(
     """How many weights each target loses.
 
     Args:
-        targets, weights, statistics: as `Compressor.plan` gets them; `ecoflap` needs `loss_change`.
+        targets, weights, statistics: as `Step.plan` gets them; `ecoflap` needs `loss_change`.
         sparsity: of all targets together.
         allocation: how it is spread.
         max_sparsity: what `ecoflap` may take from a block; `sparsity + MARGIN` when None.

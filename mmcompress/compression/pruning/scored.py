@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import WEIGHTS, WITHOUT_MOMENT, Target
-from mmcompress.compression.base import Applied, Compressor, Decision, as_matrix
+from mmcompress.compression.base import Applied, Decision, as_matrix
 from mmcompress.compression.pruning.allocation import ALLOCATIONS, Allocation, allocate
 from mmcompress.compression.pruning.masks import Mask, parse_pattern
 from mmcompress.compression.pruning.schedule import Kind, Schedule
@@ -18,11 +18,12 @@ from mmcompress.compression.statistics import (
     InputStatistic,
     Statistic,
 )
+from mmcompress.compression.steps import FollowsSchedule, MaskStep
 
 Comparison = Literal["tensor", "row"]
 
 
-class ScoredPruning(Compressor):
+class ScoredPruning(MaskStep, FollowsSchedule):
     """Weights of which those of lowest score are zero, W ⊙ M; a subclass says what the score is.
 
     Args:
@@ -44,7 +45,6 @@ class ScoredPruning(Compressor):
         **selectors: `modality`, `role`, `granularity`.
     """
 
-    stage = "mask"
     granularities = WEIGHTS
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {"sparsity": (0.3, 0.5, 0.7, 0.8, 0.9)}
     no_speedup = "unstructured mask, dense kernels do the same work"

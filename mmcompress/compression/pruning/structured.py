@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from mmcompress.backbones.base import Backbone, Target
-from mmcompress.compression.base import LEFT_DENSE, Compressor, Decision, tell_smallest
+from mmcompress.compression.base import LEFT_DENSE, Decision, tell_smallest
 from mmcompress.compression.pruning.importance import NEEDS, Importance, chosen, importances
 from mmcompress.compression.statistics import INPUTS, Statistic
+from mmcompress.compression.steps import StructureStep
 from mmcompress.functional.hessian import damp
 from mmcompress.modules.anatomy import ATTENTIONS, MLPS, is_stack
 from mmcompress.modules.cuts import (
@@ -80,7 +81,7 @@ def keep_counts(
     }
 
 
-class Structured(Compressor):
+class Structured(StructureStep):
     """A model without its least important heads (`attention`), neurons (`mlp`) or blocks (`stack`).
 
     Args:
@@ -96,7 +97,6 @@ class Structured(Compressor):
         **selectors: `modality`, `role`, `granularity`.
     """
 
-    stage = "structure"
     edit = ("cut", 1)
     granularities = ("attention", "mlp", "stack")
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {

@@ -36,9 +36,10 @@ from torch import Tensor, nn
 
 from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import Backbone, Target
-from mmcompress.compression.base import Applied, Compressor, Decision, Parametrization
+from mmcompress.compression.base import Applied, Decision, Parametrization
 from mmcompress.compression.pruning.encodings import keep_in_encoding
 from mmcompress.compression.statistics import GRADIENTS, Statistic
+from mmcompress.compression.steps import CutsWhenBaked, FollowsSchedule, MaskStep
 from mmcompress.modules.anatomy import ATTENTIONS, MLPS, attention_parts, is_rotary, mlp_parts
 from mmcompress.modules.cuts import (
     check_attention,
@@ -166,7 +167,7 @@ class StructureMask(Parametrization):
         return weight * self._factor(alpha)
 
 
-class UPop(Compressor):
+class UPop(MaskStep, CutsWhenBaked, FollowsSchedule):
     """A model without the neurons and head dimensions that a search during training empties.
 
     Roles are those of attentions and MLPs: `attn.*`, `mlp.*`.
@@ -181,7 +182,6 @@ class UPop(Compressor):
         **selectors: `modality`, `role`, `granularity`.
     """
 
-    stage = "mask"
     granularities = ("linear",)
     learns_mask = True
     needs = frozenset({GRADIENTS})

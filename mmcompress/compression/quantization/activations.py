@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from mmcompress.backbones.base import Target
-from mmcompress.compression.base import Compressor, Decision
+from mmcompress.compression.base import Decision
 from mmcompress.compression.quantization.grid import check_bits
 from mmcompress.compression.statistics import INPUTS, Statistic
+from mmcompress.compression.steps import StructureStep
 from mmcompress.modules.quantized_input import QuantizedInput
 
 SMALLEST = 1e-5
@@ -41,7 +42,7 @@ def smoothing_factors(input_max: Tensor, weight: Tensor, alpha: float) -> Tensor
     return input_max.clamp(min=SMALLEST).pow(alpha) / weight_max.pow(1 - alpha)
 
 
-class Activations(Compressor):
+class Activations(StructureStep):
     """Linear layers that read rounded inputs; a later step may round their weights.
 
     Args:
@@ -50,7 +51,6 @@ class Activations(Compressor):
         **selectors: `modality`, `role`, `granularity`.
     """
 
-    stage = "structure"
     edit = ("quantized_input", 1)
     granularities = ("linear",)
     no_speedup = "integer activations are simulated in floats"

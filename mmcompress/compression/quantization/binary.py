@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import WEIGHTS, Target
 from mmcompress.compression.base import (
-    Compressor,
     Decision,
     Parametrization,
     as_matrix,
@@ -34,6 +33,7 @@ from mmcompress.compression.quantization.grid import (
 from mmcompress.compression.quantization.rows import by_rows
 from mmcompress.compression.quantization.scales import mean_magnitude
 from mmcompress.compression.statistics import Statistic
+from mmcompress.compression.steps import ValueStep
 
 CLIP = 4.0
 """Magnitude, in units of α, beyond which a weight gets no gradient: it is on the right side."""
@@ -104,7 +104,7 @@ class Binarize(Parametrization):
         return self.alpha.expand(self.shape) if self.per_tensor else self.alpha.view(self.shape)
 
 
-class Binary(Compressor):
+class Binary(ValueStep):
     """Weights of one bit: α sign(W).
 
     Args:
@@ -116,7 +116,6 @@ class Binary(Compressor):
         **selectors: `modality`, `role`, `granularity`.
     """
 
-    stage = "values"
     granularities = WEIGHTS
     no_speedup = "binary weights are decoded to float32 before they multiply"
 

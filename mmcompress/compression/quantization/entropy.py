@@ -25,13 +25,13 @@ from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import WEIGHTS, Target
 from mmcompress.compression.base import (
     Applied,
-    Compressor,
     Decision,
     Parametrization,
     as_matrix,
     kept_mask,
 )
 from mmcompress.compression.statistics import INPUTS, Statistic
+from mmcompress.compression.steps import AddsPenalty, ValueStep
 from mmcompress.functional.error_feedback import feed_back_errors
 from mmcompress.functional.float16 import round_to_float16
 
@@ -126,7 +126,7 @@ class EntropyQuantize(Parametrization):
         return ((codes + (levels - levels.detach())) * scale).view_as(weight)
 
 
-class Entropy(Compressor):
+class Entropy(ValueStep, AddsPenalty):
     """Weights on a wide uniform grid, whose size is left to the entropy coder.
 
     Args:
@@ -141,7 +141,6 @@ class Entropy(Compressor):
         **selectors: `modality`, `role`, `granularity`.
     """
 
-    stage = "values"
     granularities = WEIGHTS
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {
         "step": (0.1, 0.3, 0.5, 0.7, 0.9, 1.1, 1.4, 1.8, 2.3, 2.9, 3.6)

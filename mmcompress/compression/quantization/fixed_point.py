@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import WEIGHTS, Target
-from mmcompress.compression.base import Compressor, Decision, as_matrix
+from mmcompress.compression.base import Decision, as_matrix
 from mmcompress.compression.quantization.fake_quantize import FakeQuantize
 from mmcompress.compression.quantization.grid import Grid, check_bits
 from mmcompress.compression.statistics import Statistic
+from mmcompress.compression.steps import ValueStep
 
 FINER = 3
 """Bits by which the search goes beyond the finest step that holds the largest weight."""
@@ -51,7 +52,7 @@ def choose_fraction(weight: Tensor, bits: int) -> int:
     return min(errors, key=errors.__getitem__)
 
 
-class FixedPoint(Compressor):
+class FixedPoint(ValueStep):
     """Weights in fixed point, Qm.n.
 
     Args:
@@ -61,7 +62,6 @@ class FixedPoint(Compressor):
         **selectors: `modality`, `role`, `granularity`.
     """
 
-    stage = "values"
     granularities = WEIGHTS
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {"bits": (3, 4, 5, 6, 8)}
     no_speedup = "fixed-point weights are decoded to float32 before they multiply"

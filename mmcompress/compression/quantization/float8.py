@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import WEIGHTS, Target
-from mmcompress.compression.base import Compressor, Decision, Parametrization, as_matrix
+from mmcompress.compression.base import Decision, Parametrization, as_matrix
 from mmcompress.compression.quantization.grid import (
     as_scale,
     check_divides,
@@ -22,6 +22,7 @@ from mmcompress.compression.quantization.grid import (
 )
 from mmcompress.compression.quantization.rows import by_rows
 from mmcompress.compression.statistics import Statistic
+from mmcompress.compression.steps import ValueStep
 from mmcompress.functional.float8 import LARGEST, from_float8, to_float8
 from mmcompress.functional.straight_through import StraightThrough
 
@@ -53,7 +54,7 @@ class FakeFloat8(Parametrization):
         return (from_float8(codes, scale, group_size=self.group_size),)
 
 
-class Float8(Compressor):
+class Float8(ValueStep):
     """Weights as 8-bit floats, e4m3.
 
     Args:
@@ -63,7 +64,6 @@ class Float8(Compressor):
         **selectors: `modality`, `role`, `granularity`.
     """
 
-    stage = "values"
     granularities = WEIGHTS
     no_speedup = "8-bit floats are decoded to float32 before they multiply"
 

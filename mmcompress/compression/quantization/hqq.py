@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import WEIGHTS, Target
-from mmcompress.compression.base import Compressor, Decision, as_matrix, kept_mask
+from mmcompress.compression.base import Decision, as_matrix, kept_mask
 from mmcompress.compression.quantization.fake_quantize import FakeQuantize
 from mmcompress.compression.quantization.grid import (
     LARGEST_SCALE,
@@ -32,6 +32,7 @@ from mmcompress.compression.quantization.grid import (
 )
 from mmcompress.compression.quantization.rows import by_rows
 from mmcompress.compression.statistics import Statistic
+from mmcompress.compression.steps import ValueStep
 
 P = 0.7
 BETA = 10.0
@@ -99,7 +100,7 @@ def _as_zero(values: Tensor) -> Tensor:
     return values.clamp(-LARGEST_SCALE, LARGEST_SCALE).half()
 
 
-class HQQ(Compressor):
+class HQQ(ValueStep):
     """Weights as integers around a real-valued zero point; no data are needed.
 
     Args:
@@ -110,7 +111,6 @@ class HQQ(Compressor):
         **selectors: `modality`, `role`, `granularity`.
     """
 
-    stage = "values"
     granularities = WEIGHTS
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {"bits": (2, 3, 4, 5, 6, 8)}
     no_speedup = "integer weights are decoded to float32 before they multiply"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import WEIGHTS, Target
-from mmcompress.compression.base import Compressor, Decision, as_matrix
+from mmcompress.compression.base import Decision, as_matrix
 from mmcompress.compression.quantization.fake_quantize import FakeQuantize
 from mmcompress.compression.quantization.grid import (
     Grid,
@@ -22,9 +22,10 @@ from mmcompress.compression.quantization.grid import (
 )
 from mmcompress.compression.quantization.scales import choose_scale
 from mmcompress.compression.statistics import Statistic
+from mmcompress.compression.steps import ValueStep
 
 
-class Integer(Compressor):
+class Integer(ValueStep):
     """Weights as integers, rounded to nearest.
 
     Args:
@@ -39,7 +40,6 @@ class Integer(Compressor):
         **selectors: `modality`, `role`, `granularity`.
     """
 
-    stage = "values"
     granularities = WEIGHTS
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {"bits": (2, 3, 4, 5, 6, 8)}
     no_speedup = "integer weights are decoded to float32 before they multiply"

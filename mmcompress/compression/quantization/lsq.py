@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import WEIGHTS, Target
 from mmcompress.compression.base import (
-    Compressor,
     Decision,
     Parametrization,
     as_matrix,
@@ -36,6 +35,7 @@ from mmcompress.compression.quantization.grid import (
 from mmcompress.compression.quantization.rows import by_rows
 from mmcompress.compression.quantization.scales import choose_scale, mean_magnitude
 from mmcompress.compression.statistics import Statistic
+from mmcompress.compression.steps import ValueStep
 
 Start = Literal["mean", "search"]
 STARTS = ("mean", "search")
@@ -122,7 +122,7 @@ class LearnedStep(Parametrization):
         return as_scale(self._spread(self.step.detach()))
 
 
-class LSQ(Compressor):
+class LSQ(ValueStep):
     """Weights as integers whose step is trained.
 
     Args:
@@ -137,7 +137,6 @@ class LSQ(Compressor):
         **selectors: `modality`, `role`, `granularity`.
     """
 
-    stage = "values"
     granularities = WEIGHTS
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {"bits": (2, 3, 4, 5, 6, 8)}
     no_speedup = "integer weights are decoded to float32 before they multiply"

@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from mmcompress.backbones.base import Backbone, Target
-from mmcompress.compression.base import Compressor, Decision
+from mmcompress.compression.base import Decision
 from mmcompress.compression.calls import Call, block_calls, paired_stacks
 from mmcompress.compression.statistics import Statistic, matching
+from mmcompress.compression.steps import Compensates, StructureStep
 from mmcompress.functional.hessian import ridge
 from mmcompress.modules.compensation import NAME, compensate
 from mmcompress.modules.lowrank import LowRankLinear
@@ -109,7 +110,7 @@ def fit(used: Moments, held_out: Moments, rank: int | None) -> tuple[Tensor, Ten
     return *(used + held_out).regression(best, rank), scores[best]
 
 
-class QwT(Compressor):
+class QwT(StructureStep, Compensates):
     """Blocks with a linear map that makes up for what the other steps do to them.
 
     Args:
@@ -118,10 +119,8 @@ class QwT(Compressor):
         **selectors: `modality`, `role`, `granularity`.
     """
 
-    stage = "structure"
     edit = ("compensation", 1)
     granularities = ("block",)
-    settles = True
     no_speedup = "each block gets one more map"
 
     def __init__(self, *, rank: int | None = None, **selectors: Any) -> None:
@@ -156,7 +155,7 @@ class QwT(Compressor):
         return compensate(module, rank=decision["rank"])
 
     @torch.no_grad()
-    def settle(
+    def compensate(
         self, backbone: Backbone, dense: Backbone, batches: Sequence[dict[str, Tensor]]
     ) -> None:
         samples = sum(len(next(iter(batch.values()))) for batch in batches)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import WEIGHTS, Target
-from mmcompress.compression.base import Compressor, Decision, Parametrization, as_matrix
+from mmcompress.compression.base import Decision, Parametrization, as_matrix
 from mmcompress.compression.quantization.grid import (
     TENSOR,
     Grid,
@@ -31,6 +31,7 @@ from mmcompress.compression.quantization.grid import (
 from mmcompress.compression.quantization.rows import by_rows
 from mmcompress.compression.quantization.scales import mean_magnitude
 from mmcompress.compression.statistics import Statistic
+from mmcompress.compression.steps import ValueStep
 from mmcompress.functional.straight_through import StraightThrough
 
 THRESHOLD = 0.7
@@ -113,7 +114,7 @@ class Ternarize(Parametrization):
         return StraightThrough.apply(matrix, rounded).view_as(weight)
 
 
-class Ternary(Compressor):
+class Ternary(ValueStep):
     """Weights in {−α, 0, α}.
 
     Args:
@@ -125,7 +126,6 @@ class Ternary(Compressor):
         **selectors: `modality`, `role`, `granularity`.
     """
 
-    stage = "values"
     granularities = WEIGHTS
     no_speedup = "ternary weights are decoded to float32 before they multiply"
 

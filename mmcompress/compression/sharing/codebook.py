@@ -20,13 +20,13 @@ from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import WEIGHTS, Target
 from mmcompress.compression.base import (
     LEFT_DENSE,
-    Compressor,
     Decision,
     as_matrix,
     keep_zeros,
     kept_mask,
 )
 from mmcompress.compression.statistics import Statistic
+from mmcompress.compression.steps import ValueStep
 from mmcompress.functional.divisors import largest_divisor
 from mmcompress.functional.float16 import round_to_float16
 from mmcompress.functional.kmeans import scalar_kmeans, vector_kmeans
@@ -164,7 +164,7 @@ class Lookup(nn.Module):
         return self._zeros.keep(shared, weight)
 
 
-class Codebook(Compressor):
+class Codebook(ValueStep):
     """Weights that look their values up in a small codebook: W = W_s[I], one codebook per weight.
 
     Args:
@@ -177,7 +177,6 @@ class Codebook(Compressor):
         **selectors: `modality`, `role`, `granularity`.
     """
 
-    stage = "values"
     granularities = WEIGHTS
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {"clusters": (4, 16, 64, 256)}
     no_speedup = "shared weights are looked up into float32 before they multiply"

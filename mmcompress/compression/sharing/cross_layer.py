@@ -19,8 +19,9 @@ from typing import Any, ClassVar, Literal, Self
 from torch import Tensor, nn
 
 from mmcompress.backbones.base import Target
-from mmcompress.compression.base import LEFT_DENSE, Compressor, Decision
+from mmcompress.compression.base import LEFT_DENSE, Decision
 from mmcompress.compression.statistics import Statistic
+from mmcompress.compression.steps import StructureStep
 from mmcompress.modules.shared import INITIALS, Initial, share_blocks
 
 TRANSFORMS = ("none", "norms", "scale", "heads")
@@ -58,7 +59,7 @@ def block_shapes(stack: str, weights: Mapping[str, Tensor]) -> Shapes:
     return found
 
 
-class CrossLayer(Compressor):
+class CrossLayer(StructureStep):
     """A tower in which groups of blocks share one set of weights.
 
     Args:
@@ -74,7 +75,6 @@ class CrossLayer(Compressor):
         **selectors: `modality`, `role`, `granularity`.
     """
 
-    stage = "structure"
     edit = ("share_blocks", 1)
     granularities = ("stack",)
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {"share_every": (2, 3, 6, 12)}

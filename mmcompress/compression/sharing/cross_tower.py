@@ -16,8 +16,9 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from mmcompress.backbones.base import Target
-from mmcompress.compression.base import LEFT_DENSE, Compressor, Decision
+from mmcompress.compression.base import LEFT_DENSE, Decision
 from mmcompress.compression.statistics import Statistic
+from mmcompress.compression.steps import StructureStep
 from mmcompress.modules.shared import INITIALS, Initial, share_towers
 
 TRANSFORMS = ("norms", "scale")
@@ -44,7 +45,7 @@ def find_blocks(weights: Mapping[str, Tensor]) -> dict[str, Blocks]:
     return found
 
 
-class CrossTower(Compressor):
+class CrossTower(StructureStep):
     """Two towers whose blocks share linear layers, as far as the shapes agree.
 
     The only target is the whole model.
@@ -59,7 +60,6 @@ class CrossTower(Compressor):
         **selectors: `modality`, `role`, `granularity`.
     """
 
-    stage = "structure"
     edit = ("share_towers", 1)
     granularities = ("model",)
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {}

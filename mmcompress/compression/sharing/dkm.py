@@ -23,7 +23,6 @@ from mmcompress.backbones.base import WEIGHTS, Target
 from mmcompress.compression.base import (
     LEFT_DENSE,
     Applied,
-    Compressor,
     Decision,
     as_matrix,
     keep_zeros,
@@ -36,6 +35,7 @@ from mmcompress.compression.sharing.codebook import (
     would_not_shrink,
 )
 from mmcompress.compression.statistics import Statistic
+from mmcompress.compression.steps import FollowsSchedule, ValueStep
 from mmcompress.functional.divisors import largest_divisor
 from mmcompress.functional.float16 import round_to_float16
 from mmcompress.functional.kmeans import nearest, scalar_kmeans, vector_kmeans
@@ -193,7 +193,7 @@ class SoftClusters(nn.Module):
         return lookup(self.indices, codebook, vectors.shape)
 
 
-class DKM(Compressor):
+class DKM(ValueStep, FollowsSchedule):
     """Weights that are clustered softly while training, and snapped to their centroids in the end.
 
     Args:
@@ -209,7 +209,6 @@ class DKM(Compressor):
         **selectors: `modality`, `role`, `granularity`.
     """
 
-    stage = "values"
     granularities = WEIGHTS
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {"clusters": (4, 8, 16, 32)}
     no_speedup = "shared weights are looked up into float32 before they multiply"

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from mmcompress.backbones.base import Target
-from mmcompress.compression.base import LEFT_DENSE, Compressor, Decision, tell_smallest, unit_of
+from mmcompress.compression.base import LEFT_DENSE, Decision, tell_smallest, unit_of
 from mmcompress.compression.sharing.vq import smoothed_frequency
 from mmcompress.compression.statistics import INPUTS, Statistic
+from mmcompress.compression.steps import StructureStep
 from mmcompress.functional.conjugate_gradients import conjugate_gradients
 from mmcompress.modules.hashed_embedding import HashedEmbedding
 
@@ -107,7 +108,7 @@ def refit_table(
     return conjugate_gradients(table, residual, normal.matmul, diagonal[:, None], steps=STEPS)
 
 
-class HashEmbedding(Compressor):
+class HashEmbedding(StructureStep):
     """Embeddings whose tokens mix rows of a small table that all tokens share.
 
     Args:
@@ -117,7 +118,6 @@ class HashEmbedding(Compressor):
         **selectors: `modality`, `role`, `granularity`.
     """
 
-    stage = "structure"
     edit = ("hashed_embedding", 1)
     granularities = ("embedding",)
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {

@@ -23,7 +23,6 @@ from mmcompress.backbones.base import WEIGHTS, Target
 from mmcompress.compression.base import (
     LEFT_DENSE,
     Applied,
-    Compressor,
     Decision,
     as_matrix,
     unit_of,
@@ -36,6 +35,7 @@ from mmcompress.compression.sharing.codebook import (
     would_not_shrink,
 )
 from mmcompress.compression.statistics import InputStatistic, Statistic
+from mmcompress.compression.steps import SharesTensors, ValueStep
 from mmcompress.functional.conjugate_gradients import conjugate_gradients
 from mmcompress.functional.error_feedback import feed_back_joint_errors
 from mmcompress.functional.float16 import round_to_float16
@@ -306,7 +306,7 @@ def fit_together(lookups: Sequence[VectorLookup]) -> None:
         one.layer = None
 
 
-class VectorQuantizer(Compressor):
+class VectorQuantizer(ValueStep, SharesTensors):
     """Runs of weights replaced by codebook entries, chosen by what they do to the layer's output.
 
     Args:
@@ -321,7 +321,6 @@ class VectorQuantizer(Compressor):
         **selectors: `modality`, `role`, `granularity`.
     """
 
-    stage = "values"
     granularities = WEIGHTS
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {"clusters": (16, 64, 256, 1024)}
     no_speedup = "shared weights are looked up into float32 before they multiply"
@@ -409,7 +408,7 @@ class VectorQuantizer(Compressor):
         layer = Layer.of(weight, statistic, row_scale=decision["row_scale"])
         return VectorLookup(layer, **decision)
 
-    def join(self, applied: Mapping[str, Applied]) -> None:
+    def share(self, applied: Mapping[str, Applied]) -> None:
         groups: dict[str, list[VectorLookup]] = {}
         for one in applied.values():
             shared = cast(VectorLookup, one.parametrization)

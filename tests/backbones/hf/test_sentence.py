@@ -19,7 +19,6 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.hf.bert import TextEncoder
 from mmcompress.backbones.hf.sentence import MINILM, HFText
-from mmcompress.compression.base import Compressor
 from mmcompress.compression.lowrank.lowrank import LowRank
 from mmcompress.compression.pruning.structured import Structured
 from mmcompress.compression.quantization.gptq import GPTQ
@@ -27,6 +26,7 @@ from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.recipe import Compressed, Recipe
 from mmcompress.compression.reconstruction import Reconstruction
 from mmcompress.compression.statistics import collect
+from mmcompress.compression.steps import Step
 from mmcompress.data.base import PairData
 from mmcompress.evaluation.agreement import Agreement
 from mmcompress.evaluation.evaluate import evaluate
@@ -196,7 +196,7 @@ def save(folder: Path, compressed: Compressed) -> Artifact:
     return compressed.save(folder, run={"config_hash": "", "recipe": "test"})
 
 
-METHODS: dict[str, Compressor] = {
+METHODS: dict[str, Step] = {
     "int8": Integer(bits=8),
     "gptq": GPTQ(bits=4, group_size=32),
     "lowrank": LowRank(rank_ratio=0.25, role=["attn.*", "mlp.*"]),
