@@ -2,12 +2,14 @@
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Self
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmcompress.backbones.capabilities import Encoder
 from mmcompress.backbones.hf.clip import HFClip
 
 
@@ -23,17 +25,30 @@ class Tower(nn.Module):
         return self.projection(self.encoder(inputs).pooler_output)
 
 
-class Towers(nn.Module):
-    """A student that `CompressionModule` trains as it trains a `Backbone`.
+class Encoding(Encoder):
+    """A backbone that is trained and scored, and that no artifact holds."""
+
+    adapter = "peer"
+    modalities = ("image", "text")
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        raise TypeError("a model of another library is stored by that library")
+
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any], assets: Path) -> Self:
+        raise TypeError("a model of another library is read by that library")
+
+
+class Towers(Encoding):
+    """A student that `CompressionModule` trains as it trains other backbones.
 
     Args:
         backbone: its weights are copied.
     """
 
-    modalities = ("image", "text")
-
     def __init__(self, backbone: HFClip) -> None:
-        super().__init__()
+        super().__init__(nn.Module())
         model = copy.deepcopy(backbone.model)
         self.image: nn.Module = Tower(model.vision_model, model.visual_projection)
         self.text: nn.Module = Tower(model.text_model, model.text_projection)
@@ -55,7 +70,7 @@ class Towers(nn.Module):
         return self.log_logit_scale.exp()
 
 
-class Served(nn.Module):
+class Served(Encoding):
     """What a library has read back, as `evaluate` wants it.
 
     Args:
@@ -63,9 +78,13 @@ class Served(nn.Module):
     """
 
     def __init__(self, towers: Mapping[str, Callable[[Tensor], Tensor]]) -> None:
-        super().__init__()
+        super().__init__(nn.Module())
         self.towers = dict(towers)
         self.where = nn.Parameter(torch.empty(0))
+
+    @property
+    def logit_scale(self) -> Tensor:
+        raise TypeError("what is served is not trained")
 
     def encode(self, modality: str, inputs: Tensor) -> Tensor:
         # optimum-quanto's tensors refuse the inference mode that `evaluate` runs in.

@@ -20,7 +20,7 @@ from mmcompress.compression.sharing.codebook import Lookup, rounded_entries
 from mmcompress.compression.sharing.dkm import SoftClusters
 from mmcompress.compression.sharing.hashed_embedding import alternating_least_squares
 from mmcompress.compression.sharing.vq import Layer, fit
-from mmcompress.compression.statistics import collect
+from mmcompress.compression.statistics import InputStatistic, collect
 from mmcompress.functional.hessian import damp
 from mmcompress.testing.zoo.family import batch_of
 from mmcompress.testing.zoo.hf import build_clip
@@ -142,7 +142,8 @@ def test_vector_quantization_knows_no_unit(unit: float) -> None:
 
     def fitted(factor: float) -> tuple[torch.Tensor, list[torch.Tensor]]:
         ones = [(torch.ones(len(w)), torch.ones(len(w), 1).half()) for w in weights]
-        layers = [Layer(factor * w, moment, *o) for w, o in zip(weights, ones, strict=True)]
+        inputs = InputStatistic(moment, moment[0], moment[0], 1)
+        layers = [Layer(factor * w, inputs, *o) for w, o in zip(weights, ones, strict=True)]
         return fit(layers, clusters=8, block_size=4, seed=0)
 
     (entries, indices), (other, other_indices) = fitted(1.0), fitted(unit)

@@ -79,6 +79,7 @@ def mean_pool(hidden: Tensor, valid: Tensor) -> Tensor:
         (B, D).
 
     Example:
+        >>> import torch
         >>> mean_pool(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[True, True, False]]))
         tensor([[2.]])
     """
