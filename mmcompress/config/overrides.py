@@ -12,6 +12,8 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mmcompress.config.moved import moved_key
+
 AMBIGUOUS = re.compile(r"Ambiguous value for argument '(.*)'")
 AGAIN = re.compile(r"(?:Multiple values for|An item is already at) '?([\w/.]+?)'?\.(?:\s|$)")
 ADVICE = ("To append to your", "See https://", "Either remove", "Or add a second")
@@ -22,9 +24,6 @@ NO_NULL = "a group takes the name of one of its files and not null, such as logg
 
 NEAR = 0.8
 """How alike two words are, as `difflib` has it, of which one may be the other misspelt."""
-
-MOVED = {"compression.budget": "budget"}
-"""Keys that have another name now."""
 
 GRAMMAR = (
     "write KEY=VALUE, without spaces around =, and quote a VALUE that has spaces, commas, brackets "
@@ -86,21 +85,6 @@ def _no_such_key(error: OmegaConfBaseException) -> str:
     if not keys:
         return f"{error.full_key}: {where} has no keys that could be set"
     return sentence
-
-
-def moved_key(key: str) -> str | None:
-    """What to write in place of a key that has another name now; None where it has not.
-
-    Example:
-        >>> moved_key("compression.budget.ratio")
-        'compression.budget.ratio has moved: write budget.ratio=VALUE'
-    """
-    for old, new in MOVED.items():
-        if key == old or key.startswith(f"{old}."):
-            now = new + key.removeprefix(old)
-            example = now if "." in now else f"{now}.ratio"
-            return f"{key} has moved: write {example}=VALUE"
-    return None
 
 
 def _near(given: str, options: Collection[str]) -> list[str]:

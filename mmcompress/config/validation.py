@@ -19,7 +19,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 from pydantic_core import SchemaError
 
-from mmcompress.config.overrides import moved_key
+from mmcompress.config.moved import moved_key
 from mmcompress.system.extras import package_missing
 
 TARGET = "_target_"
