@@ -1,4 +1,6 @@
-"""Load mutants of the artifacts under tests/fixtures, each with right checksums again.
+"""Load mutants of the artifacts under tests/fixtures, and of some that are written anew.
+
+Each has right checksums again.
 
     python scripts/fuzz_artifacts.py 2500
 
@@ -32,6 +34,15 @@ SOURCES = [
     *["family_hf_text_bert", "family_llava", "family_mlp", "family_open_clip_vit_bert"],
     *["family_open_clip_coca", "family_open_clip_vit_mt5"],
 ]
+
+WRITTEN = {
+    "hf/clip": "lowrank_int8",
+    "open_clip/vit_bert": "deep",
+    "llava": "int4",
+    "hf/clap": "vq",
+    "mlp": "entropy",
+}
+"""Family → recipe of artifacts in the present format."""
 
 SECONDS, MEGABYTES = 2.0, 300
 """Most that a mutant may take: processor time, and memory above the model's."""
@@ -69,15 +80,18 @@ def fuzz(seeds: Iterator[int] | range) -> Iterator[Outcome]:
     os.environ.pop("HF_HUB_OFFLINE", None)  # the network is blocked, not asked to stay away
     child = None
     with tempfile.TemporaryDirectory() as place:
+        sources = [FIXTURES / name / "artifact" for name in SOURCES] + _write(
+            Path(place, "written")
+        )
         for seed in seeds:
             if child is None:
                 ours, theirs = context.Pipe()
-                child = context.Process(target=_serve, args=(theirs,), daemon=True)
+                child = context.Process(target=_serve, args=(theirs, sources), daemon=True)
                 child.start()
-            source = SOURCES[seed % len(SOURCES)]
+            source = sources[seed % len(sources)]
             folder = Path(place, str(seed), "artifact")
-            change = make_mutant(FIXTURES / source / "artifact", folder, seed)
-            ours.send((str(folder), str(FIXTURES / source / "artifact"), seed % 2 == 0))
+            change = make_mutant(source, folder, seed)
+            ours.send((str(folder), str(source), seed % 2 == 0))
             try:
                 found = ours.recv() if ours.poll(HANG) else {"faults": [f"takes over {HANG} s"]}
             except EOFError:
@@ -89,20 +103,36 @@ def fuzz(seeds: Iterator[int] | range) -> Iterator[Outcome]:
                 found |= {"said": "", "seconds": float(HANG), "megabytes": 0.0}
             if (folder / MARKER).exists():
                 found["faults"].append("runs code from the folder")
-            yield Outcome(seed, source, change, **found)
+            yield Outcome(seed, source.parent.name, change, **found)
         if child is not None:
             ours.send(None)
             child.join()
 
 
-def _serve(connection: Connection) -> None:
+def _write(place: Path) -> list[Path]:
+    """Artifacts in the present format."""
+    from mmcompress.testing.contract import build_recipe
+    from mmcompress.testing.zoo.families import FAMILIES
+    from mmcompress.testing.zoo.family import batch_of
+
+    found = []
+    for family, recipe in WRITTEN.items():
+        folder = place / f"{family.replace('/', '_')}_{recipe}"
+        (folder / "model").mkdir(parents=True)
+        backbone = FAMILIES[family].build(folder / "model")
+        build_recipe(recipe).apply(backbone, [batch_of(backbone)]).save(folder / "artifact")
+        found.append(folder / "artifact")
+    return found
+
+
+def _serve(connection: Connection, sources: list[Path]) -> None:
     """Load what the other end names, one folder after the other, until it names none."""
     asked = _block_network()
     with Path(os.devnull).open("w") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
         os.dup2(nowhere.fileno(), sys.stderr.fileno())
-    for name in SOURCES:  # what libraries load once is no mutant's memory
-        _load(FIXTURES / name / "artifact")
+    for source in sources:  # what libraries load once is no mutant's memory
+        _load(source)
     while (job := connection.recv()) is not None:
         folder, source, fit = Path(job[0]), Path(job[1]), job[2]
         if fit:
