@@ -14,13 +14,13 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from rich.progress import track
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from mmcompress.backbones.base import Backbone
 from mmcompress.compression.calls import Call, block_calls, paired_stacks
 from mmcompress.compression.recipe import Compressed
+from mmcompress.system.progress import progress
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class Reconstruction:
             paired_stacks(backbone, dense, asks="reconstruction", fix=fix, own_weights=True)
         )
         work = [f"{path}.{i}" for path, ours, _ in pairs for i in range(len(ours))]
-        progress = iter(track(work, description="reconstruct", transient=True))
+        bar = iter(progress(work, "reconstruct"))
         training = backbone.training
         backbone.eval()
         dense.eval()
@@ -88,7 +88,7 @@ class Reconstruction:
             ours_calls = block_calls(backbone, ours, modality, chunks)
             dense_calls = block_calls(dense, theirs, modality, chunks)
             for block, dense_block in zip(ours, theirs, strict=True):
-                name = next(progress)
+                name = next(bar)
                 with torch.no_grad():
                     outputs = [call.run(dense_block) for call in dense_calls]
                 seen = ours_calls if self.inputs == "compressed" else dense_calls
@@ -100,7 +100,7 @@ class Reconstruction:
                     ):
                         ours_call.hidden = ours_call.run(block)
                         dense_call.hidden = output
-        next(progress, None)
+        next(bar, None)
         backbone.train(training)
         return errors
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from rich.progress import track
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -21,6 +20,7 @@ from mmcompress.functional.finite import describe_not_finite
 from mmcompress.functional.hessian import DAMPING, inverse_cholesky
 from mmcompress.system.distributed import all_gather, in_order, rank, size
 from mmcompress.system.mapped import layer_by_layer
+from mmcompress.system.progress import progress
 
 INPUTS = "inputs"
 GRADIENTS = "gradients"
@@ -274,7 +274,7 @@ def collect_loss_changes(
     losses_after = _contrast(backbone, batches)
     generator = torch.Generator().manual_seed(seed)
     changes: dict[str, float] = {}
-    for index, target in enumerate(track(targets, description="perturb weights", transient=True)):
+    for index, target in enumerate(progress(targets, "perturb weights")):
         weight = _trainable(backbone, target)
         noise = torch.randn(weight.shape, generator=generator).to(weight)
         if index % size() != rank():

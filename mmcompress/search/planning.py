@@ -19,7 +19,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.progress import track
 from torch import Tensor
 
 from mmcompress.artifact.dense import DenseSize
@@ -31,6 +30,7 @@ from mmcompress.search.groups import Group, bytes_outside, find_groups, stored_b
 from mmcompress.search.knapsack import solve
 from mmcompress.search.proxy_loss import ProxyLoss
 from mmcompress.system.distributed import broadcast
+from mmcompress.system.progress import progress
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ class Search:
         proxy = ProxyLoss(self.backbone, self.batches, self.pairs)
         probe = copy.deepcopy(self.backbone)
         plans: list[Plan] = []
-        for choice in track(self.choices, description="measure choices", transient=True):
+        for choice in progress(self.choices, "measure choices"):
             made = self._apply(choice)
             plans.append(made.plan)
             encodings = made.finalize()

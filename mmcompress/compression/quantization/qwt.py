@@ -19,7 +19,6 @@ from operator import add
 from typing import Any, cast
 
 import torch
-from rich.progress import track
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -31,6 +30,7 @@ from mmcompress.compression.steps import Compensates, StructureStep
 from mmcompress.functional.hessian import ridge
 from mmcompress.modules.compensation import NAME, compensate
 from mmcompress.modules.lowrank import LowRankLinear
+from mmcompress.system.progress import progress
 
 HELD_OUT = 5
 """One in so many samples takes no part in the fit, and judges it."""
@@ -176,7 +176,7 @@ class QwT(StructureStep, Compensates):
             dense_calls = block_calls(dense, theirs, modality, batches)
             valid = [backbone.pass_of(modality).valid(batch) for batch in batches]
             blocks = list(zip(ours, theirs, strict=True))
-            for block, dense_block in track(blocks, description="compensate", transient=True):
+            for block, dense_block in progress(blocks, "compensate"):
                 self._settle_block(block, dense_block, calls, dense_calls, valid)
         backbone.train(training)
 
