@@ -59,7 +59,7 @@ ILLEGAL = {
     frozenset({"blocks", "qwt"}): "needs a block of its own for each dense block",
     frozenset({"cross_layer", "qwt"}): "needs a block of its own for each dense block",
     frozenset({"cross_tower", "upop"}): "shares a layer",
-    frozenset({"activations", "upop"}): "cannot be made smaller",
+    frozenset({"activations", "upop"}): "this model has none",
 }
 """Reasons of their own; what follows from the stages is in `reason_against`."""
 

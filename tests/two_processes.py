@@ -65,7 +65,8 @@ def calibrated() -> dict[str, Tensor]:
     for name, statistic in found.items():
         for kind, one in [("inputs", statistic.inputs), ("gradients", statistic.gradients)]:
             for key, value in vars(one).items() if one else ():
-                tensors[f"{name} {kind}.{key}"] = torch.as_tensor(value)
+                if key != "last_factor":  # made of the others
+                    tensors[f"{name} {kind}.{key}"] = torch.as_tensor(value)
         tensors[f"{name} loss_change"] = torch.as_tensor(statistic.loss_change)
     return tensors
 
