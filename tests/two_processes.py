@@ -182,7 +182,7 @@ def trained(name: str, strategy: Any) -> dict[str, Any]:
         num_sanity_val_steps=0,
     )
     trainer.fit(module, data)
-    backbone = unsharded(backbone, recipe, dense)
+    backbone = unsharded(compressed, dense).backbone
     return {
         "weights": dict(backbone.state_dict()) if rank() == 0 else {},
         "val": float(trainer.callback_metrics["val/mean_recall"]),

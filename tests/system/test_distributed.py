@@ -15,7 +15,7 @@ from mmcompress.system.distributed import all_gather, broadcast, gather, in_orde
 from mmcompress.training.launch import start_processes
 from tests import two_processes
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def test_one_process_keeps_to_itself() -> None:
