@@ -31,15 +31,9 @@ def seconds(words: list[str]) -> float:
         ([*TRAIN, "--help"], 0.5),
         ([*TRAIN, "compression=lowrnk"], 1.0),
         ([*TRAIN, "compression.steps.lowrank.rank_ratoi=0.2"], 1.0),
-        pytest.param(
-            ["-c", "import mmcompress.experiment"],
-            3.0,
-            marks=pytest.mark.xfail(
-                strict=False,
-                reason="about 3.1 of it: Lightning's torchmetrics imports torchvision, "
-                "transformers and scipy",
-            ),
-        ),
+        # It ought to be 3. Lightning's torchmetrics imports torchvision, transformers and scipy,
+        # and it is 3.6 on an idle machine: this row only says when it becomes more.
+        (["-c", "import mmcompress.experiment"], 3.6),
     ],
     ids=["help", "train help", "misspelt recipe", "misspelt key", "the line"],
 )
