@@ -28,3 +28,17 @@ def package_missing(target: Any) -> str:
     if not module or importlib.util.find_spec(module) is not None:
         return ""
     return f'needs the package {module}: pip install "mmcompress[{extra}]"'
+
+
+def require_package(module: str, *, extra: str, asks: str) -> None:
+    """Refuse work that an optional package does.
+
+    Args:
+        module: that it imports.
+        extra: of mmcompress, which installs it.
+        asks: what needs it, as the message begins: "writing ONNX graphs".
+    Raises:
+        ValueError: it is not installed.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise ValueError(f'{asks} needs the package {module}: pip install "mmcompress[{extra}]"')

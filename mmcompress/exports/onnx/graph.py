@@ -1,0 +1,69 @@
+"""From a module to an ONNX graph: torch's own exporter, which reads what `torch.export` traces."""
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from mmcompress.system.extras import require_package
+
+if TYPE_CHECKING:
+    from torch.onnx import ONNXProgram
+
+OPSET = 20
+"""The first with a Gelu."""
+
+LARGEST_FILE = 1_500_000_000
+"""Bytes of tensors from which on these lie in a file beside the graph: protobuf ends at 2 GB."""
+
+
+def trace(module: nn.Module, example: Tensor, *, reads: str, gives: str) -> "ONNXProgram":
+    """The graph of a module with one input and one output.
+
+    Args:
+        module: in evaluation mode.
+        example: (B, …), an input. Its first dimension is free in the graph, and the second of a
+            batch of token ids where the model allows it.
+        reads, gives: names of input and output.
+    Raises:
+        ValueError: onnx is missing, or the exporter refuses the module.
+    """
+    require_package("onnxscript", extra="onnx", asks="writing ONNX graphs")
+    free = {0: torch.export.Dim.DYNAMIC}
+    if not example.is_floating_point():
+        free[1] = torch.export.Dim.AUTO
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # of the exporter, about its own inner parts
+        program = torch.onnx.export(
+            module,
+            (example,),
+            input_names=[reads],
+            output_names=[gives],
+            dynamic_shapes=(free,),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    _drop_traces(program)
+    return program
+
+
+def write(program: "ONNXProgram", path: Path) -> None:
+    """Write the graph; large tensors into `<name>.onnx.data` beside it."""
+    tensors = program.model.graph.initializers.values()
+    size = sum(t.const_value.nbytes for t in tensors if t.const_value is not None)
+    program.save(path, external_data=size > LARGEST_FILE)
+
+
+def _drop_traces(program: "ONNXProgram") -> None:
+    """Where each node comes from in the code: half of a small file, and paths of this machine."""
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in program.model.graph.initializers.values():
+        value.metadata_props.clear()
+    program.model.metadata_props.clear()
