@@ -179,7 +179,7 @@ def score(folder: Path, overrides: Sequence[str], *, as_json: bool = False) -> d
 @in_one_sentence
 def report(runs: Path, out: Path | None, metric: str | None, chosen: Sequence[Path]) -> None:
     """Print the tables and what did not finish, and write the report."""
-    from mmcompress.report.report import printed, read_report, write_report
+    from mmcompress.report.files import printed, read_report, write_report
 
     found = read_report(runs, metric=metric, runs=chosen)
     print(printed(found))

@@ -21,7 +21,7 @@ from transformers import LlavaForConditionalGeneration
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.hf.generative import HFGenerative
 from mmcompress.backbones.mlp import MLP
-from mmcompress.compression.lowrank.lowrank import LowRank
+from mmcompress.compression.lowrank.svd import LowRank
 from mmcompress.compression.pruning.magnitude import Magnitude
 from mmcompress.compression.pruning.sparsegpt import SparseGPT
 from mmcompress.compression.pruning.upop import UPop

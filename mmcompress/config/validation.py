@@ -19,7 +19,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 from pydantic_core import SchemaError
 
-from mmcompress.config.moved import moved_key
+from mmcompress.config.moved import MOVED_TARGETS, moved_key
 from mmcompress.system.extras import package_missing
 
 TARGET = "_target_"
@@ -177,7 +177,13 @@ def _problems(parent: DictConfig | ListConfig, key: Any, path: str) -> Iterator[
 
 
 def _problems_of_target(node: DictConfig, path: str) -> Iterator[Problem]:
-    target = get_object(node[TARGET])
+    try:
+        target = get_object(node[TARGET])
+    except ImportError as error:
+        yield Problem(
+            ValueError(f"{path}.{TARGET}={node[TARGET]} {_not_there(node[TARGET], error)}")
+        )
+        return
     lacking = package_missing(target)
     if lacking:
         yield Problem(ModuleNotFoundError(f"{path} {lacking}"))
@@ -188,6 +194,14 @@ def _problems_of_target(node: DictConfig, path: str) -> Iterator[Problem]:
         hint = parameters.types.get(name, Any)
         elsewhere = OmegaConf.is_interpolation(node, name)
         yield from _mismatch(hint, node[name], f"{path}.{name}", elsewhere)
+
+
+def _not_there(target: str, error: ImportError) -> str:
+    """What is wrong with a `_target_` that cannot be imported, and the fix."""
+    if target in MOVED_TARGETS:
+        return f"has moved: write {MOVED_TARGETS[target]}"
+    why = str(error.__cause__ or error).splitlines()[0]
+    return f"cannot be imported ({why}): correct the dotted path of the class or function"
 
 
 def _unknown(node: DictConfig, path: str, names: Collection[str]) -> Iterator[Problem]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.custom import Custom
-from mmcompress.compression.lowrank.lowrank import LowRank
+from mmcompress.compression.lowrank.svd import LowRank
 from mmcompress.compression.quantization.gptq import GPTQ
 from mmcompress.compression.recipe import Recipe
 from mmcompress.format.errors import ArtifactError

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from mmcompress.compression.base import unit_of
-from mmcompress.compression.lowrank.lowrank import LowRank, truncated_svd
+from mmcompress.compression.lowrank.svd import LowRank, truncated_svd
 from mmcompress.compression.pruning.structured import Structured
 from mmcompress.compression.quantization.binary import Binarize, Binary
 from mmcompress.compression.quantization.entropy import EntropyQuantize

@@ -6,7 +6,7 @@ from torch.nn.utils import parametrize
 
 from mmcompress.backbones.base import Backbone
 from mmcompress.compression.base import LEFT_DENSE
-from mmcompress.compression.lowrank.lowrank import LowRank
+from mmcompress.compression.lowrank.svd import LowRank
 from mmcompress.compression.pruning.magnitude import Magnitude
 from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.recipe import Recipe

@@ -16,7 +16,7 @@ from mmcompress.backbones.fused import split_fused
 from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.backbones.open_clip.backbone import OpenClip
 from mmcompress.compression.lowrank.joint_qkv import JointQKV
-from mmcompress.compression.lowrank.lowrank import LowRank
+from mmcompress.compression.lowrank.svd import LowRank
 from mmcompress.compression.pruning.importance import (
     ROUNDS,
     diagonal_blocks,

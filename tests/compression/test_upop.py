@@ -14,7 +14,7 @@ from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.backbones.open_clip.backbone import OpenClip
 from mmcompress.compression.base import Applied
-from mmcompress.compression.lowrank.lowrank import LowRank
+from mmcompress.compression.lowrank.svd import LowRank
 from mmcompress.compression.pruning.encodings import keep_in_encoding
 from mmcompress.compression.pruning.upop import (
     StructureMask,

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from mmcompress.config.compose import compose_config
+from mmcompress.config.moved import MOVED_TARGETS
 from mmcompress.config.validation import check_settings, parameters_of, takes, words
 
 GROUPS = ("seed", "backbone", "data", "trainer")
@@ -54,10 +56,33 @@ def test_a_value_may_come_from_another_key() -> None:
 
 def test_parameters_of_parents_count() -> None:
     """`role` is a parameter of `Step`, to which `LowRank` hands it on."""
-    target = "mmcompress.compression.lowrank.lowrank.LowRank"
+    target = "mmcompress.compression.lowrank.svd.LowRank"
     assert takes(target, "rank_ratio")
     assert takes(target, "role")
     assert not takes(target, "rank")
+
+
+def test_a_target_that_is_not_there_ends_in_one_sentence() -> None:
+    def refused(target: str) -> str:
+        with pytest.raises(ValueError, match=r"^compression\.steps\.own\._target_=") as error:
+            check_settings(
+                compose_config(f"+compression.steps.own={{_target_:{target}}}"), "compression"
+            )
+        return str(error.value)
+
+    assert refused("mmcompress.compression.lowrank.lowrank.LowRank").endswith(
+        "has moved: write mmcompress.compression.lowrank.svd.LowRank"
+    )
+    assert "(No module named 'mmcompress.compression.lowrank.nowhere'): correct the" in refused(
+        "mmcompress.compression.lowrank.nowhere.LowRank"
+    )
+
+
+@pytest.mark.parametrize(("old", "new"), sorted(MOVED_TARGETS.items()))
+def test_moved_targets_are_where_we_say_they_are(old: str, new: str) -> None:
+    assert callable(get_object(new))
+    with pytest.raises(ImportError):
+        get_object(old)
 
 
 def test_what_hands_settings_on_to_an_unknown_place_takes_any() -> None:

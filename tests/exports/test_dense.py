@@ -23,7 +23,7 @@ from mmcompress.backbones.hf.sentence import HFText
 from mmcompress.backbones.hf.two_towers import from_pretrained
 from mmcompress.backbones.mlp import MLP
 from mmcompress.backbones.open_clip.backbone import OpenClip
-from mmcompress.compression.lowrank.lowrank import LowRank
+from mmcompress.compression.lowrank.svd import LowRank
 from mmcompress.compression.pruning.structured import Structured
 from mmcompress.compression.quantization.activations import Activations
 from mmcompress.compression.quantization.integer import Integer

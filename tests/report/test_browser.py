@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mmcompress.report.report import read_report, write_report
+from mmcompress.report.files import read_report, write_report
 from mmcompress.system.files import write_json
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

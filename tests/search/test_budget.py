@@ -13,7 +13,7 @@ from mmcompress.artifact.dense import dense_file_bytes
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.compression.base import LEFT_DENSE
-from mmcompress.compression.lowrank.lowrank import LowRank
+from mmcompress.compression.lowrank.svd import LowRank
 from mmcompress.compression.pruning.upop import UPop
 from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.recipe import Recipe

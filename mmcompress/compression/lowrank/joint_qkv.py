@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mmcompress.backbones.base import Target
 from mmcompress.compression.base import LEFT_DENSE, Decision
-from mmcompress.compression.lowrank.lowrank import (
+from mmcompress.compression.lowrank.svd import (
     LowRank,
     Weighting,
     input_moment,

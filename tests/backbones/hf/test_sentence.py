@@ -19,7 +19,7 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.hf.bert import TextEncoder
 from mmcompress.backbones.hf.sentence import MINILM, HFText
-from mmcompress.compression.lowrank.lowrank import LowRank
+from mmcompress.compression.lowrank.svd import LowRank
 from mmcompress.compression.pruning.structured import Structured
 from mmcompress.compression.quantization.gptq import GPTQ
 from mmcompress.compression.quantization.integer import Integer

@@ -13,7 +13,7 @@ from torch import nn
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.open_clip.backbone import OpenClip
 from mmcompress.backbones.open_clip.build import build_tokenizer
-from mmcompress.compression.lowrank.lowrank import LowRank
+from mmcompress.compression.lowrank.svd import LowRank
 from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.recipe import Recipe
 from mmcompress.modules.lowrank import LowRankConv2d, LowRankLinear

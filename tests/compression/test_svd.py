@@ -6,7 +6,7 @@ from torch import nn
 
 from mmcompress.backbones.base import Backbone, Target
 from mmcompress.compression.base import LEFT_DENSE, tell_smallest
-from mmcompress.compression.lowrank.lowrank import (
+from mmcompress.compression.lowrank.svd import (
     LowRank,
     block_by_block,
     rank_for_energy,

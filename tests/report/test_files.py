@@ -12,7 +12,7 @@ import pytest
 
 from mmcompress import cli
 from mmcompress.artifact.ledger import compact
-from mmcompress.report.report import Report, read_report, write_report
+from mmcompress.report.files import Report, read_report, write_report
 from mmcompress.report.sections import sections
 from mmcompress.system.files import write_json
 from tests.report.conftest import as_record
@@ -80,7 +80,7 @@ def run_cli(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
 
 def test_the_command_prints_the_tables_and_says_what_did_not_finish(runs, out, monkeypatch, capsys):
     assert {path.name for path in out.iterdir()} == FILES
-    monkeypatch.setattr("mmcompress.report.report.write_report", lambda _, out: [out / "a", out])
+    monkeypatch.setattr("mmcompress.report.files.write_report", lambda _, out: [out / "a", out])
     run_cli(monkeypatch, "report", runs)
     printed = capsys.readouterr().out
     assert "| int8 | 88.0 | 88.0 ± 1.0 (3 seeds) |" in printed
