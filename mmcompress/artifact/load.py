@@ -1,6 +1,6 @@
 """From an artifact to a model: files are checked, the skeleton is built, each weight is read."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -80,22 +80,40 @@ def read_backbone(
     Raises:
         ArtifactError: as `read_skeleton`; or a payload does not decode.
     """
-    path = folder / MANIFEST_FILE
     with Reader(folder, manifest) as reader:
-        backbone = _build(reader, own)
-        if _lacks_values(backbone.model):
-            # They follow from the code of the model, which has just been found harmless.
-            backbone = build_skeleton(manifest, folder, path=path, on_meta=False, own=own)
-        skeleton = backbone.model.state_dict(keep_vars=True)
-        values = _finite(reader, skeleton)
-        state = mapped(values)[0] if in_file else dict(values)
+        return open_backbone(reader, own, in_file=in_file)
+
+
+def open_backbone(
+    reader: Reader,
+    own: Skeleton | None = None,
+    *,
+    without: Collection[str] = (),
+    in_file: bool = False,
+) -> Backbone:
+    """The backbone of an open artifact with its weights, dense and in evaluation mode.
+
+    Args:
+        without: names of weights that stay on the meta device, under all their names.
+        in_file: as in `read_backbone`.
+    Raises:
+        ArtifactError: as `read_backbone`.
+    """
+    manifest, path = reader.manifest, reader.path
+    backbone = _build(reader, own)
+    if _lacks_values(backbone.model):
+        # They follow from the code of the model, which has just been found harmless.
+        backbone = build_skeleton(manifest, reader.folder, path=path, on_meta=False, own=own)
+    skeleton = backbone.model.state_dict(keep_vars=True)
+    values = _finite(reader, skeleton, without)
+    state = mapped(values)[0] if in_file else dict(values)
     for key, value in state.items():
         # A Parameter is taken as it is, so that two names can share one.
         state[key] = nn.Parameter(value) if isinstance(skeleton[key], nn.Parameter) else value
-    state |= {alias: state[key] for alias, key in manifest["aliases"].items()}
-    backbone.model.load_state_dict(state, assign=True)
+    state |= {alias: state[key] for alias, key in manifest["aliases"].items() if key in state}
+    backbone.model.load_state_dict({**skeleton, **state}, assign=True)
     left = [name for name, buffer in backbone.model.named_buffers() if buffer.is_meta]
-    if left:
+    if left and not without:
         raise ArtifactError(path, f"describes a model whose {left} are in no file", UPGRADE)
     return backbone.eval()
 
@@ -142,13 +160,15 @@ def check_same(reader: Reader, state: Mapping[str, Tensor]) -> None:
             raise ArtifactError(reader.path, problem, "install the library versions that it names")
 
 
-def _finite(reader: Reader, skeleton: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+def _finite(
+    reader: Reader, skeleton: Mapping[str, Tensor], without: Collection[str]
+) -> Iterator[tuple[str, Tensor]]:
     """All values; buffers may hold −inf, as masks do.
 
     Raises:
         ArtifactError: one holds NaN or infinity.
     """
-    for key, value in read_values(reader):
+    for key, value in read_values(reader, without):
         is_mask = not isinstance(skeleton[key], nn.Parameter)
         found = describe_not_finite(value, is_mask=is_mask)
         if found is not None:
@@ -156,16 +176,19 @@ def _finite(reader: Reader, skeleton: Mapping[str, Tensor]) -> Iterator[tuple[st
         yield key, value
 
 
-def read_values(reader: Reader) -> Iterator[tuple[str, Tensor]]:
+def read_values(reader: Reader, without: Collection[str] = ()) -> Iterator[tuple[str, Tensor]]:
     """Key and value of each tensor that is stored, in the dtype that the model has it in.
+
+    Args:
+        without: keys that are left out.
 
     The largest of the encoded ones are the first of these: decoding takes several times a weight's
     memory, which at the end that of all others adds to.
     """
     largest = sorted(reader.weights, key=lambda key: reader.entries[key].count, reverse=True)
     for key in [*reader.places, *largest]:
-        stored = reader.get(key)
-        yield key, to_tensor(stored)
+        if key not in without:
+            yield key, to_tensor(reader.get(key))
 
 
 def to_tensor(stored: StoredWeight) -> Tensor:
