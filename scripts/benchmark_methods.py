@@ -127,17 +127,17 @@ METHODS = (
     post("pruning", "neurons 0.5", *set_step("neurons")),
     tuned("pruning", "magnitude 0.8", *set_step("magnitude", "sparsity=0.8"), *FINE_TUNED),
     tuned("pruning", "upop 0.5", *set_step("upop"), *FINE_TUNED),
-    post("quantisation", "int8", "compression=int8"),
-    post("quantisation", "gptq 4", *set_step("gptq", "bits=4")),
-    post("quantisation", "gptq 3", *set_step("gptq", "bits=3")),
-    post("quantisation", "gptq 2", *set_step("gptq", "bits=2", "group_size=32", "midrise=true")),
-    tuned("quantisation", "lsq 2", *set_step("lsq", "bits=2", "midrise=true"), *FINE_TUNED),
-    tuned("quantisation", "binary", *set_step("binary"), *FINE_TUNED),
+    post("quantization", "int8", "compression=int8"),
+    post("quantization", "gptq 4", *set_step("gptq", "bits=4")),
+    post("quantization", "gptq 3", *set_step("gptq", "bits=3")),
+    post("quantization", "gptq 2", *set_step("gptq", "bits=2", "group_size=32", "midrise=true")),
+    tuned("quantization", "lsq 2", *set_step("lsq", "bits=2", "midrise=true"), *FINE_TUNED),
+    tuned("quantization", "binary", *set_step("binary"), *FINE_TUNED),
     tuned(
-        "quantisation", "entropy 0.7", "experiment=best_28x", "compression.steps.entropy.step=0.7"
+        "quantization", "entropy 0.7", "experiment=best_28x", "compression.steps.entropy.step=0.7"
     ),
     tuned(
-        "quantisation", "entropy 1.5", "experiment=best_28x", "compression.steps.entropy.step=1.5"
+        "quantization", "entropy 1.5", "experiment=best_28x", "compression.steps.entropy.step=1.5"
     ),
     tuned("stack", "magnitude 0.5 + int4", "compression=magnitude_int4", *FINE_TUNED),
     tuned("stack", "minivit + int4", "compression=minivit_int4", *FINE_TUNED),

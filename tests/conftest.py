@@ -77,7 +77,7 @@ class TinyData(PairData):
         dataset = self.splits[split]
         labels = [COLORS.index(caption.split()[0]) for caption in dataset.captions]
         return Classification(
-            name="colour",
+            name="color",
             dataset=PairDataset(images=dataset.images, captions=dataset.captions, labels=labels),
             class_names=COLORS,
             templates=("{} cat", "{} dog"),

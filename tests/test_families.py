@@ -17,7 +17,7 @@ from mmcompress.testing.zoo.families import FAMILIES
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "families.md"
 
 ONE_OF_EACH = ("gptq", "magnitude", "lowrank", "cluster")
-"""Quantised, pruned, low-rank and shared; scripts/make_families.py tries the others."""
+"""Quantized, pruned, low-rank and shared; scripts/make_families.py tries the others."""
 
 
 @pytest.mark.slow

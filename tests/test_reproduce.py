@@ -68,7 +68,7 @@ def test_a_second_call_runs_nothing(tmp_path, monkeypatch, capsys):
     ("arguments", "message"),
     [
         (["table=hqq", "scale=large"], "scale=large must be one of smoke, full"),
-        (["table=hqq", "colour=red"], "keys of conf/reproduce.yaml"),
+        (["table=hqq", "color=red"], "keys of conf/reproduce.yaml"),
         ([], "give table=NAME"),
         (["table=nope"], "table=nope is none of clip_kd, deep_compression"),
         (["table=hqq", "scale=full", "paths.imagenet1k=nowhere"], "scale=full needs imagenet1k"),

@@ -179,7 +179,7 @@ def test_unwritable_run_folder(run_train, tmp_path: Path) -> None:
         run_train("compression=int8", "logger=none", f"run_dir={tmp_path / 'file' / 'run'}")
 
 
-@pytest.mark.parametrize("override", ["compression=nope", "backbone=nope", "data.colour=red"])
+@pytest.mark.parametrize("override", ["compression=nope", "backbone=nope", "data.color=red"])
 def test_unknown_choice_or_key(override: str, run_train, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"^error: .*; choose one of "):
         run_train(override)

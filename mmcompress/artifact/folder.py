@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from mmcompress.artifact.encoding import Encoding
-from mmcompress.artifact.ledger import LedgerRow, list_rows, summarise_size
+from mmcompress.artifact.ledger import LedgerRow, list_rows, summarize_size
 from mmcompress.artifact.load import read_backbone, read_manifest, read_skeleton
 from mmcompress.artifact.save import write_artifact
 from mmcompress.artifact.skeleton import Skeleton
@@ -54,7 +54,7 @@ class Artifact:
 
         Args:
             folder: to create.
-            backbone: baked: ordinary modules, no parametrisation left.
+            backbone: baked: ordinary modules, no parametrization left.
             structure: edits that an empty skeleton needs first, `Recipe.structure()`.
             encodings: how to store weights, by key in `backbone.model.state_dict()`; all other
                 tensors are stored dense.
@@ -126,8 +126,8 @@ class Artifact:
         return list_rows(self.folder, self.manifest)
 
     def size_summary(self) -> dict[str, Any]:
-        """The artifact's size against the dense model's; see `summarise_size`."""
-        return summarise_size(self.ledger(), self.manifest)
+        """The artifact's size against the dense model's; see `summarize_size`."""
+        return summarize_size(self.ledger(), self.manifest)
 
 
 def backbone_in(folder: str) -> Backbone:

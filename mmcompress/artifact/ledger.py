@@ -84,7 +84,7 @@ def list_rows(folder: Path, manifest: Manifest) -> list[LedgerRow]:
     return rows
 
 
-def summarise(rows: Iterable[LedgerRow]) -> dict[tuple[str, str, str], int]:
+def summarize(rows: Iterable[LedgerRow]) -> dict[tuple[str, str, str], int]:
     """Bytes by (modality, role, payload), in order of first appearance."""
     total: Counter[tuple[str, str, str]] = Counter()
     for row in rows:
@@ -92,7 +92,7 @@ def summarise(rows: Iterable[LedgerRow]) -> dict[tuple[str, str, str], int]:
     return dict(total)
 
 
-def summarise_treatments(rows: Iterable[LedgerRow]) -> dict[tuple[str, str, str], Share]:
+def summarize_treatments(rows: Iterable[LedgerRow]) -> dict[tuple[str, str, str], Share]:
     """Who paid what, by (modality, role, how), in order of first appearance."""
     groups: dict[tuple[str, str, str], list[LedgerRow]] = {}
     for row in rows:
@@ -129,7 +129,7 @@ def compact(rows: Iterable[LedgerRow]) -> list[dict[str, Any]]:
     ]
 
 
-def summarise_size(rows: Iterable[LedgerRow], manifest: Manifest) -> dict[str, Any]:
+def summarize_size(rows: Iterable[LedgerRow], manifest: Manifest) -> dict[str, Any]:
     """The numbers of a run record, `size` in it.
 
     Returns:

@@ -2,7 +2,7 @@
 
 `nn.MultiheadAttention` and open_clip's `Attention` keep q, k and v in one raw `in_proj_weight`,
 the former never calls its `out_proj`, and the pooling of CLIP's ResNets calls none of its layers:
-they cannot be hooked, swapped or quantised like others. `split_attention` replaces all three; the
+they cannot be hooked, swapped or quantized like others. `split_attention` replaces all three; the
 outputs are the same up to rounding.
 """
 

@@ -116,7 +116,7 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, batch: Batch) -> Tensor:
-        """What the model is trained to minimise, a scalar; its gradients say what weights matter.
+        """What the model is trained to minimize, a scalar; its gradients say what weights matter.
 
         Args:
             batch: of `PairData`.
@@ -254,7 +254,7 @@ def _reason(model: nn.Module, name: str) -> str:
     path, _, parameter = name.rpartition(".")
     owner, shape = model.get_submodule(path), model.get_parameter(name).squeeze().shape
     if "Norm" in type(owner).__name__:
-        return "normalisation"
+        return "normalization"
     if "bias" in parameter and len(shape) <= 1:
         return "bias"
     kind = {0: "scalar", 1: "vector"}.get(len(shape), "matrix")
@@ -262,6 +262,6 @@ def _reason(model: nn.Module, name: str) -> str:
 
 
 def _weights(module: nn.Module) -> Iterator[str]:
-    """Names of the module's own parameters, parametrised ones included."""
+    """Names of the module's own parameters, parametrized ones included."""
     parametrizations = getattr(module, "parametrizations", {})
     yield from (name for name in [*module._parameters, *parametrizations])

@@ -28,7 +28,7 @@ class Encoder(Backbone):
         """The factor on cosine similarities, already exponentiated: a scalar."""
 
     def encode(self, modality: str, inputs: Tensor) -> Tensor:
-        """Embeddings (B, D), L2-normalised, of a batch of one modality.
+        """Embeddings (B, D), L2-normalized, of a batch of one modality.
 
         Raises:
             ValueError: another modality, or ids that the model has no embedding for.

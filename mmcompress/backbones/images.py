@@ -28,14 +28,14 @@ def image_transform(
     interpolation: str = "bicubic",
     fill_color: int = 0,
 ) -> Callable[[Any], Tensor]:
-    """PIL image or uint8 tensor (…, 3, H, W) → normalised float32 (…, 3, size, size).
+    """PIL image or uint8 tensor (…, 3, H, W) → normalized float32 (…, 3, size, size).
 
     A PIL image is resized by PIL, a tensor by torch (antialiased): their pixels can differ by one
     level of 255. Transparency is dropped after resizing, as open_clip does it.
 
     Args:
         mean, std: per RGB channel, of pixels in [0, 1].
-        resize_mode: `shortest` resizes the short side and cuts to the centre square, `squash`
+        resize_mode: `shortest` resizes the short side and cuts to the center square, `squash`
             ignores the aspect ratio, `longest` resizes the long side and fills up to a square.
         interpolation: `bicubic` or `bilinear`.
         fill_color: 0 to 255, of what `longest` fills up.
@@ -71,7 +71,7 @@ def image_transform(
 
 
 def _layers(picture: Any) -> Any:
-    """Colours are resized together with their transparency, and it is dropped after that."""
+    """Colors are resized together with their transparency, and it is dropped after that."""
     return to_rgb(picture) if torch.is_tensor(picture) else with_alpha(picture)
 
 

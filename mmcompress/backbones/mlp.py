@@ -1,4 +1,4 @@
-"""A fully connected classifier of grey images, without a second tower."""
+"""A fully connected classifier of gray images, without a second tower."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -16,7 +16,7 @@ from mmcompress.functional.rgb import to_rgb
 class MLP(Classifier, Encoder):
     """Pixels → hidden layers with ReLU → one logit per class.
 
-    `encode_image` gives the logits, so that `encode` gives them normalised, in the same order.
+    `encode_image` gives the logits, so that `encode` gives them normalized, in the same order.
 
     Args:
         size: height and width of the images, in pixels.

@@ -1,4 +1,4 @@
-"""From parametrised weights to weights that are stored, one at a time."""
+"""From parametrized weights to weights that are stored, one at a time."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -21,7 +21,7 @@ class _Part:
 
     Attributes:
         values: gives it.
-        steps: name, method and parametrisation of each step that has touched it.
+        steps: name, method and parametrization of each step that has touched it.
     """
 
     values: parametrize.ParametrizationList
@@ -36,7 +36,7 @@ class Baking(Mapping[str, Encoding]):
 
     Args:
         steps: by name.
-        applied: their parametrisations, by step and target; every weight loses its own.
+        applied: their parametrizations, by step and target; every weight loses its own.
     """
 
     def __init__(

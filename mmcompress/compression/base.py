@@ -47,7 +47,7 @@ class Parametrization(nn.Module):
 
 @dataclass
 class Applied:
-    """A parametrisation in its place.
+    """A parametrization in its place.
 
     Attributes:
         module: owner of the weight.
@@ -61,7 +61,7 @@ class Applied:
 
     @property
     def original(self) -> nn.Parameter:
-        """The trainable weight, before any parametrisation."""
+        """The trainable weight, before any parametrization."""
         return self.module.parametrizations[self.parameter].original  # type: ignore[union-attr,index]
 
 

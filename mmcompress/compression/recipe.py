@@ -263,13 +263,13 @@ class Compressed:
     """A backbone that a recipe has edited, and what happened to it.
 
     Attributes:
-        backbone: with parametrisations on its weights, until it is baked.
+        backbone: with parametrizations on its weights, until it is baked.
         recipe: what was applied.
         dense: size of the model as it was.
         plan: what each step has decided; `Recipe.restore` understands it.
         coverage: share of the parameters, as they were when a step ran, that it compresses.
         untouched: towers of which a step compresses nothing, by its selectors or for what they are.
-        applied: the parametrisations of each step, by target name.
+        applied: the parametrizations of each step, by target name.
     """
 
     backbone: Backbone
@@ -297,7 +297,7 @@ class Compressed:
                 step.on_step(self.applied[name], progress)
 
     def penalty(self) -> Tensor | float:
-        """Sum of the steps' regularisers."""
+        """Sum of the steps' regularizers."""
         return sum(
             step.penalty(self.applied[name])
             for name, step in self.recipe.steps.items()
@@ -331,7 +331,7 @@ class Compressed:
         return made + cut
 
     def finalize(self) -> dict[str, Encoding]:
-        """Bake every parametrisation into its weight: the backbone is ordinary modules again.
+        """Bake every parametrization into its weight: the backbone is ordinary modules again.
 
         Returns:
             How to store each weight that some step has compressed, by target name.

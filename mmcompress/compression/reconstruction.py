@@ -2,7 +2,7 @@
 
 A post-training step that needs calibration inputs and no labels: "BRECQ: Pushing the Limit of
 Post-Training Quantization by Block Reconstruction", Li et al. 2021, arXiv:2102.05426. Where we
-differ: whatever the block's parametrisations leave trainable is trained (weights under a straight
+differ: whatever the block's parametrizations leave trainable is trained (weights under a straight
 through estimator, steps, codebooks, factors, norms), not a rounding alone; and the error is not
 weighted by the Fisher information.
 """

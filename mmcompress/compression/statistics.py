@@ -226,7 +226,7 @@ def collect_inputs(
 def collect_gradients(
     backbone: Backbone, batches: Sequence[Batch], targets: Sequence[Target]
 ) -> dict[str, GradientStatistic]:
-    """Gradients of the loss at all targets, by target name; of a parametrised one at its original.
+    """Gradients of the loss at all targets, by target name; of a parametrized one at its original.
 
     Args:
         backbone: runs forward and backward on the batches.

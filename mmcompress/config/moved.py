@@ -24,6 +24,8 @@ MOVED_TARGETS = {
     "mmcompress.checkpoints.Checkpoint": "mmcompress.training.checkpoints.Checkpoint",
     "mmcompress.compression.budget.Budget": "mmcompress.search.budget.Budget",
     "mmcompress.compression.lowrank.lowrank.LowRank": "mmcompress.compression.lowrank.svd.LowRank",
+    "mmcompress.data.grey.Digits": "mmcompress.data.grayscale.Digits",
+    "mmcompress.data.grey.FashionMNIST": "mmcompress.data.grayscale.FashionMNIST",
     "mmcompress.runs.progress.ProgressBar": "mmcompress.training.progress.ProgressBar",
     "mmcompress.runs.sinks.csv_logger": "mmcompress.tracking.loggers.csv_logger",
     "mmcompress.runs.sinks.mlflow_logger": "mmcompress.tracking.loggers.mlflow_logger",

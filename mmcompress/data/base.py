@@ -36,7 +36,7 @@ TAKEN_BY = {
 
 @dataclass(frozen=True)
 class Classification:
-    """A labelled set for zero-shot classification.
+    """A labeled set for zero-shot classification.
 
     The labels of `dataset` index `class_names`; each template holds one `{}` for a class name.
     Where classes have `names` of their own, the templates are filled with all names of a class
@@ -59,7 +59,7 @@ class PairData(pl.LightningDataModule, ABC):
     """Base of all data sets: splits in, loaders of preprocessed batches out.
 
     A subclass gives `build_splits` and, where its items have labels, `class_names` and
-    `templates`. The backbone owns preprocessing and tokenisation, so it is attached before loaders
+    `templates`. The backbone owns preprocessing and tokenization, so it is attached before loaders
     are asked for.
 
     Args:
@@ -116,13 +116,13 @@ class PairData(pl.LightningDataModule, ABC):
         """`{"train": …, "val": …, "test": …}`, disjoint."""
 
     def classification(self, split: str) -> Classification | None:
-        """The labelled set of `split`, None where the data has no labels."""
+        """The labeled set of `split`, None where the data has no labels."""
         if not self.class_names:
             return None
         return Classification(self.name, self.splits[split], self.class_names, self.templates)
 
     def classifications(self, split: str) -> dict[str, Classification]:
-        """The labelled sets of `split`, by what metrics call them; "" where there is only one."""
+        """The labeled sets of `split`, by what metrics call them; "" where there is only one."""
         labeled = self.classification(split)
         return {} if labeled is None else {"": labeled}
 
@@ -133,7 +133,7 @@ class PairData(pl.LightningDataModule, ABC):
         self._told.add(message)
 
     def attach(self, backbone: Backbone) -> None:
-        """Read the splits and use `backbone` to preprocess and tokenise from now on.
+        """Read the splits and use `backbone` to preprocess and tokenize from now on.
 
         What splits leave out is logged, at most once.
 

@@ -26,7 +26,7 @@ def content_id(value: Any) -> int:
     else:
         rate, samples = (value.rate, value.samples) if isinstance(value, Waveform) else (0, value)
         array = np.ascontiguousarray(samples)
-        # Grey and palette images are arrays of one shape.
+        # Gray and palette images are arrays of one shape.
         mode = value.mode if isinstance(value, Image.Image) else ""
         digest.update(f"{rate} {mode} {array.dtype.str} {array.shape} ".encode())
         digest.update(array.data)

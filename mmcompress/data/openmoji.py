@@ -44,7 +44,7 @@ class OpenMoji(PairData):
     `split_pairs`. Calibration pairs are a seeded sample of `train`.
 
     Args:
-        augment: rotate, scale and shift training pictures a little. Colours and left-right are
+        augment: rotate, scale and shift training pictures a little. Colors and left-right are
             kept: captions name both.
         **kwargs: batch sizes, workers and calibration size of `PairData`.
     """

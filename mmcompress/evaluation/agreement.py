@@ -17,7 +17,7 @@ def mean_cosine(first: Tensor, second: Tensor) -> float:
     """Mean over items of the cosine similarity of their two embeddings.
 
     Args:
-        first, second: (N, D), L2-normalised; row i of both is item i.
+        first, second: (N, D), L2-normalized; row i of both is item i.
 
     Example:
         >>> mean_cosine(torch.eye(2), torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
@@ -29,11 +29,11 @@ def mean_cosine(first: Tensor, second: Tensor) -> float:
 def neighbor_recall(embedded: Tensor, dense: Tensor) -> float:
     """Share of items whose nearest other item is the one that the dense model finds nearest.
 
-    Where dense neighbours tie, any of them is right; where others tie with it, the item is a miss.
+    Where dense neighbors tie, any of them is right; where others tie with it, the item is a miss.
 
     Args:
-        embedded: (N, D), L2-normalised, N > 1.
-        dense: (N, D'), L2-normalised, of the same items.
+        embedded: (N, D), L2-normalized, N > 1.
+        dense: (N, D'), L2-normalized, of the same items.
     """
     theirs = _similarity_to_others(dense)
     nearest = theirs == theirs.amax(dim=1, keepdim=True)  # N N
@@ -47,7 +47,7 @@ def _similarity_to_others(embedded: Tensor) -> Tensor:
 class Agreement:
     """Yields `agreement/text_cosine` and `agreement/text_neighbour_r@1`, and so for each modality.
 
-    The neighbours are those within the split: see `mean_cosine` and `neighbor_recall`. Equal items
+    The neighbors are those within the split: see `mean_cosine` and `neighbor_recall`. Equal items
     count as one, for each would be the other's nearest whatever the model.
     """
 
@@ -67,5 +67,5 @@ class Agreement:
                 yield f"agreement/{modality}_neighbour_r@1", neighbor_recall(ours, theirs)
             else:
                 log.warning(
-                    "data %s: all of %s is one %s: it has no neighbours", data.name, split, modality
+                    "data %s: all of %s is one %s: it has no neighbors", data.name, split, modality
                 )

@@ -20,7 +20,7 @@ class Encode(Protocol):
     """How evaluators run the model that they score; what it gives is on the CPU."""
 
     def __call__(self, modality: str, inputs: Tensor, /) -> Tensor:
-        """Embeddings (B, D), L2-normalised, float32.
+        """Embeddings (B, D), L2-normalized, float32.
 
         Raises:
             NotFiniteError: some are NaN or infinite; what follows from them would be no score.

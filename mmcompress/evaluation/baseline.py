@@ -78,7 +78,7 @@ def content_key(
     """SHA-256 over all that the scores depend on, hexadecimal.
 
     Weights and their names, the adapter and its spec, the split's inputs as the encoders get them
-    (so preprocessing and tokeniser count), labels and prompts, the evaluators and their config,
+    (so preprocessing and tokenizer count), labels and prompts, the evaluators and their config,
     the device, the versions of torch and transformers.
     """
     digest = hashlib.sha256()
@@ -112,7 +112,7 @@ def _add(digest: "hashlib._Hash", *values: object) -> None:
             flat = value.detach().cpu().contiguous().reshape(-1)
             digest.update(flat.view(torch.uint8).numpy().data)
         else:
-            # A line break ends each value: two neighbours cannot run into one another.
+            # A line break ends each value: two neighbors cannot run into one another.
             digest.update(json.dumps(value, sort_keys=True, default=str).encode() + b"\n")
 
 

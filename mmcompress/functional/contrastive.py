@@ -14,7 +14,7 @@ def contrastive_loss(
     (Yang et al. 2022, arXiv:2204.03610, eq. 2-4).
 
     Args:
-        first, second: (B, D), L2-normalised; row i of one belongs to row i of the other.
+        first, second: (B, D), L2-normalized; row i of one belongs to row i of the other.
         logit_scale: scalar, inverse temperature.
         concept: (B,) int64, equal for pairs that say the same; None when all differ.
     Returns:

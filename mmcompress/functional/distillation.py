@@ -37,7 +37,7 @@ def affinity_loss(
     the same divergence, summed over the two directions where this is their mean.
 
     Args:
-        student, teacher: two modalities each, (B, D), L2-normalised; D may differ between them.
+        student, teacher: two modalities each, (B, D), L2-normalized; D may differ between them.
         student_scale, teacher_scale: scalars, inverse temperatures.
     Returns:
         Scalar, at least 0.
@@ -56,7 +56,7 @@ def feature_loss(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor])
     the width, so that one weight suits all widths.
 
     Args:
-        student, teacher: two modalities each, (B, D), L2-normalised.
+        student, teacher: two modalities each, (B, D), L2-normalized.
     Returns:
         Scalar in [0, 8].
     """
@@ -76,7 +76,7 @@ def interactive_loss(
     Where we differ: the temperature is the student's and not one of its own.
 
     Args:
-        student, teacher: two modalities each, (B, D), L2-normalised, of one width.
+        student, teacher: two modalities each, (B, D), L2-normalized, of one width.
         student_scale: scalar, inverse temperature.
         concept: (B,) int64, equal for pairs that say the same; None when all differ.
     Returns:

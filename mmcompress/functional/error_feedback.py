@@ -50,7 +50,7 @@ def feed_back_errors(
 def feed_back_joint_errors(
     columns: Tensor, factor: Tensor, choose: Callable[[int, Tensor], Tensor], *, size: int
 ) -> None:
-    """Replace runs of neighbouring columns, each run at once and in place.
+    """Replace runs of neighboring columns, each run at once and in place.
 
     A run J that is off by δ (a row of `size` values) costs ‖δ U_JJ⁻¹‖² once the columns after it
     have moved by −δ U_JJ⁻¹ U_J,later.

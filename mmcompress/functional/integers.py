@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-def quantise(
+def quantize(
     weight: Tensor,
     scale: Tensor,
     zero_point: Tensor | None,
@@ -33,7 +33,7 @@ def quantise(
 
     Example:
         >>> weight, scale = torch.tensor([[0.5, -1.6, 3.0, 90.0]]), torch.tensor([[0.5, 1.0]])
-        >>> quantise(weight, scale, None, bits=4, group_size=2).tolist()
+        >>> quantize(weight, scale, None, bits=4, group_size=2).tolist()
         [[1, -3, 3, 7]]
     """
     low, high = code_range(bits, symmetric=zero_point is None, midrise=midrise)
@@ -48,7 +48,7 @@ def quantise(
     return levels.round().clamp(low, high).to(torch.int16).reshape(weight.shape)
 
 
-def dequantise(
+def dequantize(
     codes: Tensor,
     scale: Tensor,
     zero_point: Tensor | None,
@@ -65,7 +65,7 @@ def dequantise(
         scale: (rows, columns / group_size), float16 or float32.
         zero_point: shape of `scale`, or None.
         group_size: columns that share a scale.
-        midrise, column_scale: as in `quantise`.
+        midrise, column_scale: as in `quantize`.
     Returns:
         (rows, columns) float32, products of float32 numbers: the same bits everywhere.
     Raises:
@@ -73,7 +73,7 @@ def dequantise(
 
     Example:
         >>> codes, scale = torch.tensor([[1, -3, 3, 7]]), torch.tensor([[0.5, 1.0]])
-        >>> dequantise(codes, scale, None, group_size=2).tolist()
+        >>> dequantize(codes, scale, None, group_size=2).tolist()
         [[0.5, -1.5, 3.0, 7.0]]
     """
     grouped = _grouped(codes, group_size)

@@ -12,7 +12,7 @@ from torch import Tensor
 def lookup(
     indices: Tensor, codebook: Tensor, shape: Sequence[int], scale: Tensor | None = None
 ) -> Tensor:
-    """Each run of `block_size` neighbours in a row is one entry of the codebook.
+    """Each run of `block_size` neighbors in a row is one entry of the codebook.
 
     Args:
         indices: (blocks,) int32 or int64, row by row.

@@ -127,8 +127,8 @@ def retrieval_metrics(
     would count against the other. CLIP_benchmark counts them apart and lets ties fall as they may.
 
     Args:
-        items: (I, D) embeddings of images or sounds, L2-normalised.
-        texts: (T, D) embeddings, L2-normalised; several may belong to one item.
+        items: (I, D) embeddings of images or sounds, L2-normalized.
+        texts: (T, D) embeddings, L2-normalized; several may belong to one item.
         owner: (T,) int64, the item that each text describes.
         names: of the directions from items to texts, and back.
         content: (I,) int64, equal for equal items; all differ when None.

@@ -51,7 +51,7 @@ def with_alpha(picture: Any) -> Image.Image:
         return _of_values(np.asarray(picture), 65535)
     if mode in _WHITES:
         return _of_values(np.asarray(picture), _white_of(picture))
-    if mode in ("La", "RGBa"):  # colours times alpha, which Pillow divides by alpha alone
+    if mode in ("La", "RGBa"):  # colors times alpha, which Pillow divides by alpha alone
         picture = picture.convert({"La": "LA", "RGBa": "RGBA"}[mode])
     if "A" not in picture.getbands() and picture.info.get("transparency") is None:
         return picture.convert("RGB")
@@ -61,7 +61,7 @@ def with_alpha(picture: Any) -> Image.Image:
 
 
 def drop_alpha(picture: Any) -> Any:
-    """RGB in place of an RGBA image, the colours as they are; anything else stays."""
+    """RGB in place of an RGBA image, the colors as they are; anything else stays."""
     layered = isinstance(picture, Image.Image) and picture.mode == "RGBA"
     return picture.convert("RGB") if layered else picture
 

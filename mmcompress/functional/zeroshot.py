@@ -8,14 +8,14 @@ from mmcompress.functional.retrieval import CHUNK, ranks, recall_at_k
 
 
 def class_heads(prompts: Tensor) -> Tensor:
-    """One vector per class: the mean of its prompts' embeddings, normalised again.
+    """One vector per class: the mean of its prompts' embeddings, normalized again.
 
     The prompt ensemble of CLIP (Radford et al. 2021, arXiv:2103.00020, section 3.1.4).
 
     Args:
-        prompts: (classes, templates, D), L2-normalised.
+        prompts: (classes, templates, D), L2-normalized.
     Returns:
-        (classes, D), L2-normalised.
+        (classes, D), L2-normalized.
     """
     return F.normalize(prompts.mean(dim=1), dim=-1)
 
@@ -24,8 +24,8 @@ def zeroshot_ranks(items: Tensor, heads: Tensor, labels: Tensor) -> Tensor:
     """How many other classes each item is at least as close to as to its own; 0 is a hit.
 
     Args:
-        items: (N, D) embeddings, L2-normalised.
-        heads: (classes, D), L2-normalised.
+        items: (N, D) embeddings, L2-normalized.
+        heads: (classes, D), L2-normalized.
         labels: (N,) int64, in [0, classes).
     Returns:
         (N,) int64.
@@ -63,8 +63,8 @@ def zeroshot_hits(
     that one which gives all classes the same score gets nothing right.
 
     Args:
-        items: (N, D) embeddings, L2-normalised.
-        heads: (classes, D), L2-normalised.
+        items: (N, D) embeddings, L2-normalized.
+        heads: (classes, D), L2-normalized.
         labels: (N,) int64, in [0, classes).
         same: (classes,) int64, equal for classes of one name; all differ when None.
     Returns:

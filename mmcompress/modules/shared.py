@@ -50,7 +50,7 @@ class SharedLinear(nn.Module):
 
 
 def fitted_scale(weight: Tensor, shared: Tensor) -> Tensor:
-    """The factors s that minimise ‖W − diag(s) W_s‖, row by row.
+    """The factors s that minimize ‖W − diag(s) W_s‖, row by row.
 
     Args:
         weight, shared: (out, in).

@@ -1,4 +1,4 @@
-"""The contract of what a fine-tune minimises."""
+"""The contract of what a fine-tune minimizes."""
 
 from collections.abc import Callable, Mapping
 from typing import Protocol

@@ -1,4 +1,4 @@
-"""The weighted sum of terms that a fine-tune of two towers minimises."""
+"""The weighted sum of terms that a fine-tune of two towers minimizes."""
 
 from collections.abc import Mapping
 
@@ -103,7 +103,7 @@ class Objective:
         """The weighted terms by name.
 
         Args:
-            student, teacher: two modalities each, (B, D), L2-normalised.
+            student, teacher: two modalities each, (B, D), L2-normalized.
             logit_scale, teacher_scale: scalars.
             concept: (B,) int64, equal for pairs that say the same; None when all differ.
         """

@@ -103,7 +103,7 @@ class Interval:
 
 @dataclass
 class Size:
-    """Of what was stored, `artifact.ledger.summarise_size`.
+    """Of what was stored, `artifact.ledger.summarize_size`.
 
     Attributes:
         by_modality: tower → bytes.

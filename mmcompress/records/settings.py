@@ -115,7 +115,7 @@ FAMILIES = {
     "sharing": "sharing",
     "lowrank": "low rank",
     "pruning": "pruning",
-    "quantization": "quantisation",
+    "quantization": "quantization",
 }
 """Package of `mmcompress.compression` → what the methods in it are called together."""
 
@@ -128,7 +128,7 @@ def family(config: Mapping[str, Any]) -> str:
     Example:
         >>> step = {"_target_": "mmcompress.compression.quantization.gptq.GPTQ"}
         >>> family({"compression": {"steps": {"gptq": step}}}), family({})
-        ('quantisation', 'none')
+        ('quantization', 'none')
     """
     steps = (config.get("compression", {}).get("steps") or {}).values()
     targets = [step.get("_target_", "") for step in steps if step is not None]

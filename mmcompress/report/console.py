@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mmcompress.artifact.ledger import LedgerRow, Share, summarise, summarise_treatments
+from mmcompress.artifact.ledger import LedgerRow, Share, summarize, summarize_treatments
 from mmcompress.records.schema import Cast, Interval, Latency, Record, Size
 from mmcompress.report.metrics import format_interval, format_metric, is_percent, main_metric
 from mmcompress.system.text import printable
@@ -198,7 +198,7 @@ def print_ledger(rows: Sequence[LedgerRow], *, console: Console | None = None) -
     for column in ("bytes", "share"):
         table.add_column(column, justify="right")
     previous = None
-    for (modality, role, payload), size in sorted(summarise(rows).items()):
+    for (modality, role, payload), size in sorted(summarize(rows).items()):
         if previous not in (None, modality):
             table.add_section()
         previous = modality
@@ -212,7 +212,7 @@ def print_ledger(rows: Sequence[LedgerRow], *, console: Console | None = None) -
 
 def _print_treatments(rows: Sequence[LedgerRow], console: Console) -> None:
     """Header and manifest have no parameters and count in the total only."""
-    groups = {place: share for place, share in summarise_treatments(rows).items() if place[2]}
+    groups = {place: share for place, share in summarize_treatments(rows).items() if place[2]}
     if not groups:
         return
     table = Table(title="who paid what; bits are per parameter", title_justify="left")

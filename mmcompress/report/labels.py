@@ -34,7 +34,7 @@ def place_labels(
     """Write each label in the free place nearest to its point, with a thin line when it is far.
 
     A label prefers to cover neither labels, points nor `lines`. Labels whose point has the most
-    neighbours choose first. Set the limits of the axes before.
+    neighbors choose first. Set the limits of the axes before.
 
     Args:
         points: in data coordinates; those after the last label have none and are kept free.
@@ -161,6 +161,6 @@ def _segment(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _crowd(centers: np.ndarray, i: int) -> float:
-    """Negative number of near neighbours, so that sorting puts crowded points first."""
+    """Negative number of near neighbors, so that sorting puts crowded points first."""
     distances = np.hypot(*(centers - centers[i]).T)
     return -float((1 / (1 + distances / 50)).sum())

@@ -1,6 +1,6 @@
 """The report as one HTML file that needs nothing else: no server, no network, no library.
 
-matplotlib draws the pictures; here each point learns which row of the table it is, and colours
+matplotlib draws the pictures; here each point learns which row of the table it is, and colors
 become names, so that `page/report.css` can make them light or dark and `page/report.js` can show
 the run under the pointer. Without JavaScript the page still says everything.
 """
@@ -41,7 +41,7 @@ NAMED = {
     GRID: "var(--grid)",
     "#ffffff": "var(--paper)",
 }
-"""Colour of the picture → what the page's style sheet calls it."""
+"""Color of the picture → what the page's style sheet calls it."""
 
 
 @dataclass(frozen=True)

@@ -17,20 +17,20 @@ from mmcompress.report.labels import place_labels
 from mmcompress.report.metrics import lower_is_better, scale
 from mmcompress.system.files import write_atomically
 
-# Okabe and Ito's palette, which the colour-blind can tell apart.
+# Okabe and Ito's palette, which the color-blind can tell apart.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 INK, MUTED = "#222222", "#767676"
 STYLES = {
     "low rank": (PALETTE[0], "o"),
     "pruning": (PALETTE[1], "s"),
-    "quantisation": (PALETTE[2], "D"),
+    "quantization": (PALETTE[2], "D"),
     "sharing": (PALETTE[3], "^"),
     "stack": (PALETTE[4], "v"),
     "other": (PALETTE[5], "P"),
     "none": (MUTED, "h"),
     "float16": (INK, "p"),
 }
-"""Family → colour and marker, the same in every picture."""
+"""Family → color and marker, the same in every picture."""
 
 COLUMN = 3.3
 """Inches: the width of one column of a paper in two columns."""
@@ -53,8 +53,8 @@ class Mark:
         value: of the metric, as measured.
         std, cost_std: over seeds, None for one.
         label: its name.
-        family: whose colour it has.
-        peer: another library's: grey, and no part of the front.
+        family: whose color it has.
+        peer: another library's: gray, and no part of the front.
     """
 
     cost: float
@@ -211,7 +211,7 @@ def _shown(mark: Mark, metric: str, edge: float) -> tuple[float, float]:
 def _front_lines(
     axes: Axes, marks: Sequence[Mark], shown: Sequence[tuple[float, float]], metric: str
 ) -> list[list[tuple[float, float]]]:
-    """The front of all in ink, that of each family in its colour."""
+    """The front of all in ink, that of each family in its color."""
     lines = [[shown[i] for i in best_of(marks, metric)]]
     axes.plot(*zip(*lines[0], strict=True), color=INK, linewidth=2.2, alpha=0.18, zorder=2)
     for family in dict.fromkeys(mark.family for mark in marks if not mark.peer):

@@ -41,7 +41,7 @@ def mapped(tensors: Iterable[tuple[str, Tensor]], *, maps: int = 1) -> list[dict
                 for tensors_of_map in found:
                     tensors_of_map[name] = tensor.clone()
                 continue
-            # A page of its own, so that it is aligned, and that giving it back is no neighbour's.
+            # A page of its own, so that it is aligned, and that giving it back is no neighbor's.
             start = -(-file.tell() // mmap.PAGESIZE) * mmap.PAGESIZE
             places[name] = start, tensor.shape, tensor.dtype
             file.seek(start)

@@ -1,7 +1,7 @@
 """Weights, gradients and optimizer states split over processes while training: PyTorch's FSDP2.
 
 FSDP1, Lightning's `strategy=fsdp`, is refused: it puts wrappers between the modules, so that the
-paths of a plan lead nowhere. FSDP2 leaves modules where they are, parametrised ones too.
+paths of a plan lead nowhere. FSDP2 leaves modules where they are, parametrized ones too.
 """
 
 import copy

@@ -1,4 +1,4 @@
-"""optimum-quanto: packed integers in safetensors, with the library's quantisation map."""
+"""optimum-quanto: packed integers in safetensors, with the library's quantization map."""
 
 import json
 from collections.abc import Callable, Mapping

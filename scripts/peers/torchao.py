@@ -20,7 +20,7 @@ CODES = "_qdata"
 class TorchAO(Peer):
     """Weights of all linear layers and of the token embedding; the convolution stays, in float16.
 
-    `IntxWeightOnlyConfig` scales a convolution per input channel, which on three colours takes as
+    `IntxWeightOnlyConfig` scales a convolution per input channel, which on three colors takes as
     many bytes as float16 itself. Its int4 and int2 tensors hold one weight per byte, so the
     integers are packed for the file with torchao's `UintxTensor`: `Int4WeightOnlyConfig` needs a
     GPU, and the prototype for CPUs makes a larger file (bfloat16, no embedding, no int2).

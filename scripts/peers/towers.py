@@ -14,7 +14,7 @@ from mmcompress.backbones.hf.clip import HFClip
 
 
 class Tower(nn.Module):
-    """Encoder and projection of one modality: inputs → embeddings (B, D), not normalised."""
+    """Encoder and projection of one modality: inputs → embeddings (B, D), not normalized."""
 
     def __init__(self, encoder: nn.Module, projection: nn.Module) -> None:
         super().__init__()

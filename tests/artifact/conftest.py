@@ -28,7 +28,7 @@ from mmcompress.format.names import Entry, from_tree, to_tree
 from mmcompress.format.reader import file_checksum
 from mmcompress.format.table import read_table
 from mmcompress.functional.float8 import from_float8, to_float8
-from mmcompress.functional.integers import dequantise, quantise
+from mmcompress.functional.integers import dequantize, quantize
 from mmcompress.functional.lookup import lookup
 
 
@@ -73,8 +73,8 @@ def int_encoding(weight: Tensor, *, bits: int, group_size: int, symmetric: bool)
         low, high = groups.amin(-1).clamp(max=0), groups.amax(-1).clamp(min=0)
         scale = (high - low) / (2**bits - 1)
         zero_point = (-low / scale).round().to(torch.uint8)
-    codes = quantise(matrix, scale, zero_point, bits=bits, group_size=group_size)
-    matrix.copy_(dequantise(codes, scale, zero_point, group_size=group_size) + 0.0)
+    codes = quantize(matrix, scale, zero_point, bits=bits, group_size=group_size)
+    matrix.copy_(dequantize(codes, scale, zero_point, group_size=group_size) + 0.0)
     tensors = {"scale": scale} if zero_point is None else {"scale": scale, "zero_point": zero_point}
     values = {"codec": "quantize", "bits": bits, "group_size": group_size}
     return Encoding(steps=["integer"], values=values, tensors=tensors)
@@ -87,8 +87,8 @@ def midrise_encoding(weight: Tensor, *, bits: int) -> Encoding:
     sides["column_scale"] = torch.rand(matrix.shape[1]) + 0.5
     options = {"group_size": matrix.shape[1], "midrise": True}
     options["column_scale"] = sides["column_scale"]
-    codes = quantise(matrix, sides["scale"], None, bits=bits, **options)
-    matrix.copy_(dequantise(codes, sides["scale"], None, **options))
+    codes = quantize(matrix, sides["scale"], None, bits=bits, **options)
+    matrix.copy_(dequantize(codes, sides["scale"], None, **options))
     values = {"codec": "quantize", "bits": bits, "group_size": matrix.shape[1], "grid": "midrise"}
     return Encoding(steps=["binary"], values=values, tensors=sides)
 
@@ -98,8 +98,8 @@ def real_zero_encoding(weight: Tensor, *, bits: int, group_size: int) -> Encodin
     matrix = weight.view(len(weight), -1)
     shape = (len(matrix), matrix.shape[1] // group_size)
     scale, zero = torch.rand(shape).half() + 0.1, (torch.rand(shape) * 2**bits).half()
-    codes = quantise(matrix, scale, zero, bits=bits, group_size=group_size)
-    matrix.copy_(dequantise(codes, scale, zero, group_size=group_size) + 0.0)
+    codes = quantize(matrix, scale, zero, bits=bits, group_size=group_size)
+    matrix.copy_(dequantize(codes, scale, zero, group_size=group_size) + 0.0)
     values = {"codec": "quantize", "bits": bits, "group_size": group_size}
     return Encoding(steps=["hqq"], values=values, tensors={"scale": scale, "zero_point": zero})
 

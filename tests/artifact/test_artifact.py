@@ -228,7 +228,7 @@ def test_nothing_is_left_of_a_failed_save(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_parametrised_or_unknown_weights_are_our_bugs(
+def test_parametrized_or_unknown_weights_are_our_bugs(
     backbone: HFClip, save_artifact: Save, tmp_path: Path
 ) -> None:
     with pytest.raises(AssertionError, match="that the model does not have"):
@@ -306,7 +306,7 @@ def test_manifest_and_header_stay_small(
 
 
 def test_order_in_the_state_dict_does_not_matter(backbone: HFClip, save_artifact: Save) -> None:
-    """Removing a parametrisation moves a weight behind its bias; a skeleton has it before."""
+    """Removing a parametrization moves a weight behind its bias; a skeleton has it before."""
     layer = backbone.model.vision_model.encoder.layers[0].mlp.fc1
     parametrize.register_parametrization(layer, "weight", nn.Identity())
     parametrize.remove_parametrizations(layer, "weight")

@@ -14,8 +14,8 @@ from mmcompress.artifact.ledger import (
     LedgerRow,
     Share,
     split_bytes,
-    summarise,
-    summarise_treatments,
+    summarize,
+    summarize_treatments,
 )
 from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.format import bundles
@@ -41,7 +41,7 @@ def test_adds_up_to_the_files_for_every_encoding(
     for same in (artifact, Artifact.load(artifact.folder), Artifact.read(artifact.folder)):
         rows = same.ledger()
         assert sum(row.bytes for row in rows) == total
-        assert sum(summarise(rows).values()) == total
+        assert sum(summarize(rows).values()) == total
         assert rows == artifact.ledger()
     size = artifact.size_summary()
     assert size["artifact_bytes"] == total
@@ -83,7 +83,7 @@ def test_rows_by_hand(
     assert (zero_point.modality, zero_point.role, zero_point.bytes) == ("image", "mlp.up", 96)
     assert zero_point.how == "integer: 3 bits, groups of 8"
     assert zero_point.note.startswith("integer: 3 bits, groups of 8; quantize → ")
-    shares = summarise_treatments(rows)
+    shares = summarize_treatments(rows)
     stored = sum(row.bytes for row in rows if row.tensor == FC1)
     assert shares["image", "mlp.up", zero_point.how] == Share(1, 64 * 32, stored)
     assert sum(s.bytes for s in shares.values()) == sum(row.bytes for row in rows)

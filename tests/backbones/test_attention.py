@@ -45,7 +45,7 @@ def test_equals_multihead_attention(bias: bool, training: bool):
     torch.manual_seed(0)
     fused = nn.MultiheadAttention(16, 4, bias=bias, batch_first=True).train(training)
     for parameter in fused.parameters():
-        nn.init.normal_(parameter, std=0.3)  # its own initialisation has zero biases
+        nn.init.normal_(parameter, std=0.3)  # its own initialization has zero biases
     x = torch.randn(3, 5, 16)
     causal = torch.full((5, 5), -torch.inf).triu(1)
     per_head = torch.randn(3 * 4, 5, 5)

@@ -45,7 +45,7 @@ def test_it_is_printed(tiny_open_clip) -> None:
     card = card_of(tiny_open_clip)
     print_card(card, console=Console(file=text, width=100))
     assert f"{card.targets:,}" in text.getvalue()
-    assert "normalisation" in text.getvalue()
+    assert "normalization" in text.getvalue()
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:

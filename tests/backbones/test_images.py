@@ -36,7 +36,7 @@ def test_equals_open_clip_on_pil_images(
     options = {"resize_mode": resize_mode, "interpolation": interpolation}
     expected = open_clip_transform(32, is_train=False, mean=CLIP_MEAN, std=CLIP_STD, **options)
     found = image_transform(32, CLIP_MEAN, CLIP_STD, **options)(image)
-    # Both resize with PIL; division and normalisation round once each, values are below 3.
+    # Both resize with PIL; division and normalization round once each, values are below 3.
     torch.testing.assert_close(found, expected(image), rtol=0, atol=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""Entropy-constrained quantisation, against loops and by hand."""
+"""Entropy-constrained quantization, against loops and by hand."""
 
 import math
 from typing import Any
@@ -16,7 +16,7 @@ from mmcompress.compression.quantization.entropy import (
 )
 from mmcompress.compression.statistics import Statistic, input_statistic
 from mmcompress.functional.hessian import inverse_cholesky
-from mmcompress.functional.integers import dequantise, quantise
+from mmcompress.functional.integers import dequantize, quantize
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -107,8 +107,8 @@ def test_the_parametrization_is_what_decoding_gives(per_row: bool, shape: tuple[
     assert encoding.values is not None
     matrix, scale = baked.flatten(1), encoding.tensors["scale"]
     bits, group_size = encoding.values["bits"], encoding.values["group_size"]
-    codes = quantise(matrix, scale, None, bits=bits, group_size=group_size)
-    assert torch.equal(dequantise(codes, scale, None, group_size=group_size), matrix)
+    codes = quantize(matrix, scale, None, bits=bits, group_size=group_size)
+    assert torch.equal(dequantize(codes, scale, None, group_size=group_size), matrix)
 
 
 def test_gradient_of_the_step() -> None:

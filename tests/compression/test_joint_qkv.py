@@ -68,7 +68,7 @@ def test_fisher_adds_up_over_the_three(tiny_backbone: Backbone, tiny_data: PairD
 
 
 def test_full_rank_changes_nothing(tiny_open_clip: OpenClip) -> None:
-    """A stack of rank 8, factorised with rank 8 of 16."""
+    """A stack of rank 8, factorized with rank 8 of 16."""
     for block in tiny_open_clip.model.transformer.resblocks:
         for part in "qkv":
             weight = getattr(block.attn, f"{part}_proj").weight.data

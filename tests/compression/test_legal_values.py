@@ -142,7 +142,7 @@ def cases(choice: str, key: str, setting: Setting) -> Tries:
 
 def test_every_method_is_here() -> None:
     methods = {step.target for recipe in recipes().values() for step in recipe.steps}
-    # The joint factorisation of q, k and v has the settings of `LowRank` and stands in a stack.
+    # The joint factorization of q, k and v has the settings of `LowRank` and stands in a stack.
     assert {target.rpartition(".")[2] for target in methods - set(STEPS)} == {"JointQKV"}
 
 

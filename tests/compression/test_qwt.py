@@ -52,14 +52,14 @@ def test_moments_add_up() -> None:
 
 @pytest.mark.parametrize("rank", [1, 2, 4])
 def test_no_other_matrix_of_the_rank_fits_better(rank: int) -> None:
-    """Against descent from many starts, on the damped error that the closed form minimises."""
+    """Against descent from many starts, on the damped error that the closed form minimizes."""
     mixed = random(200, 6) @ random(6, 6, seed=3)
     d = mixed @ random(6, 5, seed=1) + random(200, 5, seed=2)
     x, d = mixed - mixed.mean(0), d - d.mean(0)
     ridge = 0.05
     weight, bias = Moments.of(x, d).regression(ridge, rank)
     assert torch.linalg.matrix_rank(weight) == rank
-    assert bias.abs().max() < 1e-5, "both are centred"
+    assert bias.abs().max() < 1e-5, "both are centered"
     added = ridge * x.square().mean()
 
     def error(w: Tensor) -> Tensor:

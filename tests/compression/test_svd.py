@@ -203,7 +203,7 @@ def test_sequential_blocks_see_what_the_factorized_ones_give(
     settings = {"rank_ratio": 0.25, "role": ["attn.*", "mlp.*", "patch"], "rank_multiple": 4}
     Recipe({"lowrank": LowRank(**settings)}).apply(parallel, batches)
     Recipe({"lowrank": LowRank(**settings, sequential=True)}).apply(tiny_backbone, batches)
-    # What comes before block 1 is what sequential factorisation has made of it.
+    # What comes before block 1 is what sequential factorization has made of it.
     vision, dense = tiny_backbone.model.vision_model, prefix.model.vision_model
     dense.embeddings = vision.embeddings
     dense.encoder.layers[0] = vision.encoder.layers[0]

@@ -110,7 +110,7 @@ def test_schedule_by_hand():
 def slow_choose(
     gradients: list[list[float]], kinds: list[str], costs: list[int], share: float
 ) -> list[list[bool]]:
-    """Standardise per kind, go down the list of all masks until the weights are spent."""
+    """Standardize per kind, go down the list of all masks until the weights are spent."""
     entries = []
     for kind in set(kinds):
         pooled = [

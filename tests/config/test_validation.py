@@ -29,7 +29,7 @@ def made_of(**settings: Any) -> DictConfig:
         ({"batch_size": 2.0}, "data.batch_size=2.0 must be a whole number"),
         ({"seconds": "long"}, "data.seconds=long must be a number or null"),
         ({"augment": 1}, "data.augment=1 must be true or false"),
-        ({"colour": 1}, "data.colour: there is no such setting; data has none"),
+        ({"color": 1}, "data.color: there is no such setting; data has none"),
         ({"batch_size": "???"}, "data.batch_size must be given: add data.batch_size=VALUE"),
     ],
 )

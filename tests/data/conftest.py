@@ -12,7 +12,7 @@ from PIL import Image
 
 
 def picture(color: str = "red", size: tuple[int, int] = (40, 36)) -> bytes:
-    """A JPEG of one colour."""
+    """A JPEG of one color."""
     file = io.BytesIO()
     Image.new("RGB", size, color).save(file, "JPEG")
     return file.getvalue()
@@ -46,7 +46,7 @@ def write_shard(
 @pytest.fixture
 def labeled_root(tmp_path: Path) -> Path:
     """CLIP_benchmark's layout: two training shards of ten, a test shard of three, two classes."""
-    root = tmp_path / "colours"
+    root = tmp_path / "colors"
 
     def item(split: str, index: int) -> dict[str, bytes]:
         color = ("red", "blue")[index % 2]

@@ -191,10 +191,10 @@ def test_classes_without_an_item_are_named(
     labeled_root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The test split has three items of two classes."""
-    data = WebDataset(root=str(labeled_root), class_names=["red", "blue", "green", "grey"])
+    data = WebDataset(root=str(labeled_root), class_names=["red", "blue", "green", "gray"])
     data.build_splits()
-    said = "2 of 4 classes have no item: green, grey"
-    assert caplog.messages == [f"colours test: {said}", f"colours train: {said}"]
+    said = "2 of 4 classes have no item: green, gray"
+    assert caplog.messages == [f"colors test: {said}", f"colors train: {said}"]
 
 
 def test_captions_in_other_encodings(tmp_path: Path) -> None:
@@ -237,4 +237,4 @@ def test_splits_of_other_names(labeled_root: Path, caplog: pytest.LogCaptureFixt
     caplog.set_level("INFO")
     splits = WebDataset(root=str(labeled_root)).build_splits()
     assert {split: len(items) for split, items in splits.items()} == {"train": 20, "val": 3}
-    assert "data colours: split valid is taken as val" in caplog.messages
+    assert "data colors: split valid is taken as val" in caplog.messages

@@ -16,9 +16,9 @@ COLORS = ("red", "green", "blue")
 
 
 class ColorModel(Encoder):
-    """Image → its mean colour; text → the unit vector of the colour it names. Both are weights."""
+    """Image → its mean color; text → the unit vector of the color it names. Both are weights."""
 
-    adapter = "colour"
+    adapter = "color"
     roles: ClassVar[Sequence[tuple[str, str, str]]] = [
         (r"image\.weight", "image", "proj"),
         (r"text\.weight", "text", "embed"),
@@ -55,7 +55,7 @@ class ColorModel(Encoder):
 
     @property
     def spec(self) -> dict[str, Any]:
-        return {"colours": list(COLORS)}
+        return {"colors": list(COLORS)}
 
     @classmethod
     def from_spec(cls, spec: dict[str, Any], assets: Path) -> Self:
@@ -63,9 +63,9 @@ class ColorModel(Encoder):
 
 
 class ColorData(PairData):
-    """One plain picture and one caption per colour; `val` has no labels."""
+    """One plain picture and one caption per color; `val` has no labels."""
 
-    name = "colours"
+    name = "colors"
 
     def build_splits(self) -> dict[str, Items]:
         images = [torch.zeros(3, 2, 2, dtype=torch.uint8) for _ in COLORS]
@@ -79,7 +79,7 @@ class ColorData(PairData):
             return None
         dataset = self.splits[split]
         return Classification(
-            name="colour",
+            name="color",
             dataset=PairDataset(images=dataset.images, captions=dataset.captions, labels=range(3)),
             class_names=COLORS,
             templates=["a {} thing", "something {}"],

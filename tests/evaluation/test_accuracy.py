@@ -7,7 +7,7 @@ import torch
 
 from mmcompress.backbones.mlp import MLP
 from mmcompress.data.base import PairData
-from mmcompress.data.grey import Pictures
+from mmcompress.data.grayscale import Pictures
 from mmcompress.data.items import Items
 from mmcompress.evaluation.accuracy import Accuracy
 from mmcompress.evaluation.evaluate import evaluate

@@ -25,7 +25,7 @@ def test_cosine_by_hand() -> None:
 
 
 def test_neighbors_by_hand() -> None:
-    """Dense neighbours: 0 ↔ 1, 2 → 1. Compressed: 0 → 2, 1 ↔ 2; only 2 still finds its own."""
+    """Dense neighbors: 0 ↔ 1, 2 → 1. Compressed: 0 → 2, 1 ↔ 2; only 2 still finds its own."""
     dense, moved = circle(0, 10, 40), circle(0, 50, 40)
     assert neighbor_recall(dense, dense) == 1
     assert neighbor_recall(moved, dense) == pytest.approx(1 / 3)
@@ -73,7 +73,7 @@ def test_one_item_has_no_neighbors(model, data, caplog) -> None:
     data.splits["test"] = PairDataset(images=split.images[:1] * 2, captions=["all red"] * 2)
     found = evaluate(model, data, {"agreement": Agreement()}, "test", dense=model)
     assert found == {"agreement/image_cosine": 1.0, "agreement/text_cosine": 1.0}
-    assert "all of test is one image: it has no neighbours" in caplog.text
+    assert "all of test is one image: it has no neighbors" in caplog.text
 
 
 def test_yields_both_numbers_of_each_modality(model, confused, data) -> None:
@@ -117,7 +117,7 @@ def test_data_without_captions_leave_the_text_tower_out(
     with caplog.at_level(logging.WARNING):
         metrics = evaluate(confused, data, {"agreement": Agreement()}, "test", dense=model)
     assert list(metrics) == ["agreement/image_cosine", "agreement/image_neighbour_r@1"]
-    assert "data colours has no captions in test: text left out" in caplog.text
+    assert "data colors has no captions in test: text left out" in caplog.text
 
 
 def test_it_is_told_from_an_evaluator() -> None:

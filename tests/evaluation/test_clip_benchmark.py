@@ -40,7 +40,7 @@ cli = pytest.importorskip(
 
 zeroshot_classification = importlib.import_module("clip_benchmark.metrics.zeroshot_classification")
 
-SHADES = ("red", "green", "blue", "yellow", "cyan", "magenta", "black", "white", "grey", "pink")
+SHADES = ("red", "green", "blue", "yellow", "cyan", "magenta", "black", "white", "gray", "pink")
 """What the things are painted in."""
 
 STEPS = 20

@@ -61,9 +61,7 @@ def test_two_evaluators_of_one_name_are_refused(model, data):
 
 
 def test_unknown_split_names_the_known_ones(model, data):
-    with pytest.raises(
-        ValueError, match=r"split='tset' .* colours: choose one of train, val, test"
-    ):
+    with pytest.raises(ValueError, match=r"split='tset' .* colors: choose one of train, val, test"):
         evaluate(model, data, {}, "tset")
 
 

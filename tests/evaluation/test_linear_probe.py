@@ -49,7 +49,7 @@ def test_as_an_evaluator(tiny_backbone: HFClip, tiny_data: PairData) -> None:
 def test_without_labels_it_is_said(model, data, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         assert evaluate(model, data, {"probe": LinearProbe()}, "test") == {}
-    assert caplog.messages == ["data colours has no labels in train: linear probe left out"]
+    assert caplog.messages == ["data colors has no labels in train: linear probe left out"]
 
 
 def test_bad_strengths() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.mlp import MLP
 from mmcompress.data.base import PairData
-from mmcompress.data.grey import Pictures
+from mmcompress.data.grayscale import Pictures
 from mmcompress.data.items import Items
 from mmcompress.evaluation.accuracy import Accuracy
 from mmcompress.evaluation.agreement import Agreement

@@ -10,7 +10,7 @@ from mmcompress.evaluation.retrieval import Retrieval
 
 
 def test_evaluator(model: Any, data: Any, confused: Any):
-    """Three colours and their names; see the fixtures."""
+    """Three colors and their names; see the fixtures."""
     found = dict(Retrieval(ks=[1, 2])(model.encode, data, "test"))
     assert found == {
         f"retrieval/{name}": 1.0

@@ -12,7 +12,7 @@ from mmcompress.evaluation.zeroshot import ZeroShot
 
 def test_equal_names_are_said_once(model, data, caplog):
     """Names that differ and are one to the tokenizer count as equal, too."""
-    twice = Classification("colour", data.splits["test"], ["red", "so red", "blue"], ["a {} thing"])
+    twice = Classification("color", data.splits["test"], ["red", "so red", "blue"], ["a {} thing"])
     twice = dataclasses.replace(twice, dataset=data.classification("test").dataset)
     data.classification = lambda split: twice
     with caplog.at_level(logging.WARNING):
@@ -38,7 +38,7 @@ def test_heads_come_from_the_text_tower_that_is_scored(model, data):
 def test_missing_labels_are_said_and_left_out(model, data, caplog):
     with caplog.at_level(logging.WARNING):
         assert evaluate(model, data, {"zeroshot": ZeroShot()}, "val") == {}
-    assert caplog.messages == ["data colours has no labels in val: zeroshot left out"]
+    assert caplog.messages == ["data colors has no labels in val: zeroshot left out"]
 
 
 def test_several_tasks_are_named(model, data, caplog):
@@ -49,15 +49,15 @@ def test_several_tasks_are_named(model, data, caplog):
     )
     names = [["red"], ["green", "blue"]]
     warm = Classification("warm", first, ["warm", "cold"], ["a {} thing"], names)
-    data.classifications = lambda split: {"colour": colors, "warm": warm}
+    data.classifications = lambda split: {"color": colors, "warm": warm}
     found = evaluate(model, data, {"zeroshot": ZeroShot()}, "test")
     assert found == {
-        "zeroshot/colour_acc@1": 1.0,
-        "zeroshot/colour_balanced_acc@1": 1.0,
+        "zeroshot/color_acc@1": 1.0,
+        "zeroshot/color_balanced_acc@1": 1.0,
         "zeroshot/warm_acc@1": 1.0,
         "zeroshot/warm_balanced_acc@1": 1.0,
     }
-    assert [found[f"zeroshot/{task}_acc@1"].items for task in ("colour", "warm")] == [3, 2]
+    assert [found[f"zeroshot/{task}_acc@1"].items for task in ("color", "warm")] == [3, 2]
     with torch.no_grad():  # green is then nothing, and red all the warm ones
         model.model["text"].weight[1] = model.model["text"].weight[0]
     found = evaluate(model, data, {"zeroshot": ZeroShot()}, "test")

@@ -55,9 +55,9 @@ def netpbm(values: np.ndarray, white: int) -> bytes:
 
 FILES: dict[str, bytes] = {
     "16-bit PNG": stored(Image.fromarray(RAMP), "PNG"),
-    "16-bit PNG, colour": deep_png(np.stack([RAMP] * 3, -1), 2),
-    "16-bit PNG, grey and alpha": deep_png(np.stack([RAMP, RAMP], -1), 4),
-    "16-bit PNG, colour and alpha": deep_png(np.stack([RAMP] * 4, -1), 6),
+    "16-bit PNG, color": deep_png(np.stack([RAMP] * 3, -1), 2),
+    "16-bit PNG, gray and alpha": deep_png(np.stack([RAMP, RAMP], -1), 4),
+    "16-bit PNG, color and alpha": deep_png(np.stack([RAMP] * 4, -1), 6),
     "16-bit TIFF": stored(Image.fromarray(RAMP), "TIFF"),
     "16-bit PGM": netpbm(RAMP, 65535),
     "32-bit TIFF": stored(Image.fromarray(RAMP.astype(np.int32)), "TIFF"),
@@ -75,7 +75,7 @@ def test_brightness_of_deep_files(name: str) -> None:
     levels = np.asarray(picture).astype(int)
     # Pillow itself cuts the low byte off where there are several channels of 16 bits.
     assert np.abs(levels - EXPECTED[..., None]).max() <= (
-        1 if "colour" in name or "alpha" in name else 0
+        1 if "color" in name or "alpha" in name else 0
     )
 
 
@@ -119,7 +119,7 @@ def test_other_modes(mode: str) -> None:
     assert picture.mode == mode
     found = to_rgb(picture)
     assert found.mode == "RGB"
-    if mode == "1":  # black and white dots in place of grey
+    if mode == "1":  # black and white dots in place of gray
         assert np.unique(np.asarray(found)).tolist() == [0, 255]
         return
     expected = (luma,) * 3 if mode in ("L", "LA", "La") else color

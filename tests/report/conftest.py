@@ -102,7 +102,7 @@ def _make_cast() -> Callable[[], dict[str, Any]]:
 def ledger() -> list[LedgerRow]:
     """15,704 bytes."""
     how = "int4: 4 bits, groups of 64"
-    q, note = ("image", "attn.q", "codes", 5000), f"{how}; quantise → pack"
+    q, note = ("image", "attn.q", "codes", 5000), f"{how}; quantize → pack"
     bias = ("image", "other", "dense", 350, "no weight", "dense", 100)
     return [
         LedgerRow("vision.layers.0.q.weight", *q, note, how, 10_000),

@@ -194,7 +194,7 @@ def test_any_metric_and_its_direction(make_record, tmp_path):
 
 def test_runs_on_other_data_get_a_section_of_their_own(make_record, tmp_path):
     digits, elsewhere = make_record("int8"), make_record("int4")
-    digits["config"]["data"] = {"_target_": "mmcompress.data.grey.Digits", "batch_size": 8}
+    digits["config"]["data"] = {"_target_": "mmcompress.data.grayscale.Digits", "batch_size": 8}
     elsewhere["config"]["backbone"] = {"_target_": "x", "name": "ViT-B-32", "pretrained": "a/b.pt"}
     larger_batch = make_record("int8", seed=1)
     larger_batch["config"]["data"] = larger_batch["config"]["data"] | {"batch_size": 8}

@@ -139,7 +139,7 @@ def test_labels_of_twelve_points_do_not_overlap():
     points = [tuple(p) for p in generator.uniform(0.1, 0.9, size=(12, 2))]
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
-    place_labels(axes, points, [f"recipe {i}\n{i}.0×" for i in range(12)], color="grey")
+    place_labels(axes, points, [f"recipe {i}\n{i}.0×" for i in range(12)], color="gray")
     renderer = canvas.get_renderer()
     boxes = [text.get_window_extent(renderer) for text in axes.texts]
     assert len(boxes) == 12
@@ -157,19 +157,19 @@ def color_count(pixels: np.ndarray, color: str) -> int:
 
 def test_every_family_is_drawn_and_hidden_points_are_counted(tmp_path):
     marks = [
-        *(Mark(*point, family="quantisation") for point in [(5, 0.93), (2, 0.92), (1, 0.2)]),
+        *(Mark(*point, family="quantization") for point in [(5, 0.93), (2, 0.92), (1, 0.2)]),
         *(Mark(*point, family="low rank") for point in [(9, 0.92), (4, 0.91)]),
         Mark(6, 0.91, label="int8", family="library", peer=True),
     ]
     figure = pareto_figure(marks, [Mark(20, 0.94)], "retrieval/mean_recall", SIZE)
     save(figure, tmp_path / "p.png")
     pixels = mpl.image.imread(tmp_path / "p.png")
-    assert color_count(pixels, STYLES["quantisation"][0]) > 100
+    assert color_count(pixels, STYLES["quantization"][0]) > 100
     assert color_count(pixels, STYLES["low rank"][0]) > 100
     assert color_count(pixels, STYLES["sharing"][0]) == 0
     (legend,) = figure.legends
     labels = [text.get_text() for text in legend.get_texts()]
-    assert labels == ["low rank", "quantisation", "library", "uncompressed", "hollow: 1 lie below"]
+    assert labels == ["low rank", "quantization", "library", "uncompressed", "hollow: 1 lie below"]
 
 
 def test_colors_are_okabe_and_itos():

@@ -1,7 +1,7 @@
 """Sentence encoders of Hugging Face and sentence-transformers: text in, one embedding out.
 
 A folder is read as sentence-transformers reads it (Reimers and Gurevych 2019, arXiv:1908.10084):
-`modules.json` names the pooling and the text length, and embeddings are L2-normalised at the end.
+`modules.json` names the pooling and the text length, and embeddings are L2-normalized at the end.
 """
 
 import copy
@@ -235,7 +235,7 @@ def _read_settings(folder: Path) -> dict[str, Any]:
         elif kind not in ("Transformer", "Normalize"):
             raise ValueError(
                 f"backbone.folder={str(folder)!r} has a step {kind} after the encoder, which is "
-                "not supported: give a model of encoder, pooling and normalisation"
+                "not supported: give a model of encoder, pooling and normalization"
             )
     present = [name for name in TEXT_SETTINGS if (folder / name).exists()]
     text = _read_json(folder / present[0], {}) if present else {}

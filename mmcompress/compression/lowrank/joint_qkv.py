@@ -1,7 +1,7 @@
 """Low rank of q, k and v as one matrix: [Q; K; V] ≈ [U_q; U_k; U_v] Vᵀ with one shared V.
 
 All three read the same input, so that one subspace of it can serve them. The stacked matrix is
-factorised as in `lowrank` (same weightings, same papers). Against three separate factorisations of
+factorized as in `lowrank` (same weightings, same papers). Against three separate factorizations of
 rank r, one of rank 3/2 r takes as many bytes where the input is as wide as the output. V is one
 module that stands in three places: later steps target it once, and it is stored once. It is
 computed three times, for libraries call q, k and v one after another.
@@ -41,7 +41,7 @@ def projections(attention: str, names: Mapping[str, Any]) -> list[str]:
 
 
 class JointQKV(LowRank):
-    """Attentions whose q, k and v are factorised together, with one V for the three.
+    """Attentions whose q, k and v are factorized together, with one V for the three.
 
     Args:
         rank_ratio: kept rank / smaller side of the stacked matrix, which is the width of the input;

@@ -17,8 +17,8 @@ Where we differ: S Sᵀ is damped, for small calibration sets leave it singular,
 values are split evenly over both factors, so that fine-tuning sees factors of one size. Embeddings
 are truncated without a weighting: a small calibration sample never reads most of their rows.
 
-With `sequential`, blocks are factorised one after another, each with statistics of the inputs that
-the factorised blocks before it give (arXiv:2403.07378, section 3.2). The paper then solves for U by
+With `sequential`, blocks are factorized one after another, each with statistics of the inputs that
+the factorized blocks before it give (arXiv:2403.07378, section 3.2). The paper then solves for U by
 least squares and leaves V; here both are whitened by these inputs, and then U is that solution.
 It costs one pass over the calibration data for each block.
 
@@ -104,7 +104,7 @@ def singular_values(weight: Tensor, moment: Tensor | None = None) -> Tensor:
 
 
 def truncated_svd(weight: Tensor, rank: int, moment: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The rank-`rank` factors that minimise ‖(W − U Vᵀ) S‖.
+    """The rank-`rank` factors that minimize ‖(W − U Vᵀ) S‖.
 
     With S Sᵀ = X Xᵀ + λ1 the output error ‖(W − U Vᵀ) X‖ is never above that of the plain factors:
     the sum of it and λ ‖W − U Vᵀ‖² is smallest here, and the latter term smallest there.

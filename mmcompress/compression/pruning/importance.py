@@ -265,7 +265,7 @@ def diagonal_blocks(matrix: Tensor, structures: int) -> Tensor:
 
 
 def output_energies(weight: Tensor, moments: Tensor) -> Tensor:
-    """tr(W_S M_S W_Sᵀ) of each structure S, which owns neighbouring columns.
+    """tr(W_S M_S W_Sᵀ) of each structure S, which owns neighboring columns.
 
     Args:
         weight: (out, structures · d).

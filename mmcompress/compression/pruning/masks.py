@@ -1,7 +1,7 @@
 """Masks: which weights of a tensor are kept, given a score for each.
 
 Every pattern is one rule, "drop the `pruned` weights of lowest score in each group": the group is
-the tensor, a row of it (Wanda), or M neighbours in a row (N:M, of which at most N are kept).
+the tensor, a row of it (Wanda), or M neighbors in a row (N:M, of which at most N are kept).
 """
 
 from typing import Any
@@ -22,7 +22,7 @@ def lowest_mask(scores: Tensor, pruned: int, *, group_size: int | None = None) -
     Args:
         scores: any shape.
         pruned: how many to drop in a group, at most all.
-        group_size: neighbours in memory order that are compared; the tensor when None.
+        group_size: neighbors in memory order that are compared; the tensor when None.
     Returns:
         bool, shape of `scores`, True = kept.
 
@@ -119,7 +119,7 @@ def parse_pattern(pattern: str) -> tuple[int, int]:
             return kept, size
     raise ValueError(
         f"pattern={pattern!r} must be two whole numbers N:M with 0 < N < M, in quotes in a YAML "
-        "file: at most N of M neighbours are kept; null for none"
+        "file: at most N of M neighbors are kept; null for none"
     )
 
 
@@ -143,7 +143,7 @@ class Masked(torch.autograd.Function):
 
 
 class Mask(Parametrization):
-    """Parametrisation W → W ⊙ M, the mask made from scores |W| · row_scale · column_scale.
+    """Parametrization W → W ⊙ M, the mask made from scores |W| · row_scale · column_scale.
 
     Args:
         weight: gives the shape.

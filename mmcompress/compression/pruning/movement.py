@@ -36,7 +36,7 @@ LEAST = 1e-6
 
 
 class MovementMask(Mask):
-    """Parametrisation W → W ⊙ M(S).
+    """Parametrization W → W ⊙ M(S).
 
     Args:
         weight: gives the shape, and the order in which untrained weights go.

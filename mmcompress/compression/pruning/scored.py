@@ -28,7 +28,7 @@ class ScoredPruning(MaskStep, FollowsSchedule):
 
     Args:
         sparsity: share of the selected weights that become zero. Legal: number in (0, 1).
-        pattern: `N:M` keeps at most N of M neighbours in a row and fixes the sparsity at 1 − N/M;
+        pattern: `N:M` keeps at most N of M neighbors in a row and fixes the sparsity at 1 − N/M;
             null for zeros anywhere. Legal: `N:M` with 0 < N < M, or null.
         allocation: how the sparsity is spread over the layers: the same for each (`uniform`), by
             one threshold for all (`global`) or for each tower (`modality`), or by how much the loss

@@ -34,7 +34,7 @@ def sparsegpt(
         weight: (out, in).
         factor: upper Cholesky factor of the inverse Hessian (in, in).
         pruned: weights to drop in the matrix, or in each group.
-        group_size: neighbours in a row of which `pruned` are dropped (N:M); the matrix when None.
+        group_size: neighbors in a row of which `pruned` are dropped (N:M); the matrix when None.
         block_size: columns whose mask is chosen at once.
     Returns:
         The corrected weight (out, in), zero outside the mask; and the mask, bool, True = kept.

@@ -4,7 +4,7 @@
 2023, arXiv:2301.13741, section 3, in its form for CLIP. Every MLP neuron and every dimension of an
 attention's heads, the same one in all heads, has a mask α: the neuron, or q, k and v of that
 dimension, are multiplied by it. α is not trained. Its gradient says what the loss would gain if α
-shrank: gradients are standardised over all attention masks and over all MLP masks, pooled over
+shrank: gradients are standardized over all attention masks and over all MLP masks, pooled over
 towers and layers, and the highest go until the weights behind them make up the share that is due.
 Their α moves from 1 to 0 as that share grows, so that at the end of the search removing them
 changes nothing. Training then goes on with what is left.
@@ -21,7 +21,7 @@ Where we differ:
 * `importance: taylor` ranks by the least Σ g² instead, for a high gradient, of either sign, also
   marks a structure that the loss depends on (Molchanov et al. 2019, arXiv:1906.10771, equation 8,
   of a gate).
-* The L1 penalty on α is left out: it adds a constant to the gradients, which standardising removes.
+* The L1 penalty on α is left out: it adds a constant to the gradients, which standardizing removes.
 * A module always keeps one structure.
 """
 
@@ -76,11 +76,11 @@ def due_share(searched: float) -> float:
 def choose(
     gradients: Sequence[Tensor], kinds: Sequence[str], costs: Sequence[int], share: float
 ) -> list[Tensor]:
-    """Which structures go: those whose masks have the highest standardised gradients.
+    """Which structures go: those whose masks have the highest standardized gradients.
 
     Args:
         gradients: one tensor (structures,) per module.
-        kinds: of the modules; gradients are standardised within a kind.
+        kinds: of the modules; gradients are standardized within a kind.
         costs: weights behind one structure of each module.
         share: of all weights that are to go, in [0, 1].
     Returns:
@@ -111,7 +111,7 @@ def unit_of(target: Target) -> str:
 
 
 class StructureMask(Parametrization):
-    """Parametrisation W → W · α on the rows, squared, or on the columns.
+    """Parametrization W → W · α on the rows, squared, or on the columns.
 
     Args:
         weight: (rows, columns).

@@ -67,7 +67,7 @@ class ScaledSign(torch.autograd.Function):
 
 
 class Binarize(Parametrization):
-    """Parametrisation W → α sign(W).
+    """Parametrization W → α sign(W).
 
     Args:
         weight: gives the shape, and α to start from when it is trained.

@@ -1,8 +1,8 @@
-"""Entropy-constrained quantisation Q(W): a uniform grid whose codes are meant to be entropy coded.
+"""Entropy-constrained quantization Q(W): a uniform grid whose codes are meant to be entropy coded.
 
 With an entropy coder behind it, what a code costs is its information and not its width, so the
 grid needs no bound: one step for a whole tensor, as many levels as its weights reach, and most
-codes zero. At low rates such a quantiser with a widened zero cell comes close to the
+codes zero. At low rates such a quantizer with a widened zero cell comes close to the
 rate-distortion bound of a memoryless source ("Optimum quantizer performance for a class of
 non-Gaussian memoryless sources", Farvardin & Modestino 1984; Sullivan 1996); for networks:
 "DeepCABAC", Wiedemann et al. 2019, arXiv:1907.11900. Where we differ: the decision which code a
@@ -79,7 +79,7 @@ def round_with_feedback(
 
 
 class EntropyQuantize(Parametrization):
-    """Parametrisation W → step · round(W / step), the step trained.
+    """Parametrization W → step · round(W / step), the step trained.
 
     Args:
         weight: its root mean square, zeros left out, is the unit of `step`.

@@ -1,4 +1,4 @@
-"""Fake quantisation while training: the weight that is used is the one that will be stored.
+"""Fake quantization while training: the weight that is used is the one that will be stored.
 
 The gradient passes straight through the rounding (`StraightThrough`) and is zero where a weight is
 clipped by more than a step.
@@ -42,7 +42,7 @@ def to_half(scale: Tensor) -> Tensor:
 
 
 class FakeQuantize(Parametrization):
-    """Parametrisation W → Q(W) with fixed scales; zeros of an earlier mask stay zero.
+    """Parametrization W → Q(W) with fixed scales; zeros of an earlier mask stay zero.
 
     Args:
         grid: the levels.

@@ -28,7 +28,7 @@ from mmcompress.functional.straight_through import StraightThrough
 
 
 class FakeFloat8(Parametrization):
-    """Parametrisation W → e4m3(W / scale) · scale; weights that training drives out are clipped.
+    """Parametrization W → e4m3(W / scale) · scale; weights that training drives out are clipped.
 
     Args:
         weight: its scale is chosen here and stays fixed.

@@ -55,7 +55,7 @@ def gptq(
         grid: the levels.
         order: (in,) int64, in which columns are visited; from the left when None.
     Returns:
-        Quantised weight (out, in) float32, scale and zero point as from `choose_scale`.
+        Quantized weight (out, in) float32, scale and zero point as from `choose_scale`.
     """
     kept = kept_mask(weight)
     mask = None if kept.all() else kept.T.contiguous()

@@ -12,7 +12,7 @@ from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import Target
 from mmcompress.compression.base import as_matrix, kept_mask
 from mmcompress.functional.divisors import largest_divisor
-from mmcompress.functional.integers import dequantise, quantise
+from mmcompress.functional.integers import dequantize, quantize
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +76,8 @@ class Grid:
             "midrise": self.midrise,
             "column_scale": column_scale,
         }
-        codes = quantise(matrix, scale, zero_point, bits=self.bits, **options)
-        return dequantise(codes, scale, zero_point, **options)
+        codes = quantize(matrix, scale, zero_point, bits=self.bits, **options)
+        return dequantize(codes, scale, zero_point, **options)
 
     def nearest(self, values: Tensor, step: Tensor, points: Tensor | None = None) -> Tensor:
         """`snap` to the last bit, without codes in between: several times faster.

@@ -1,7 +1,7 @@
-"""HQQ: integers with a real-valued zero point, which is what is optimised.
+"""HQQ: integers with a real-valued zero point, which is what is optimized.
 
 "Half-Quadratic Quantization of Large Machine Learning Models", Badri & Shaji 2023, the authors'
-report: minimise ‖W − Q⁻¹(Q(W))‖_p^p with p < 1, which cares less about outliers than the squared
+report: minimize ‖W − Q⁻¹(Q(W))‖_p^p with p < 1, which cares less about outliers than the squared
 error does. No data is needed. The error is split off as W_e, and the two halves alternate:
 
     W_e ← shrink_p(W − s (W_q − z), β)        z ← mean over the group of W_q − (W − W_e) / s

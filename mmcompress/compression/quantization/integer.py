@@ -1,4 +1,4 @@
-"""Fixed-point quantisation Q(W): integers of a few bits, and a scale per channel or per group.
+"""Fixed-point quantization Q(W): integers of a few bits, and a scale per channel or per group.
 
 Rounding to nearest on a uniform grid, known as RTN when nothing is trained afterwards.
 """

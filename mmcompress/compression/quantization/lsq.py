@@ -84,7 +84,7 @@ def _nearest(levels: Tensor, grid: Grid) -> Tensor:
 
 
 class LearnedStep(Parametrization):
-    """Parametrisation W → Q(W), the step trained.
+    """Parametrization W → Q(W), the step trained.
 
     Args:
         weight: gives the shape and the first step.

@@ -88,7 +88,7 @@ def ternarize(
 
 
 class Ternarize(Parametrization):
-    """Parametrisation W → α T.
+    """Parametrization W → α T.
 
     Args:
         weight: gives the shape.

@@ -1,7 +1,7 @@
 """Parameter sharing, W = W_s[I]: many places of a weight read one entry of a small codebook.
 
-An entry is a run of `block_size` neighbours in a row: a single weight (scalar clusters, "Deep
-Compression", Han et al. 2015, arXiv:1510.00149, section 3), a part of a row (product quantisation,
+An entry is a run of `block_size` neighbors in a row: a single weight (scalar clusters, "Deep
+Compression", Han et al. 2015, arXiv:1510.00149, section 3), a part of a row (product quantization,
 Jégou et al. 2011; for networks "And the Bit Goes Down", Stock et al. 2019, arXiv:1907.05686), or
 a whole row. The assignment I is fixed by k-means; the entries stay trainable, and the gradient of
 an entry is the sum over all places that read it (Deep Compression, eq. 3). Entries are float16, or
@@ -131,12 +131,12 @@ class Zeros:
 
 
 class Lookup(nn.Module):
-    """Parametrisation W → W_s[I], with the zeros of an earlier mask kept.
+    """Parametrization W → W_s[I], with the zeros of an earlier mask kept.
 
     Args:
         weight: clustered here.
         clusters: k.
-        block_size: neighbours in a row that form one vector; divides the columns.
+        block_size: neighbors in a row that form one vector; divides the columns.
         seed: of the vector k-means.
     """
 
@@ -169,7 +169,7 @@ class Codebook(ValueStep):
 
     Args:
         clusters: entries of a codebook. Legal: whole number from 2 to 65536.
-        block_size: neighbours in a row that form one entry: 1 for single weights, null for whole
+        block_size: neighbors in a row that form one entry: 1 for single weights, null for whole
             rows. Where it does not divide the columns of a weight, the largest smaller divisor
             takes its place. Legal: whole number of at least 1, or null.
         seed: draws the vectors that k-means starts from; single weights need none. Legal: whole

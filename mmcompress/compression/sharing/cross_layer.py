@@ -63,7 +63,7 @@ class CrossLayer(StructureStep):
     """A tower in which groups of blocks share one set of weights.
 
     Args:
-        share_every: so many neighbouring blocks form a group; null where `groups` says it. Legal:
+        share_every: so many neighboring blocks form a group; null where `groups` says it. Legal:
             whole number of at least 2, or null.
         groups: lists of block numbers, from 0, each list one group; null where `share_every` says
             it. Legal: lists of whole numbers, or null.

@@ -4,7 +4,7 @@
 et al. 2022, arXiv:2207.12661, section 3: one transformer serves images and text, and layer norms
 stay with each modality, for the statistics of its tokens differ. Where we differ: the towers are
 already trained, so weights start from the mean of a pair or from one tower's; widths may agree in
-part of the layers only; and the paper's early specialisation and parallel branches are left out.
+part of the layers only; and the paper's early specialization and parallel branches are left out.
 
 Two trained towers have nothing in common at first, so this wants training.
 """

@@ -127,12 +127,12 @@ def _recomputed(function: Any, *tensors: Tensor) -> Any:
 
 
 class SoftClusters(nn.Module):
-    """Parametrisation W → A C while training, W → nearest centroid otherwise.
+    """Parametrization W → A C while training, W → nearest centroid otherwise.
 
     Args:
         weight: clustered here.
         clusters: k.
-        block_size: neighbours in a row that form one vector; divides the columns.
+        block_size: neighbors in a row that form one vector; divides the columns.
         seed: of the vector k-means.
     """
 
@@ -164,7 +164,7 @@ class SoftClusters(nn.Module):
         return vectors, kept.to(vectors.dtype)
 
     def forward(self, weight: Tensor) -> Tensor:
-        # Distances of bf16 would not tell neighbouring centroids apart.
+        # Distances of bf16 would not tell neighboring centroids apart.
         with torch.autocast(weight.device.type, enabled=False):
             vectors, counts = self._vectors(weight)
             soft = self.training and not self.hard
@@ -198,7 +198,7 @@ class DKM(ValueStep, FollowsSchedule):
 
     Args:
         clusters: entries of a codebook, one per weight. Legal: whole number from 2 to 65536.
-        block_size: neighbours in a row that form one entry. Where it does not divide the columns of
+        block_size: neighbors in a row that form one entry. Where it does not divide the columns of
             a weight, the largest smaller divisor takes its place. Legal: whole number of at least
             1.
         temperature: of the attention when training starts, in units of the squared error that plain

@@ -1,4 +1,4 @@
-"""Output-aware vector quantisation: runs of weights share entries that keep the layer's output.
+"""Output-aware vector quantization: runs of weights share entries that keep the layer's output.
 
 "GPTVQ: The Blessing of Dimensionality for LLM Quantization", van Baalen et al. 2024,
 arXiv:2402.15319, section 3: k-means weighted by the second moment of the input gives a codebook;
@@ -55,7 +55,7 @@ SCOPES = ("weight", "role", "modality")
 
 @dataclass
 class Layer:
-    """One weight that is to be quantised.
+    """One weight that is to be quantized.
 
     Attributes:
         weight: (rows, columns).
@@ -254,10 +254,10 @@ def fit(
 
 
 class VectorLookup(nn.Module):
-    """Parametrisation W → C[I], or C[I] · scale of the row.
+    """Parametrization W → C[I], or C[I] · scale of the row.
 
     Args:
-        layer: to be quantised.
+        layer: to be quantized.
         clusters, block_size, seed: of the codebook.
         row_scale: whether rows have a scale.
         group: layers of one group will share a codebook; alone when None.
@@ -311,7 +311,7 @@ class VectorQuantizer(ValueStep, SharesTensors):
 
     Args:
         clusters: entries of a codebook. Legal: whole number from 2 to 65536.
-        block_size: neighbours in a row that form one entry. Where it does not divide the columns of
+        block_size: neighbors in a row that form one entry. Where it does not divide the columns of
             a weight, the largest smaller divisor takes its place. Legal: whole number of at least
             1.
         codebook_scope: what shares a codebook: nothing (`weight`), the weights of one `role` in one

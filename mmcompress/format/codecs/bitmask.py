@@ -28,7 +28,7 @@ class Bitmask(Codec):
 
     Attributes:
         kept: codes that are stored.
-        width: bits of the mask that are one symbol where it is entropy coded: N of M neighbours
+        width: bits of the mask that are one symbol where it is entropy coded: N of M neighbors
             that are kept leave few symbols of M bits.
     """
 

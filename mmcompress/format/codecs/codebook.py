@@ -25,7 +25,7 @@ from mmcompress.format.codecs.base import (
 
 @dataclass(frozen=True)
 class Codebook(ValueCodec):
-    """The stage: each run of `block_size` neighbours in a row is one entry of the codebook.
+    """The stage: each run of `block_size` neighbors in a row is one entry of the codebook.
 
     Attributes:
         block_size: weights that an entry stands for.

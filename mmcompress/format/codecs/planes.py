@@ -7,7 +7,7 @@ float32 weights 15 %. A plane is written in the smallest of these codings:
     0  raw    as it is
     1  same   its first byte, of which it is made
     2  zstd   a Zstandard frame
-    3  ans    symbols of rows of `ROW` bytes, for neighbours are alike: the biases of one layer, say
+    3  ans    symbols of rows of `ROW` bytes, for neighbors are alike: the biases of one layer, say
 
 A frame begins with the coding of each plane, one byte, followed in the last two cases by the
 plane's length, uint32 little-endian; then come the planes.

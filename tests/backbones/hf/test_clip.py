@@ -33,7 +33,7 @@ def test_equals_transformers(tiny_backbone: HFClip):
         assert torch.equal(tiny_backbone.encode_text(ids), texts)
         image, text = (tiny_backbone.encode(m, x) for m, x in [("image", pixels), ("text", ids)])
         logits = tiny_backbone.logit_scale * image @ text.T
-    # float32; transformers normalises and multiplies in another order, logits are below 15.
+    # float32; transformers normalizes and multiplies in another order, logits are below 15.
     torch.testing.assert_close(logits, output.logits_per_image, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(image, output.image_embeds)
 

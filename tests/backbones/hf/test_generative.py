@@ -102,7 +102,7 @@ def test_covered_and_every_target_runs(backbone: HFGenerative) -> None:
     targets = {t.name: t for t in backbone.targets()}
     sizes = {name: p.numel() for name, p in backbone.model.named_parameters()}
     assert sum(sizes[name] for name in targets) >= 0.95 * sum(sizes.values())
-    kinds = ("normalisation", "bias", "vector of ")
+    kinds = ("normalization", "bias", "vector of ")
     assert all(reason.startswith(kinds) for reason in backbone.remainder().values())
     assert {t.role for t in targets.values() if t.modality == "text"} == {
         *("attn.q", "attn.k", "attn.v", "attn.out", "mlp.up", "mlp.gate", "mlp.down"),

@@ -100,7 +100,7 @@ def write_pooling(folder: Path, **modes: bool) -> None:
 
 
 def by_hand(source: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean of the hidden states over the tokens of each text, normalised; a text at a time."""
+    """Mean of the hidden states over the tokens of each text, normalized; a text at a time."""
     rows = []
     with torch.no_grad():
         for text, seen in zip(ids, mask.bool(), strict=True):

@@ -93,7 +93,7 @@ def test_covered_and_every_target_runs(untouched: PreTrainedModel) -> None:
         assert share >= 0.95, (modality, share)
         roles = {t.role for t in targets.values() if t.modality == modality}
         assert {"attn.q", "attn.k", "attn.v", "attn.out", "mlp.up", "mlp.down"} <= roles
-    kinds = ("normalisation", "bias", "scalar of ", "vector of ")
+    kinds = ("normalization", "bias", "scalar of ", "vector of ")
     assert all(reason.startswith(kinds) for reason in backbone.remainder().values())
     assert all(backbone.modality_of(t.name) == t.modality for t in targets.values())
     ran = set()

@@ -49,7 +49,7 @@ def check_family(reference: Any, backbone: OpenClip) -> None:
     assert all(features.std() > 1e-3 for features in found)
 
     assert min(coverage(backbone).values()) >= 0.95, coverage(backbone)
-    kinds = ("normalisation", "bias", "scalar of ", "vector of ")
+    kinds = ("normalization", "bias", "scalar of ", "vector of ")
     assert all(reason.startswith(kinds) for reason in backbone.remainder().values())
 
     ran = set()

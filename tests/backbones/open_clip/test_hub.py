@@ -224,7 +224,7 @@ def test_preprocessing_equals_that_of_open_clip(size: tuple[int, int], options: 
     pixels = noise.to(torch.uint8)
     image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
     expected = open_clip.image_transform(32, is_train=False, **options)(image)
-    # Both resize with PIL; division and normalisation round once each, values are below 3.
+    # Both resize with PIL; division and normalization round once each, values are below 3.
     torch.testing.assert_close(backbone.preprocess(image), expected, rtol=0, atol=1e-6)
     batch = backbone.preprocess(pixels.expand(2, 4, 3, *size))
     assert batch.shape == (2, 4, 3, 32, 32)
@@ -237,7 +237,7 @@ PREPROCESS_CFGS: dict[str, dict[str, Any]] = {
     "squash": PIXELS | {"interpolation": "bilinear"},
     "shortest, of another size": {"resize_mode": "shortest", "size": 224, "mode": "RGB"},
     "longest": {"resize_mode": "longest", "fill_color": 0},
-    "longest, filled with grey": {"resize_mode": "longest", "fill_color": 127, "mean": [0.1] * 3},
+    "longest, filled with gray": {"resize_mode": "longest", "fill_color": 127, "mean": [0.1] * 3},
     "random": {"interpolation": "random", "std": [0.3, 0.2, 0.1]},
     "null and one number": {"interpolation": None, "mean": 0.5, "std": 0.25, "resize_mode": None},
     "none": {},
@@ -286,7 +286,7 @@ def test_a_folders_preprocess_cfg_is_read_and_written(
         ({"fill_color": [1, 2, 3]}, r"fill_color=\[1, 2, 3\] must be a whole number in 0 to 255"),
     ],
 )
-def test_a_preprocess_cfg_that_cannot_be_honoured(
+def test_a_preprocess_cfg_that_cannot_be_honored(
     preprocess: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     stored = {"model_cfg": SMALL, "preprocess_cfg": preprocess}

@@ -42,8 +42,8 @@ def test_grid(bits: int, kind: str, column: bool, dtype: torch.dtype) -> None:
     factor = random(COLUMNS, seed=3).abs() + 0.1 if column else None
     midrise = kind == "midrise"
     options = {"group_size": GROUP, "midrise": midrise, "column_scale": factor}
-    codes = integers.quantise(weight, scale, zero, bits=bits, **options)
-    values = integers.dequantise(codes, scale, zero, **options)
+    codes = integers.quantize(weight, scale, zero, bits=bits, **options)
+    values = integers.dequantize(codes, scale, zero, **options)
     codec = Quantize(bits, GROUP, "midrise" if midrise else "symmetric")
     arrays = {"values": weight.numpy(), "scale": scale.numpy()}
     arrays |= {} if zero is None else {"zero_point": zero.numpy()}

@@ -8,8 +8,8 @@ import torch
 from torchvision import datasets
 
 from mmcompress.backbones.mlp import MLP
-from mmcompress.data import grey
-from mmcompress.data.grey import Digits, FashionMNIST
+from mmcompress.data import grayscale
+from mmcompress.data.grayscale import Digits, FashionMNIST
 
 
 def test_digits_are_split_once_and_for_all() -> None:
@@ -61,7 +61,7 @@ def test_where_it_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     def refuse(*arguments, **options) -> None:
         raise RuntimeError("Error downloading train-images:\nTried one, got: no network")
 
-    monkeypatch.setattr(grey, "DEBIAN", tmp_path / "none")
+    monkeypatch.setattr(grayscale, "DEBIAN", tmp_path / "none")
     monkeypatch.setattr(datasets, "FashionMNIST", refuse)
     with pytest.raises(ValueError, match=r"cannot be fetched \(Error downloading train-images\): "):
         FashionMNIST().attach(MLP())

@@ -1,4 +1,4 @@
-"""Small grey images with ten classes: scikit-learn's digits, and Fashion-MNIST."""
+"""Small gray images with ten classes: scikit-learn's digits, and Fashion-MNIST."""
 
 import gzip
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
 
 class Pictures(Items):
-    """Grey images in memory.
+    """Gray images in memory.
 
     Args:
         images: (N, H, W) uint8.
