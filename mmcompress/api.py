@@ -69,7 +69,7 @@ def load(
     return RUNTIMES[runtime](artifact.backbone.to(device))
 
 
-def backbone(name: str = "mini", **settings: Any) -> Backbone:
+def backbone(name: str = "mini", /, **settings: Any) -> Backbone:
     """A dense model, to compress or to use.
 
     Args:

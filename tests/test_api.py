@@ -155,6 +155,11 @@ def test_a_backbone_by_its_name() -> None:
         mmc.backbone("clip")
 
 
+def test_a_setting_of_a_backbone_may_be_called_name() -> None:
+    small = mmc.backbone("open_clip", name="ViT-B-32", pretrained=None)
+    assert small.modalities == ("image", "text")
+
+
 def test_an_export_to_an_unknown_library() -> None:
     with pytest.raises(ValueError, match=r"^to='onnx' must be one of open_clip, hf$"):
         mmc.export("anywhere", to="onnx", out="elsewhere")
