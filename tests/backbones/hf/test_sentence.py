@@ -3,7 +3,6 @@
 import copy
 import importlib.util
 import json
-import runpy
 import shutil
 import sys
 from collections.abc import Callable
@@ -16,9 +15,11 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
 
+from mmcompress import experiment
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.hf.bert import TextEncoder
 from mmcompress.backbones.hf.sentence import MINILM, HFText
+from mmcompress.benchmarks import minilm
 from mmcompress.compression.lowrank.svd import LowRank
 from mmcompress.compression.pruning.structured import Structured
 from mmcompress.compression.quantization.gptq import GPTQ
@@ -33,7 +34,6 @@ from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.evaluation.retrieval import Retrieval
 from mmcompress.evaluation.zeroshot import ZeroShot
 from mmcompress.objectives.objective import Objective
-from mmcompress.system.locations import project_path
 from mmcompress.training.module import CompressionModule
 
 TEXTS = ["red cat", "a blue dog and a key", ""]
@@ -253,12 +253,11 @@ def test_data_without_pictures(backbone: HFText, tiny_data: PairData) -> None:
         module.training_step(batch, 0)
 
 
-def test_the_whole_line(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_whole_line(folder: Path, tmp_path: Path) -> None:
     choices = ["backbone=hf_text", "compression=int8", "evaluation=agreement", "logger=none"]
     settings = [f"backbone.folder={folder}", "trainer=post_training", "data.calibration_size=32"]
     run = tmp_path / "run"
-    monkeypatch.setattr(sys, "argv", ["train.py", *choices, *settings, f"run_dir={run}"])
-    runpy.run_path(str(project_path("train.py")), run_name="__main__")
+    experiment.run([*choices, *settings, f"run_dir={run}"])
     record = json.loads((run / "run.json").read_text())
     assert record["metrics"]["dense"]["agreement/text_neighbour_r@1"] == 1
     assert 0.99 < record["metrics"]["compressed"]["agreement/text_cosine"] < 1
@@ -266,12 +265,11 @@ def test_the_whole_line(folder: Path, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_the_benchmark_of_twins(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    script = Path(__file__).parents[3] / "scripts" / "benchmark_minilm.py"
     model = ["--model", "backbone=hf_text", f"backbone.folder={folder}"]
     out = tmp_path / "out"
     only = ["--only", "magnitude", "sparsegpt"]
-    monkeypatch.setattr(sys, "argv", [str(script), *model, *only, "--out", str(out)])
-    runpy.run_path(str(script), run_name="__main__")
+    monkeypatch.setattr(sys, "argv", ["benchmark_minilm.py", *model, *only, "--out", str(out)])
+    minilm.main()
     rows = json.loads((out / "minilm.json").read_text())["results"]
     names = [(row["name"], row["data_aware"]) for row in rows]
     assert names == [("magnitude", False), ("SparseGPT", True)]

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from mmcompress.benchmarks.peers.base import Batches, Peer
+from mmcompress.benchmarks.peers.towers import Towers
 from mmcompress.functional.contrastive import contrastive_loss
-from peers.base import Batches, Peer
-from peers.towers import Towers
 
 FILE = "model.pth"
 HALVINGS = 8
@@ -62,7 +62,7 @@ class TorchPruning(Peer):
         return {modality: getattr(towers, modality) for modality in Towers.modalities}
 
 
-def _gradients(towers: Towers, batches: Batches) -> list[Tensor]:
+def _gradients(towers: Towers, batches: Batches) -> list[Tensor | None]:
     """Of the contrastive loss over all calibration pairs, one per parameter."""
     for batch in batches:
         first, second = (towers.encode(m, batch[m]) for m in Towers.modalities)
@@ -72,11 +72,11 @@ def _gradients(towers: Towers, batches: Batches) -> list[Tensor]:
     return gradients
 
 
-def _prune(towers: Towers, gradients: list[Tensor], batches: Batches, ratio: float) -> None:
+def _prune(towers: Towers, gradients: list[Tensor | None], batches: Batches, ratio: float) -> None:
     import torch_pruning
 
     for parameter, gradient in zip(towers.parameters(), gradients, strict=True):
-        parameter.grad = gradient.clone()
+        parameter.grad = None if gradient is None else gradient.clone()
     modules = dict(towers.named_modules())
     pruner = torch_pruning.pruner.BasePruner(
         towers,

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from peers.towers import Towers
+from mmcompress.benchmarks.peers.towers import Towers
 
 Batches = Sequence[Mapping[str, Tensor]]
 """Calibration data, modality → preprocessed inputs."""

@@ -7,8 +7,8 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from peers.base import Batches, Peer
-from peers.towers import Towers
+from mmcompress.benchmarks.peers.base import Batches, Peer
+from mmcompress.benchmarks.peers.towers import Towers
 
 WEIGHTS, MAP = "model.safetensors", "quantization_map.json"
 

@@ -1,21 +1,18 @@
-"""scripts/reproduce.py: finished rows are found again, what is missing is said."""
+"""Tables of papers: finished rows are found again, what is missing is said."""
 
-import runpy
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from omegaconf import OmegaConf
 
+from mmcompress.benchmarks import reproduce
 from mmcompress.config.compose import compose_config
-from mmcompress.papers.table import Job, jobs, load_table
+from mmcompress.papers.table import Job, jobs, load_table, table_names
 from mmcompress.records.settings import config_hash
 from mmcompress.system.files import write_json
-
-PATH = Path(__file__).parents[1] / "scripts" / "reproduce.py"
-SCRIPT = SimpleNamespace(**runpy.run_path(str(PATH)))
+from mmcompress.system.locations import project_path
 
 
 def record_of(job: Job, folder: Path) -> dict:
@@ -40,7 +37,7 @@ def record_of(job: Job, folder: Path) -> dict:
 
 def test_a_second_call_runs_nothing(tmp_path, monkeypatch, capsys):
     table = load_table("hqq")
-    todo = list(jobs(table, "smoke", SCRIPT.read_settings(["table=hqq"])))
+    todo = list(jobs(table, "smoke", reproduce.read_settings(["table=hqq"])))
     ran = []
 
     def run(job: Job, folder: Path) -> str:
@@ -51,8 +48,8 @@ def test_a_second_call_runs_nothing(tmp_path, monkeypatch, capsys):
         write_json(folder / "run.json", record_of(job, folder))
         return ""
 
-    monkeypatch.setitem(SCRIPT.run_all.__globals__, "run", run)
-    results = SCRIPT.run_all(table, todo, tmp_path, "")
+    monkeypatch.setattr(reproduce, "run", run)
+    results = reproduce.run_all(table, todo, tmp_path, "")
     assert ran == ["ViT-H-14, full precision", "HQQ, 2 bits in groups of 16"], "two rows are one"
     assert results["HQQ, 2 bits in groups of 16", None] == "failed, out of memory (x.log)"
     assert results["ViT-B-32, full precision", None].status == "finished"
@@ -60,7 +57,7 @@ def test_a_second_call_runs_nothing(tmp_path, monkeypatch, capsys):
         "[hqq 1/3] ViT-H-14, full precision",
         "[hqq 2/3] HQQ, 2 bits in groups of 16",
     ]
-    SCRIPT.run_all(table, todo, tmp_path, "")
+    reproduce.run_all(table, todo, tmp_path, "")
     assert ran[2:] == ["HQQ, 2 bits in groups of 16"], "what failed is tried again"
 
 
@@ -78,7 +75,7 @@ def test_bad_input_is_one_sentence(arguments, message, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["reproduce.py", *arguments])
     monkeypatch.setattr("mmcompress.papers.needs.hub_reachable", lambda: False)
     with pytest.raises(SystemExit) as stopped:
-        SCRIPT.main()
+        reproduce.main()
     assert str(stopped.value).startswith("error: ")
     assert message in str(stopped.value)
     assert "\n" not in str(stopped.value)
@@ -89,7 +86,7 @@ def test_a_table_from_end_to_end(tmp_path):
     def call() -> subprocess.CompletedProcess[str]:
         places = [f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}"]
         return subprocess.run(
-            [sys.executable, str(PATH), "table=hqq", *places],
+            [sys.executable, str(project_path("scripts/reproduce.py")), "table=hqq", *places],
             capture_output=True,
             text=True,
             check=False,
@@ -105,9 +102,9 @@ def test_a_table_from_end_to_end(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SCRIPT.table_names())
+@pytest.mark.parametrize("name", table_names())
 def test_rows_of_the_full_scale_compose(name):
-    settings = SCRIPT.read_settings([f"table={name}", "scale=full"])
+    settings = reproduce.read_settings([f"table={name}", "scale=full"])
     settings["paths"] = dict.fromkeys(settings["paths"], "/data")
     for job in jobs(load_table(name), "full", settings):
         cfg = compose_config(*job.overrides)

@@ -1,6 +1,5 @@
 """W&B's own sweeps, as far as one comes without its server."""
 
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -14,14 +13,14 @@ import yaml
 from mmcompress.config.compose import compose_config
 from mmcompress.sweeps.job import as_job
 from mmcompress.system.locations import project_path
+from mmcompress.tracking.wandb_sweep import main
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
 SWEEPS = sorted(project_path("conf").glob("sweep/wandb_*.yaml"))
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Runs the script with a login; the result is what W&B was asked to do."""
+    """Runs the command with a login; the result is what W&B was asked to do."""
     asked: dict[str, Any] = {}
 
     def sweep(config: dict[str, Any], **where: Any) -> str:
@@ -37,7 +36,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         monkeypatch.setattr(subprocess, "run", agent)
         monkeypatch.setattr(sys, "argv", ["wandb_sweep.py", *arguments])
         with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(SCRIPTS / "wandb_sweep.py"), run_name="__main__")
+            main()
         return asked | {"code": ended.value.code}
 
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))

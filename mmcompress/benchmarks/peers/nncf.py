@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from peers.base import Batches, Peer
-from peers.towers import Towers
+from mmcompress.benchmarks.peers.base import Batches, Peer
+from mmcompress.benchmarks.peers.towers import Towers
 
 
 class NNCF(Peer):

@@ -3,9 +3,8 @@
 import copy
 import importlib.metadata
 import json
-import runpy
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +15,11 @@ import torch
 from torch import Tensor
 
 from mmcompress.backbones.hf.clip import HFClip
+from mmcompress.benchmarks.peers import benchmark
+from mmcompress.benchmarks.peers.base import Peer
+from mmcompress.benchmarks.peers.quanto import Quanto
+from mmcompress.benchmarks.peers.towers import Served, Towers
+from mmcompress.benchmarks.peers.verdict import Point, verdict_table, verdicts
 from mmcompress.compression.recipe import Recipe
 from mmcompress.data.base import PairData
 from mmcompress.evaluation.evaluate import evaluate
@@ -25,7 +29,6 @@ from mmcompress.objectives.objective import Objective
 from mmcompress.report.summary import Spread
 from mmcompress.training.module import CompressionModule
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
 CASES = [
     ("quanto", "Quanto", {"bits": 8}),
     ("quanto", "Quanto", {"bits": 4, "hqq": True}),
@@ -41,27 +44,13 @@ CASES = [
 
 
 @pytest.fixture
-def scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """`import peers.…` as the script itself does."""
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    yield
-    for name in [name for name in sys.modules if name.partition(".")[0] == "peers"]:
-        del sys.modules[name]
-
-
-@pytest.fixture
-def script(scripts: None) -> SimpleNamespace:
-    return SimpleNamespace(**runpy.run_path(str(SCRIPTS / "benchmark_peers.py")))
-
-
-@pytest.fixture
 def batches(tiny_data: PairData) -> list[dict[str, Tensor]]:
     return list(tiny_data.calibration_dataloader())
 
 
 def build(module: str, name: str, settings: dict[str, Any], trained: bool) -> Any:
     """The peer; skips without its libraries."""
-    kind = getattr(__import__(f"peers.{module}", fromlist=[name]), name)
+    kind = getattr(import_module(f"mmcompress.benchmarks.peers.{module}"), name)
     for package in kind.packages:
         try:
             importlib.metadata.version(package)
@@ -72,10 +61,9 @@ def build(module: str, name: str, settings: dict[str, Any], trained: bool) -> An
 
 @pytest.fixture
 def round_trip(
-    scripts: None, tiny_backbone: HFClip, batches: list[dict[str, Tensor]], tmp_path: Path
+    tiny_backbone: HFClip, batches: list[dict[str, Tensor]], tmp_path: Path
 ) -> Callable[..., tuple[dict[str, Tensor], dict[str, Tensor], int]]:
     """Of a peer: embeddings as prepared and as reloaded, and how many parameters it covers."""
-    from peers.towers import Served, Towers
 
     def go(module: str, name: str, settings: dict[str, Any], trained: bool):
         peer = build(module, name, settings, trained)
@@ -134,9 +122,7 @@ def test_what_is_trained_is_what_is_stored(
         assert cosine.min() > 0.998
 
 
-def test_the_skeleton_holds_no_weight(scripts: None, tiny_backbone: HFClip) -> None:
-    from peers.towers import Served, Towers
-
+def test_the_skeleton_holds_no_weight(tiny_backbone: HFClip) -> None:
     blank = Towers.blank(tiny_backbone)
     assert all(p.isnan().all() for p in blank.parameters())
     served = Served({"text": blank.text})
@@ -145,10 +131,8 @@ def test_the_skeleton_holds_no_weight(scripts: None, tiny_backbone: HFClip) -> N
 
 
 def test_towers_score_and_train_like_the_backbone(
-    scripts: None, tiny_backbone: HFClip, tiny_data: PairData
+    tiny_backbone: HFClip, tiny_data: PairData
 ) -> None:
-    from peers.towers import Served, Towers
-
     towers = Towers(tiny_backbone).eval()
     evaluators = {"retrieval": Retrieval(), "zeroshot": ZeroShot()}
     served: Any = Served({m: getattr(towers, m) for m in Towers.modalities})
@@ -185,9 +169,7 @@ def train(student: Any, teacher: HFClip, data: PairData) -> None:
     trainer.fit(module, data)
 
 
-def test_ours_must_be_as_accurate_and_half_the_bytes(scripts: None) -> None:
-    from peers.verdict import Point, verdict_table, verdicts
-
+def test_ours_must_be_as_accurate_and_half_the_bytes() -> None:
     def point(name: str, size: float, value: float, graph: float = 0.0) -> Point:
         return Point(name, size, Spread(value, None, 1), graph)
 
@@ -216,11 +198,7 @@ def test_ours_must_be_as_accurate_and_half_the_bytes(scripts: None) -> None:
     )
 
 
-def test_a_library_that_fails_stands_in_the_table(
-    script: SimpleNamespace, tiny_backbone: HFClip
-) -> None:
-    from peers.base import Peer
-
+def test_a_library_that_fails_stands_in_the_table(tiny_backbone: HFClip) -> None:
     class Broken(Peer):
         library, packages, name, trained, saved = "broken", (), "int1", False, "nothing"
 
@@ -235,68 +213,64 @@ def test_a_library_that_fails_stands_in_the_table(
 
     data = SimpleNamespace(calibration_dataloader=lambda: [])
     scores = {"retrieval/mean_r@1": 0.5, "zeroshot/subgroup_acc@1": 0.5}
-    bench = script.Bench(None, "val", tiny_backbone, scores, data, {})
-    result = script.row(Broken(), 0, bench)
+    bench = benchmark.Bench(None, "val", tiny_backbone, scores, data, {})
+    result = benchmark.row(Broken(), 0, bench)
     assert result["error"] == "RuntimeError: no kernel for int1"
-    line = script.results_table([result], scores, 100).splitlines()[-1]
+    line = benchmark.results_table([result], scores, 100).splitlines()[-1]
     assert line.startswith("| broken | int1 | no | – |")
     assert line.endswith("| RuntimeError: no kernel for int1 |")
 
 
-def test_only_equal_settings_have_equal_keys(
-    script: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_equal_settings_have_equal_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = SimpleNamespace(split="val", metrics={"a": 0.5}, fine_tune={"steps": 5})
-    post, other, trained = script.Quanto(4), script.Quanto(2), script.Quanto(4, trained=True)
-    first = [script.row_key(peer, 0, bench) for peer in (post, other, trained)]
-    assert len({*first, script.row_key(trained, 1, bench)}) == 4
+    post, other, trained = Quanto(4), Quanto(2), Quanto(4, trained=True)
+    first = [benchmark.row_key(peer, 0, bench) for peer in (post, other, trained)]
+    assert len({*first, benchmark.row_key(trained, 1, bench)}) == 4
     bench.fine_tune = {"steps": 6}
-    assert script.row_key(post, 0, bench) == first[0]
-    assert script.row_key(trained, 0, bench) != first[2]
+    assert benchmark.row_key(post, 0, bench) == first[0]
+    assert benchmark.row_key(trained, 0, bench) != first[2]
 
 
-def test_settings_of_the_fine_tune_follow_ours(script: SimpleNamespace) -> None:
-    cfg = script.configuration(seed=3, steps=None)
+def test_settings_of_the_fine_tune_follow_ours() -> None:
+    cfg = benchmark.configuration(seed=3, steps=None)
     assert (cfg.name, cfg.data.seed) == ("best_28x", 3)
     assert (cfg.objective.feature, cfg.optimizer.lr, cfg.trainer.max_steps) == (20.0, 5e-4, 400)
-    assert script.configuration(seed=0, steps=5).trainer.max_steps == 5
+    assert benchmark.configuration(seed=0, steps=5).trainer.max_steps == 5
 
 
-def test_what_is_missing_is_said_in_one_sentence(script: SimpleNamespace) -> None:
+def test_what_is_missing_is_said_in_one_sentence() -> None:
     with pytest.raises(ValueError, match="choose from optimum-quanto, torchao, NNCF, Torch-Prun"):
-        script.chosen(["quanto"], post_training=False)
+        benchmark.chosen(["quanto"], post_training=False)
     absent = SimpleNamespace(packages=("no-such-library",))
     with pytest.raises(ModuleNotFoundError, match=r'no-such-library missing: pip install "mmcomp'):
-        script.check_installed([absent])
-    assert not any(peer.trained for peer in script.chosen(None, post_training=True))
+        benchmark.check_installed([absent])
+    assert not any(peer.trained for peer in benchmark.chosen(None, post_training=True))
 
 
 def test_finished_rows_are_kept_and_not_repeated(
-    script: SimpleNamespace,
     tiny_backbone: HFClip,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     scores = {"retrieval/mean_r@1": 0.5, "zeroshot/subgroup_acc@1": 0.5}
-    bench = script.Bench(script.configuration(0, 5), "val", tiny_backbone, scores, None, {})
+    bench = benchmark.Bench(benchmark.configuration(0, 5), "val", tiny_backbone, scores, None, {})
     measured: list[tuple[str, int]] = []
 
     def measure(peer: Any, seed: int, *_: Any) -> dict[str, Any]:
-        measured.append((script.title(peer), seed))
+        measured.append((benchmark.title(peer), seed))
         if peer.name == "int4" and len(measured) < 4:
             raise RuntimeError("out of luck")
         sizes = {"bytes": 50, "graph_bytes": 0, "coverage": 1.0}
         return sizes | {"metrics": scores}
 
-    names = script.chosen.__globals__
-    monkeypatch.setitem(names, "PEERS", (script.Quanto(2), script.Quanto(4, trained=True)))
-    monkeypatch.setitem(names, "build", lambda *_: bench)
-    monkeypatch.setitem(names, "check_installed", lambda _: None)
-    monkeypatch.setitem(names, "measure", measure)
+    monkeypatch.setattr(benchmark, "PEERS", (Quanto(2), Quanto(4, trained=True)))
+    monkeypatch.setattr(benchmark, "build", lambda *_: bench)
+    monkeypatch.setattr(benchmark, "check_installed", lambda _: None)
+    monkeypatch.setattr(benchmark, "measure", measure)
 
     def run(*seeds: int) -> list[tuple[str, int, bool]]:
         options = {"only": None, "post_training": False, "split": "val", "steps": 5}
-        script.benchmark(SimpleNamespace(**options, out=tmp_path, ours=None, seeds=seeds))
+        benchmark.benchmark(SimpleNamespace(**options, out=tmp_path, ours=None, seeds=seeds))
         rows = json.loads((tmp_path / "peers.json").read_bytes())["results"]
         return [(row["name"], row["seed"], row["metrics"] is not None) for row in rows]
 

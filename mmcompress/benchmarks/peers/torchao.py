@@ -9,8 +9,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from peers.base import Batches, Peer
-from peers.towers import Towers
+from mmcompress.benchmarks.peers.base import Batches, Peer
+from mmcompress.benchmarks.peers.towers import Towers
 
 FILE = "model.safetensors"
 CODES = "_qdata"

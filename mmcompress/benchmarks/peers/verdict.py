@@ -116,7 +116,8 @@ def results_table(
     aligned = ("---",) * 3 + ("---:",) * 6 + ("---",)
     first = ("dense", ABSENT, ABSENT, f"{100 * dense[MAIN_METRIC]:.1f}", ABSENT)
     size = (f"{dense_bytes / MEGABYTE:.2f}", "1.00", ABSENT, "safetensors, float32")
-    lines = [header, aligned, (*first, f"{100 * dense[ZEROSHOT]:.1f}", *size)]
+    lines: list[tuple[str, ...]] = [header, aligned]
+    lines.append((*first, f"{100 * dense[ZEROSHOT]:.1f}", *size))
     lines += [_line(rows, dense, dense_bytes) for rows in grouped(results)]
     return _markdown(lines)
 
@@ -124,9 +125,12 @@ def results_table(
 def verdict_table(found: Sequence[Verdict]) -> str:
     """Peer, our smallest artifact at least as accurate, and whether it is half the size."""
     metric = title(MAIN_METRIC, unit=True)
-    header = ("peer", metric, "MB", "our smallest at least as accurate")
-    header += (metric, "MB", "times smaller", "at most half the bytes")
-    lines = [header, ("---", "---:", "---:", "---", "---:", "---:", "---:", "---")]
+    peers = ("peer", metric, "MB", "our smallest at least as accurate")
+    header = (*peers, metric, "MB", "times smaller", "at most half the bytes")
+    lines: list[tuple[str, ...]] = [
+        header,
+        ("---", "---:", "---:", "---", "---:", "---:", "---:", "---"),
+    ]
     for verdict in found:
         lines.append((*_cells(verdict.peer), *_ours(verdict)))
     return _markdown(lines)

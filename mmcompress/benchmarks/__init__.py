@@ -1,0 +1,1 @@
+"""Many runs that make one table: of our recipes, of other libraries, of papers."""

@@ -1,0 +1,1 @@
+"""Other libraries: what each asks for, and how it stores and reads back."""
