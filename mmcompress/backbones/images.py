@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from mmcompress.functional.rgb import drop_alpha, to_rgb, with_alpha
+from mmcompress.functional.pictures import drop_alpha, with_alpha
+from mmcompress.functional.rgb import to_rgb
 
 # Radford et al. 2021, arXiv:2103.00020, as published with the code.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)

@@ -15,11 +15,12 @@ from torch.utils.data import DataLoader
 from mmcompress.backbones.base import Backbone
 from mmcompress.config.errors import MENDABLE
 from mmcompress.data.content import content_id
-from mmcompress.data.decode import Unreadable, Waveform, cropped, resampled
+from mmcompress.data.decode import Waveform, cropped, resampled
 from mmcompress.data.items import Item, Items, Repeatable, Sample
 from mmcompress.data.loading import FAILED, LOST, EpochOrder, Loader, ResumableLoader
 from mmcompress.data.losses import NAMED, Losses, by_reason
-from mmcompress.functional.rgb import drop_alpha
+from mmcompress.functional.pictures import drop_alpha
+from mmcompress.inputs.files import Unreadable
 
 log = logging.getLogger(__name__)
 

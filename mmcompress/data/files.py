@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmcompress.data.decode import AUDIO_SUFFIXES, Unreadable, read_audio, read_image
+from mmcompress.data.decode import read_audio
 from mmcompress.data.items import Item, Items
 from mmcompress.data.losses import Losses
+from mmcompress.inputs.files import AUDIO_SUFFIXES, Unreadable, read_image
 
 _HIDDEN = re.compile(r"\.(?!\.?$).*|__MACOSX|Thumbs\.db|desktop\.ini", re.IGNORECASE)
 """Folders and files that programs leave beside data."""

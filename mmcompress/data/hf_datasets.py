@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from mmcompress.data.base import PairData
-from mmcompress.data.decode import Unreadable, read_audio, read_image
+from mmcompress.data.decode import read_audio
 from mmcompress.data.items import Item, Items
 from mmcompress.data.losses import Losses
 from mmcompress.data.prompts import names_of, templates_of
 from mmcompress.data.splits import ALSO, SHARE, complete
+from mmcompress.inputs.files import Unreadable, read_image
 
 log = logging.getLogger(__name__)
 

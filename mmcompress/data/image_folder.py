@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from mmcompress.data.base import PairData
-from mmcompress.data.decode import AUDIO_SUFFIXES, IMAGE_SUFFIXES
 from mmcompress.data.files import Entry, Files, is_hidden
 from mmcompress.data.items import Items
 from mmcompress.data.losses import NAMED, Losses
 from mmcompress.data.prompts import names_of, read_names, read_templates, templates_of
 from mmcompress.data.splits import SHARE, complete, our_names
+from mmcompress.inputs.files import AUDIO_SUFFIXES, IMAGE_SUFFIXES
 
 log = logging.getLogger(__name__)
 

@@ -10,9 +10,10 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from mmcompress.config.errors import MENDABLE
-from mmcompress.data.decode import Unreadable, check_finite
+from mmcompress.data.decode import check_finite
 from mmcompress.data.losses import Losses
-from mmcompress.functional.rgb import on_white, with_alpha
+from mmcompress.functional.pictures import on_white, with_alpha
+from mmcompress.inputs.files import Unreadable
 from mmcompress.system.seeds import seed_from
 
 Item = dict[str, Any]

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 
 from mmcompress.data.base import PairData
-from mmcompress.data.decode import Unreadable, Waveform, read_audio, read_image
+from mmcompress.data.decode import Waveform, read_audio
 from mmcompress.data.items import Item, Items
-from mmcompress.functional.rgb import with_alpha
+from mmcompress.functional.pictures import with_alpha
+from mmcompress.inputs.files import Unreadable, read_image
 
 
 class ListedPairs(Items):

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmcompress.data.decode import AUDIO_SUFFIXES, IMAGE_SUFFIXES
 from mmcompress.data.text import check_characters, open_text
+from mmcompress.inputs.files import AUDIO_SUFFIXES, IMAGE_SUFFIXES
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 JSON_LINES = (".jsonl", ".ndjson")

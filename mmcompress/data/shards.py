@@ -11,18 +11,13 @@ from typing import Any
 from rich import get_console
 from rich.progress import track
 
-from mmcompress.data.decode import (
-    AUDIO_SUFFIXES,
-    IMAGE_SUFFIXES,
-    Unreadable,
-    read_audio,
-    read_image,
-)
+from mmcompress.data.decode import read_audio
 from mmcompress.data.files import is_hidden
 from mmcompress.data.items import Item, Items
 from mmcompress.data.losses import Losses
 from mmcompress.data.tar import members
 from mmcompress.data.text import check_characters, decoded
+from mmcompress.inputs.files import AUDIO_SUFFIXES, IMAGE_SUFFIXES, Unreadable, read_image
 
 CAPTION, LABEL = ".txt", ".cls"
 KIND = dict.fromkeys(IMAGE_SUFFIXES, "image") | dict.fromkeys(AUDIO_SUFFIXES, "audio")

@@ -9,11 +9,11 @@ from typing import Any
 from torchvision import datasets
 
 from mmcompress.data.base import PairData
-from mmcompress.data.decode import DAMAGE, Unreadable, unreadable
 from mmcompress.data.items import Item, Items
 from mmcompress.data.prompts import names_of, templates_of
 from mmcompress.data.splits import ALSO, SHARE, complete
-from mmcompress.functional.rgb import with_alpha
+from mmcompress.functional.pictures import with_alpha
+from mmcompress.inputs.files import DAMAGE, Unreadable, unreadable
 
 
 class NoSuchSplit(ValueError):

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.capabilities import encoder
-from mmcompress.data.decode import Unreadable, Waveform, resampled
+from mmcompress.data.decode import Waveform, resampled
 from mmcompress.data.pairs import as_picture, as_waveform
 from mmcompress.data.text import check_characters
 from mmcompress.functional.finite import check_rows
-from mmcompress.functional.rgb import drop_alpha
+from mmcompress.functional.pictures import drop_alpha
+from mmcompress.inputs.files import Unreadable
 from mmcompress.system.progress import progress
 
 T = TypeVar("T")

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from mmcompress.backbones.base import Backbone
 from mmcompress.data.base import PairData
-from mmcompress.data.decode import Unreadable
 from mmcompress.evaluation.base import check_split, inference
+from mmcompress.inputs.files import Unreadable
 from mmcompress.system.memory import give_back, give_back_freed_memory
 
 MIN_ROUNDS = 5

@@ -13,8 +13,9 @@ from mmcompress.backbones.hf.two_towers import HF
 from mmcompress.compression.pruning.magnitude import Magnitude
 from mmcompress.compression.recipe import Recipe
 from mmcompress.data.base import PairData
-from mmcompress.data.decode import Unreadable, Waveform
+from mmcompress.data.decode import Waveform
 from mmcompress.data.items import PairDataset
+from mmcompress.inputs.files import Unreadable
 from mmcompress.objectives.objective import Objective
 from mmcompress.training.module import CompressionModule, calibrated_in
 

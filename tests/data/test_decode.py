@@ -8,14 +8,8 @@ import pytest
 import soundfile
 import torch
 
-from mmcompress.data.decode import (
-    Unreadable,
-    Waveform,
-    cropped,
-    read_audio,
-    read_image,
-    resampled,
-)
+from mmcompress.data.decode import Waveform, cropped, read_audio, resampled
+from mmcompress.inputs.files import Unreadable, read_image
 from tests.data.conftest import picture, tone
 
 

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from mmcompress.backbones.hf.clip import HFClip
-from mmcompress.data.decode import IMAGE_SUFFIXES
 from mmcompress.data.image_folder import ImageFolder
 from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.evaluation.zeroshot import ZeroShot
+from mmcompress.inputs.files import IMAGE_SUFFIXES
 from tests.data.conftest import picture, tone
 
 

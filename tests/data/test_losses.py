@@ -10,13 +10,14 @@ import torch
 
 from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.data.base import PairData
-from mmcompress.data.decode import Unreadable, Waveform, read_audio, read_image
+from mmcompress.data.decode import Waveform, read_audio
 from mmcompress.data.items import Item, Items, PairDataset, Sample
 from mmcompress.data.loading import ResumableLoader
 from mmcompress.data.losses import NAMED, Losses
 from mmcompress.data.table import Table
 from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.evaluation.retrieval import Retrieval
+from mmcompress.inputs.files import Unreadable, read_image
 from tests.data.conftest import picture
 
 

@@ -19,10 +19,11 @@ from mmcompress.backbones.hf.processors import LibraryPixels
 from mmcompress.backbones.images import CLIP_MEAN, CLIP_STD, image_transform
 from mmcompress.backbones.mlp import MLP
 from mmcompress.data.base import PairData
-from mmcompress.data.decode import Unreadable, read_image
 from mmcompress.data.image_folder import ImageFolder
 from mmcompress.data.items import PairDataset
-from mmcompress.functional.rgb import drop_alpha, on_white, to_rgb, with_alpha
+from mmcompress.functional.pictures import drop_alpha, on_white, with_alpha
+from mmcompress.functional.rgb import to_rgb
+from mmcompress.inputs.files import Unreadable, read_image
 
 RAMP = np.linspace(0, 65535, 64).reshape(8, 8).round().astype(np.uint16)
 EXPECTED = np.rint(RAMP / 257).astype(np.uint8)  # 65535 = 257 * 255

@@ -22,7 +22,8 @@ from transformers.utils import cached_file
 from mmcompress.backbones.hf.files import PREPROCESSOR_FILE, named
 from mmcompress.backbones.hf.siglip2 import packed
 from mmcompress.backbones.images import CLIP_MEAN, CLIP_STD, RESAMPLING, image_transform
-from mmcompress.functional.rgb import on_white, to_rgb
+from mmcompress.functional.pictures import on_white
+from mmcompress.functional.rgb import to_rgb
 from mmcompress.system.files import write_json
 
 log = logging.getLogger(__name__)
