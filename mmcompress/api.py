@@ -10,6 +10,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, open_dict
+from torch import Tensor
 
 from mmcompress.artifact.folder import Artifact, artifact_folder
 from mmcompress.backbones.base import Backbone
@@ -24,16 +25,15 @@ from mmcompress.evaluation.base import Comparison, Evaluator
 from mmcompress.evaluation.evaluate import evaluate as score
 from mmcompress.exports.dense import LOADED_BY
 from mmcompress.exports.dense import export as write
+from mmcompress.runtime.base import Embedder
 from mmcompress.runtime.dense import DenseModel
+from mmcompress.runtime.loading import open_model
 from mmcompress.search.budget import Budget
 from mmcompress.search.planning import search
 from mmcompress.system.locations import project_path
 
 Pairs = Sequence[tuple[Any, str | Sequence[str]]]
 """Of a picture (path, PIL image or tensor) or a sound (path or (samples, rate)), and its text."""
-
-RUNTIMES: dict[str, Callable[[Backbone], DenseModel]] = {"dense": DenseModel}
-"""By the name that `load` takes."""
 
 
 def load(
@@ -42,14 +42,16 @@ def load(
     *,
     device: str | torch.device = "cpu",
     skeleton: Callable[[], Backbone] | None = None,
-) -> DenseModel:
+) -> Embedder[Tensor]:
     """A compressed model that embeds pictures, texts or sounds.
 
     Runs no code from the folder and needs no network: tokenizer and preprocessing come with it.
+    A process without torch loads an export by `mmcompress.runtime.onnx.OnnxModel`.
 
     Args:
-        folder: of an artifact, or of the run that made it.
-        runtime: `dense` decodes every weight to float32.
+        folder: of an artifact, of the run that made it, or for `onnx` of an export.
+        runtime: `dense` decodes every weight to float32; `onnx` runs the stored integers in ONNX
+            Runtime: an artifact is exported to the user's cache directory when it is first loaded.
         device: where it runs.
         skeleton: builds the dense model, for artifacts of a model of your own (`Custom`).
     Raises:
@@ -63,10 +65,7 @@ def load(
         >>> mmc.load(folder).embed_texts(["red heart"]).shape
         torch.Size([1, 192])
     """
-    if runtime not in RUNTIMES:
-        raise ValueError(f"runtime={runtime!r} must be one of {', '.join(RUNTIMES)}")
-    artifact = Artifact.load(artifact_folder(Path(folder)), skeleton=skeleton)
-    return RUNTIMES[runtime](artifact.backbone.to(device))
+    return open_model(Path(folder), runtime, device=device, skeleton=skeleton)
 
 
 def backbone(name: str = "mini", /, **settings: Any) -> Backbone:

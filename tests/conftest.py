@@ -48,6 +48,7 @@ def _own_baselines(
     """Tests must not read baselines that a user's runs have left behind."""
     own = SimpleNamespace(user_cache_path=lambda *_: tmp_path_factory.mktemp("cache"))
     monkeypatch.setattr("mmcompress.evaluation.baseline.platformdirs", own)
+    monkeypatch.setattr("mmcompress.exports.cache.platformdirs", own)
 
 
 def store(folder: Path, compressed: Compressed) -> Artifact:

@@ -166,6 +166,19 @@ class Backbone(nn.Module, ABC):
         """Write what is neither weight nor config (the tokenizer); returns the file names."""
         return []
 
+    def feeding(self, folder: Path) -> dict[str, dict[str, Any]]:
+        """How a program without this code prepares inputs: modality → settings, JSON.
+
+        They are what `mmcompress.inputs` takes, and tell the same as `preprocess`, `tokenize` and
+        `preprocess_audio`.
+
+        Args:
+            folder: where files go that the settings name, such as `tokenizer.json`.
+        Raises:
+            ValueError: no settings can say it; the message says what cannot be said.
+        """
+        raise ValueError(f"a {type(self).__name__} prepares its inputs by code of its own")
+
     def write_native(self, folder: Path) -> None:
         """Write the model, all weights dense, as the library that it comes from stores its own.
 

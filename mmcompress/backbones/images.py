@@ -71,6 +71,39 @@ def image_transform(
     )
 
 
+def transform_settings(
+    size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    *,
+    resize_mode: str = "shortest",
+    interpolation: str = "bicubic",
+    fill_color: int = 0,
+    transparency: str = "drop_last",
+) -> dict[str, Any]:
+    """What `image_transform` does to a PIL image, as `mmcompress.inputs.pictures` takes it.
+
+    Args:
+        transparency: of that module.
+    """
+    square = {"height": size, "width": size}
+    kinds = {"shortest": {"shortest_edge": size}, "longest": {"longest_edge": size}}
+    resize = {"size": kinds.get(resize_mode, square), "kernel": interpolation, "like": "pillow"}
+    fit: dict[str, dict[str, Any]] = {
+        "shortest": {"op": "crop", "half": "even"},
+        "longest": {"op": "pad", "fill": fill_color},
+    }
+    return {
+        "transparency": transparency,
+        "steps": [
+            {"op": "resize"} | resize,
+            *([fit[resize_mode] | square] if resize_mode in fit else []),
+            {"op": "rescale", "factor": 1 / 255},
+            {"op": "normalize", "mean": list(mean), "std": list(std)},
+        ],
+    }
+
+
 def _layers(picture: Any) -> Any:
     """Colors are resized together with their transparency, and it is dropped after that."""
     return to_rgb(picture) if torch.is_tensor(picture) else with_alpha(picture)

@@ -71,6 +71,12 @@ class MLP(Classifier, Encoder):
     def preprocess(self, image: Any) -> Tensor:
         return self._transform(to_rgb(image)).as_subclass(torch.Tensor)
 
+    def feeding(self, folder: Path) -> dict[str, dict[str, Any]]:
+        sides = dict.fromkeys(("height", "width"), self._spec["size"])
+        resize = {"op": "resize", "size": sides, "kernel": "bilinear", "like": "tensor"}
+        steps = [{"op": "gray"}, resize, {"op": "rescale", "factor": 1 / 255}]
+        return {"image": {"transparency": "drop", "steps": steps}}
+
     @property
     def spec(self) -> dict[str, Any]:
         return self._spec

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from mmcompress.data.base import PairData
-from mmcompress.functional.finite import NotFiniteError, check_rows, not_scored
+from mmcompress.functional.finite import check_rows
+from mmcompress.functional.not_finite import NotFiniteError, not_scored
 from mmcompress.system.progress import progress
 
 ABOUT = ("label", "owner", "content", "wording")

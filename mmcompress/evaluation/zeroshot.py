@@ -9,7 +9,8 @@ from torch import Tensor
 from mmcompress.data.base import Classification, PairData
 from mmcompress.data.content import content_id
 from mmcompress.evaluation.base import Encode, embed
-from mmcompress.functional.finite import NotFiniteError, check_rows
+from mmcompress.functional.finite import check_rows
+from mmcompress.functional.not_finite import NotFiniteError
 from mmcompress.functional.score import Score
 from mmcompress.functional.zeroshot import balanced_accuracy, class_heads, zeroshot_hits
 

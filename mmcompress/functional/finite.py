@@ -3,27 +3,12 @@
 A comparison with NaN is False. A model full of it would rank every right answer first.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable
 
 from torch import Tensor, nn
 
+from mmcompress.functional.not_finite import NotFiniteError, not_scored
 from mmcompress.system.memory import give_back
-
-SHOWN = 3
-"""Names in a message."""
-
-
-class NotFiniteError(ValueError):
-    """What a model gives for some inputs cannot be scored.
-
-    Attributes:
-        rows: which of them, ascending.
-    """
-
-    def __init__(self, message: str, rows: Sequence[int]) -> None:
-        super().__init__(message)
-        self.rows = list(rows)
 
 
 def describe_not_finite(values: Tensor, *, is_mask: bool = False) -> str | None:
@@ -106,20 +91,3 @@ def check_rows(what: str, rows: Tensor) -> Tensor:
     if found:
         raise NotFiniteError(not_scored(what, found, len(rows)), found)
     return rows
-
-
-def not_scored(what: str, rows: Sequence[Any], total: int) -> str:
-    """One sentence on what cannot be scored.
-
-    Args:
-        what: was computed, in the plural.
-        rows: names or numbers of the inputs that it is not finite for.
-        total: how many inputs there are.
-    """
-    shown = ", ".join(str(row) for row in rows[:SHOWN]) + (", …" if len(rows) > SHOWN else "")
-    fix = (
-        "no metric can be had from this model, choose a milder recipe or a lower optimizer.lr"
-        if len(rows) == total
-        else "look at these inputs, or at the range of the model's weights"
-    )
-    return f"{what} are NaN or infinite for {len(rows)} of {total} inputs ({shown}): {fix}"

@@ -98,7 +98,7 @@ def _colors(levels: np.ndarray) -> np.ndarray:
 
 
 def _resize(levels: np.ndarray, *, size: Mapping[str, int], kernel: str, like: str) -> np.ndarray:
-    height, width = _target(*levels.shape[:2], size)
+    height, width = _target(levels.shape[0], levels.shape[1], size)
     if levels.shape[:2] == (height, width):
         return levels
     if like == "tensor":
@@ -137,7 +137,7 @@ def _crop(levels: np.ndarray, *, height: int, width: int, half: str) -> np.ndarr
     return levels[y : y + height, x : x + width]
 
 
-def _grey(levels: np.ndarray) -> np.ndarray:
+def _gray(levels: np.ndarray) -> np.ndarray:
     """One channel: 0.2989 R + 0.587 G + 0.114 B, whole levels, rounded down."""
     shares = np.array([0.2989, 0.587, 0.114], np.float32)
     return (_colors(levels).astype(np.float32) @ shares).astype(np.uint8)[..., None]
@@ -156,7 +156,7 @@ _STEPS: dict[str, Callable[..., np.ndarray]] = {
     "resize": _resize,
     "pad": _pad,
     "crop": _crop,
-    "grey": _grey,
+    "gray": _gray,
     "rescale": _rescale,
     "normalize": _normalize,
 }

@@ -1,7 +1,7 @@
 """Resizing as PyTorch does it to tensors of 8 bits, in numpy.
 
-Where preprocessing goes through tensors, its pixels are these and not Pillow's, which rounds weights
-more finely: they differ by one level here and there.
+Where preprocessing goes through tensors, its pixels are these. Pillow rounds its weights more
+finely, and its pixels differ by one level here and there.
 """
 
 from functools import lru_cache
@@ -12,9 +12,9 @@ _SUPPORT = {"bilinear": 1.0, "bicubic": 2.0}
 
 
 def resize(pixels: np.ndarray, height: int, width: int, kernel: str) -> np.ndarray:
-    """Pixels (H, W, C) uint8 at another size, antialiased: equal to `torch.nn.functional.interpolate`.
+    """Pixels (H, W, C) uint8 at another size, as `torch.nn.functional.interpolate` gives them.
 
-    Rows are made first, then columns; both passes round to whole levels.
+    Antialiased; width first, then height; both passes round to whole levels.
 
     Args:
         kernel: `bilinear` or `bicubic` (a = −0.5, as everywhere with antialiasing).

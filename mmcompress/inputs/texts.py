@@ -62,7 +62,7 @@ def _fixed(text: str) -> str:
         import ftfy
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"this model repairs texts such as {text[:20]!r} with the package ftfy: pip install ftfy"
+            f"this model repairs texts such as {text[:20]!r} by the package ftfy: pip install ftfy"
         ) from error
     return ftfy.fix_text(text)
 

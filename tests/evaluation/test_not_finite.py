@@ -23,7 +23,7 @@ from mmcompress.evaluation.linear_probe import LinearProbe
 from mmcompress.evaluation.perplexity import Perplexity
 from mmcompress.evaluation.retrieval import Retrieval
 from mmcompress.evaluation.zeroshot import ZeroShot
-from mmcompress.functional.finite import NotFiniteError
+from mmcompress.functional.not_finite import NotFiniteError
 from mmcompress.functional.retrieval import ranks
 from mmcompress.objectives.classification import CrossEntropy
 from mmcompress.objectives.objective import Objective

@@ -24,6 +24,7 @@ from mmcompress.backbones.hf.tokenizer_files import (
     load_tokenizer,
     store_tokenizer,
     stored_tokenizer,
+    tokenizer_settings,
     write_tokenizer,
 )
 from mmcompress.backbones.hf.tokenizers import (
@@ -199,6 +200,11 @@ class HFClip(Encoder):
         write_native(self, folder)
         write_tokenizer(self.tokenizer, folder)
         self._pixels.save(folder)
+
+    def feeding(self, folder: Path) -> dict[str, dict[str, Any]]:
+        config: Any = self.model.config.text_config
+        text = tokenizer_settings(self.tokenizer, folder, embeddings=config.vocab_size)
+        return {"image": self._pixels.feeding(), "text": text}
 
     def save_assets(self, folder: Path) -> list[str]:
         return store_tokenizer(self.tokenizer, folder)

@@ -21,7 +21,14 @@ from transformers.utils import cached_file
 
 from mmcompress.backbones.hf.files import PREPROCESSOR_FILE, named
 from mmcompress.backbones.hf.siglip2 import packed
-from mmcompress.backbones.images import CLIP_MEAN, CLIP_STD, RESAMPLING, image_transform
+from mmcompress.backbones.hf.steps import processor_settings
+from mmcompress.backbones.images import (
+    CLIP_MEAN,
+    CLIP_STD,
+    RESAMPLING,
+    image_transform,
+    transform_settings,
+)
 from mmcompress.functional.pictures import on_white
 from mmcompress.functional.rgb import to_rgb
 from mmcompress.system.files import write_json
@@ -47,6 +54,14 @@ class Pixels(Protocol):
         ...
 
     def __call__(self, image: Any) -> Tensor: ...
+
+    def feeding(self) -> dict[str, Any]:
+        """The same, as `mmcompress.inputs.pictures` takes it.
+
+        Raises:
+            ValueError: it has no words for it.
+        """
+        ...
 
     def save(self, folder: Path) -> None:
         """Write what `AutoImageProcessor` reads."""
@@ -102,6 +117,9 @@ class OwnPixels:
 
     def __call__(self, image: Any) -> Tensor:
         return self._transform(to_rgb(image))  # 0.1 dropped transparency before it resized
+
+    def feeding(self) -> dict[str, Any]:
+        return transform_settings(self.size, **self.spec, transparency="drop")
 
     def save(self, folder: Path) -> None:
         square = {"height": self.size, "width": self.size}
@@ -181,6 +199,10 @@ class LibraryPixels:
                 f"{PREPROCESSOR_FILE}"
             )
         return pixels.float()
+
+    def feeding(self) -> dict[str, Any]:
+        like = "tensor" if self._processor.backend == "torchvision" else "pillow"
+        return processor_settings(self.settings, self._named, like=like)
 
     @property
     def _named(self) -> str:

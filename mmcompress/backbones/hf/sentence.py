@@ -25,6 +25,7 @@ from mmcompress.backbones.hf.tokenizer_files import (
     load_tokenizer,
     store_tokenizer,
     stored_tokenizer,
+    tokenizer_settings,
     write_tokenizer,
 )
 from mmcompress.backbones.hf.tokenizers import (
@@ -216,6 +217,13 @@ class HFText(Encoder):
         native.save_pretrained(folder)
         write_tokenizer(self.tokenizer, folder)
         _write_settings(folder, self, config.hidden_size)
+
+    def feeding(self, folder: Path) -> dict[str, dict[str, Any]]:
+        words = self.model.config.vocab_size
+        text = tokenizer_settings(self.tokenizer, folder, embeddings=words)
+        cleaners = {"strip": self.strip, "lower": self.lower_case}
+        text["clean"] = [name for name, on in cleaners.items() if on]
+        return {"text": text | {"prompt": self.prompt}}
 
     def save_assets(self, folder: Path) -> list[str]:
         return store_tokenizer(self.tokenizer, folder)

@@ -20,6 +20,8 @@ from transformers import ClapFeatureExtractor
 LARGEST_FILTERS = 2**22
 """Mel filters of an audio model, by the frequencies that each weighs; CLAP's are 64 x 513."""
 
+FILTERS_FILE = "mel_filters.npy"
+
 PADDINGS = ("repeatpad", "repeat", "pad")
 
 
@@ -61,6 +63,20 @@ class Sounds:
         waves = [self._middle(_as_floats(wave)).numpy() for wave in waveforms]
         found = self.extractor(waves, sampling_rate=self.sampling_rate, return_tensors="pt")
         return found["input_features"].float()
+
+    def feeding(self, folder: Path) -> dict[str, Any]:
+        """The same, as `mmcompress.inputs.sounds` takes it; its file of filters is in `folder`.
+
+        Raises:
+            ValueError: the model fuses several parts of a sound.
+        """
+        made = self.extractor
+        if self.window is None:
+            raise ValueError("it fuses several parts of a long sound, which no settings say")
+        np.save(folder / FILTERS_FILE, made.mel_filters_slaney)
+        lengths = {"fft": made.fft_window_size, "hop": made.hop_length}
+        heard = {"sampling_rate": made.sampling_rate, "samples": made.nb_max_samples}
+        return heard | lengths | {"padding": made.padding, "filters": FILTERS_FILE}
 
     def save(self, folder: Path) -> None:
         """Write what `AutoFeatureExtractor` reads."""

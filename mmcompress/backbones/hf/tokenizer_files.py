@@ -111,6 +111,24 @@ def write_tokenizer(tokenizer: AnyTokenizer, folder: Path, *, pad_id: int | None
     fast.save_pretrained(folder)
 
 
+def tokenizer_settings(tokenizer: AnyTokenizer, folder: Path, *, embeddings: int) -> dict[str, Any]:
+    """What a tokenizer does, as `mmcompress.inputs.texts` takes it; its file is in `folder`.
+
+    Args:
+        tokenizer: `prepared`.
+        embeddings: how many the model has.
+    Raises:
+        ValueError: it has rules that no file holds.
+    """
+    if isinstance(tokenizer, PythonTokenizer):
+        raise ValueError(
+            f"a {type(tokenizer.source).__name__} has rules that no {TOKENIZER_FILE} holds"
+        )
+    tokenizer.save(str(folder / TOKENIZER_FILE))
+    bare: dict[str, Any] = {"prompt": "", "clean": [], "replace": []}
+    return {"tokenizer": TOKENIZER_FILE, **bare, "ids": embeddings}
+
+
 def _read(name_or_path: str, local: bool) -> Any:
     """A tokenizer of transformers.
 

@@ -34,6 +34,7 @@ from mmcompress.backbones.hf.tokenizer_files import (
     load_tokenizer,
     store_tokenizer,
     stored_tokenizer,
+    tokenizer_settings,
     write_tokenizer,
 )
 from mmcompress.backbones.hf.tokenizers import (
@@ -214,6 +215,14 @@ class HF(Encoder):
             self._pixels.save(folder)
         if self._sounds is not None:
             self._sounds.save(folder)
+
+    def feeding(self, folder: Path) -> dict[str, dict[str, Any]]:
+        words = self.model.config.text_config.vocab_size
+        text = tokenizer_settings(self.tokenizer, folder, embeddings=words)
+        if self._sounds is not None:
+            return {"audio": self._sounds.feeding(folder), "text": text}
+        assert self._pixels is not None
+        return {"image": self._pixels.feeding(), "text": text}
 
     def save_assets(self, folder: Path) -> list[str]:
         return store_tokenizer(self.tokenizer, folder)

@@ -19,7 +19,7 @@ from mmcompress.backbones.capabilities import Encoder
 from mmcompress.backbones.empty import without_weights
 from mmcompress.backbones.fused import split_fused
 from mmcompress.backbones.hf.tokenizers import check_ids
-from mmcompress.backbones.images import CLIP_MEAN, CLIP_STD, image_transform
+from mmcompress.backbones.images import CLIP_MEAN, CLIP_STD, image_transform, transform_settings
 from mmcompress.backbones.native import fill, native_state, tower_sizes
 from mmcompress.backbones.open_clip.build import (
     Model,
@@ -39,6 +39,7 @@ from mmcompress.backbones.open_clip.hub import (
     save_weights,
     warn_of_unread_weights,
 )
+from mmcompress.backbones.open_clip.tokenizers import tokenizer_settings
 from mmcompress.backbones.passes import Batch, Pass
 
 _ATTENTION = [(rf"attn\.{part}_proj\.weight", f"attn.{part}") for part in ("q", "k", "v", "out")]
@@ -155,9 +156,7 @@ class OpenClip(Encoder):
             "interpolation": interpolation,
             "fill_color": fill_color,
         }
-        size = config["vision_cfg"].get("image_size", 224)
-        kernel = "bicubic" if interpolation == "random" else interpolation
-        self._transform = image_transform(size, **self.preprocessing | {"interpolation": kernel})
+        self._transform = image_transform(**self._transform_settings)
         self._tokenizer = tokenizer or build_tokenizer(name, config, None)
         embeddings = _text_tower(model).vocab_size
         if vocabulary(self._tokenizer) > embeddings:
@@ -278,6 +277,19 @@ class OpenClip(Encoder):
         fill(model, native_state(self.model), "open_clip")
         save_weights(model, config, self.preprocessing, folder)
         self.save_assets(folder)
+
+    @property
+    def _transform_settings(self) -> dict[str, Any]:
+        """Arguments of `image_transform`."""
+        size = self.config["vision_cfg"].get("image_size", 224)
+        kernel = self.preprocessing["interpolation"]
+        kernel = "bicubic" if kernel == "random" else kernel
+        return self.preprocessing | {"size": size, "interpolation": kernel}
+
+    def feeding(self, folder: Path) -> dict[str, dict[str, Any]]:
+        words = _text_tower(self.model).vocab_size
+        text = tokenizer_settings(self._tokenizer, folder, embeddings=words)
+        return {"image": transform_settings(**self._transform_settings), "text": text}
 
     def save_assets(self, folder: Path) -> list[str]:
         if not isinstance(self._tokenizer, HFTokenizer):
