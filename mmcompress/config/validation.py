@@ -6,8 +6,10 @@ checked and there is no second list of them to keep. Ranges are checked by the c
 
 import inspect
 import json
+import logging
 import types
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -127,7 +129,8 @@ def parameters_of(target: Callable[..., Any]) -> Parameters:
             break
         hints = _hints(maker)
         for name, parameter in parameters.items():
-            if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            open_ended = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+            if not open_ended and name != "self":
                 known.setdefault(name, hints.get(name, Any))
         handed_on = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         if not handed_on or not inspect.isclass(target):
@@ -178,7 +181,8 @@ def _problems(parent: DictConfig | ListConfig, key: Any, path: str) -> Iterator[
 
 def _problems_of_target(node: DictConfig, path: str) -> Iterator[Problem]:
     try:
-        target = get_object(node[TARGET])
+        with _silent(logging.getLogger("hydra.utils")):  # it says the error besides raising it
+            target = get_object(node[TARGET])
     except ImportError as error:
         yield Problem(
             ValueError(f"{path}.{TARGET}={node[TARGET]} {_not_there(node[TARGET], error)}")
@@ -194,6 +198,15 @@ def _problems_of_target(node: DictConfig, path: str) -> Iterator[Problem]:
         hint = parameters.types.get(name, Any)
         elsewhere = OmegaConf.is_interpolation(node, name)
         yield from _mismatch(hint, node[name], f"{path}.{name}", elsewhere)
+
+
+@contextmanager
+def _silent(logger: logging.Logger) -> Iterator[None]:
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _not_there(target: str, error: ImportError) -> str:

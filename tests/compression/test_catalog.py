@@ -35,11 +35,8 @@ def test_a_child_takes_what_its_parent_takes() -> None:
 @pytest.mark.parametrize("target", METHODS)
 def test_it_finds_what_the_constructor_takes(target: str) -> None:
     """What Python itself says, after everything is imported."""
-    known = [name for name in parameters_of(get_object(target)).types if name != "self"]
     found = [setting.name for setting in settings_of(target)]
-    # These take less than their parent does, which no signature of theirs says.
-    narrow = target.endswith((".Movement", ".SparseGPT"))
-    assert found == [name for name in known if name in found or not narrow]
+    assert found == list(parameters_of(get_object(target)).types)
     assert {*SELECTORS} < {*found}
 
 

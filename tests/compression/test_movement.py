@@ -113,3 +113,9 @@ def test_no_step_may_keep_the_gradient_from_the_scores(tiny_backbone: Backbone):
     Recipe({"movement": movement, "int4": Integer(bits=4)}).check(tiny_backbone)
     with pytest.raises(ValueError, match=r"step cluster .*no gradient reaches the mask.*magnitude"):
         Recipe({"movement": movement, "cluster": Codebook(clusters=4)}).check(tiny_backbone)
+
+
+@pytest.mark.parametrize("setting", ["pattern", "compare", "schedule", "updates"])
+def test_settings_that_would_do_nothing_are_refused(setting: str) -> None:
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{setting}'"):
+        Movement(sparsity=0.5, **{setting: None})

@@ -123,3 +123,9 @@ def test_below_magnitude_on_every_layer_of_the_mini_backbone(
             kept.append(int(mask.mask.sum()))
         assert kept[0] == kept[1]
         assert errors[0] < errors[1], target.name
+
+
+@pytest.mark.parametrize("setting", ["compare", "schedule", "begin", "end", "updates"])
+def test_settings_that_would_do_nothing_are_refused(setting: str) -> None:
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{setting}'"):
+        SparseGPT(sparsity=0.5, **{setting: None})

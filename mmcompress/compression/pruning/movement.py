@@ -11,8 +11,8 @@ trained at the learning rate of the weights: under Adam a factor on it would be 
 paper's allocation, the same share of each matrix, is one of several.
 """
 
-from collections.abc import Mapping
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -77,8 +77,9 @@ class Movement(ScoredPruning):
             Legal: number of at least 0.
         begin: where the cubic ramp begins, as a share of training. Legal: number in [0, end).
         end: where it ends; masks go on moving after it. Legal: number in (begin, 1].
-        **selectors: `modality`, `role`, `granularity`; the other settings are those of
-            `ScoredPruning`.
+
+    The other settings are those of `ScoredPruning`. What is no argument here has no meaning:
+    training moves one mask over the whole tensor after each of its steps.
     """
 
     learns_mask = True
@@ -92,7 +93,9 @@ class Movement(ScoredPruning):
         start: float = 1.0,
         begin: float = 0.0,
         end: float = 0.5,
-        **selectors: Any,
+        modality: str | Sequence[str] | None = None,
+        role: str | Sequence[str] | None = None,
+        granularity: str | Sequence[str] | None = None,
     ) -> None:
         super().__init__(
             sparsity=sparsity,
@@ -101,7 +104,9 @@ class Movement(ScoredPruning):
             schedule="cubic",
             begin=begin,
             end=end,
-            **selectors,
+            modality=modality,
+            role=role,
+            granularity=granularity,
         )
         if start < 0:
             raise ValueError(f"start={start} must be at least 0")

@@ -6,7 +6,7 @@ so that the layer's sparsity comes out exactly; embeddings and bare parameters, 
 statistic to correct by, are pruned by magnitude.
 """
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -68,8 +68,9 @@ class SparseGPT(ScoredPruning):
 
     Args:
         block_size: columns whose mask is chosen at once. Legal: whole number of at least 1.
-        **selectors: `modality`, `role`, `granularity`; the other settings are those of
-            `ScoredPruning`.
+
+    The other settings are those of `ScoredPruning`. What is no argument here has no meaning:
+    the mask is chosen once, before training, while errors are fed back.
     """
 
     reads_inputs = True
@@ -82,14 +83,18 @@ class SparseGPT(ScoredPruning):
         allocation: Allocation = "uniform",
         max_sparsity: float | None = None,
         block_size: int = 128,
-        **selectors: Any,
+        modality: str | Sequence[str] | None = None,
+        role: str | Sequence[str] | None = None,
+        granularity: str | Sequence[str] | None = None,
     ) -> None:
         super().__init__(
             sparsity=sparsity,
             pattern=pattern,
             allocation=allocation,
             max_sparsity=max_sparsity,
-            **selectors,
+            modality=modality,
+            role=role,
+            granularity=granularity,
         )
         if block_size < 1:
             raise ValueError(f"block_size={block_size} must be at least 1")
