@@ -116,7 +116,7 @@ def _write_tensors(
             writer.add_dense(entry, values)
         else:
             _check_finite(key, weight)
-            stages, payloads = encode(weight, encoding)
+            stages, payloads = encode(weight, encoding, name=key)
             codebook = encoding.tensors.get("codebook")
             writer.add_encoded(entry, encoding.steps, stages, payloads, codebook=codebook)
             values = to_numpy(weight) + np.float32(0)  # −0 is +0

@@ -82,7 +82,7 @@ def stored_bytes(
             continue
         seen.add(tensor.data_ptr())
         if key in encodings:
-            _, payloads = encode(tensor, encodings[key])
+            _, payloads = encode(tensor, encodings[key], name=key)
             total += sum(payload.nbytes for payload in payloads.values()) + MENTION
         else:
             total += _dense_bytes(tensor, dense_dtype)

@@ -141,6 +141,37 @@ def test_an_encoding_that_does_not_give_back_the_weight_is_our_bug(encoding: Enc
         encode(torch.tensor([[0.1, 1.0], [2.0, 3.0]]), encoding)
 
 
+GRID = {"codec": "quantize", "bits": 4, "group_size": 4}
+INDICES = {"indices": torch.zeros(5, dtype=torch.int64), "codebook": torch.zeros(4, 1)}
+
+
+@pytest.mark.parametrize(
+    ("encoding", "given"),
+    [
+        (Encoding(values=GRID, tensors={"scale": torch.ones(3, 2)}), "scale (3, 2) float32"),
+        (Encoding(values=GRID, tensors={"scale": torch.ones(4, 2, 1)}), "scale (4, 2, 1) float32"),
+        (Encoding(values=GRID), "(no 'scale')"),
+        (Encoding(values=GRID | {"group_size": 3}, tensors={"scale": torch.ones(4, 2)}), "'group"),
+        (Encoding(values={"codec": "nope"}), "'nope'"),
+        (Encoding(values={"codec": "codebook"}), "(no 'codebook')"),
+        (Encoding(values={"codec": "codebook"}, tensors=INDICES), "indices (5,) int64, codebook"),
+        (Encoding(mask=torch.ones(4, 3, dtype=torch.bool)), "mask (4, 3) bool"),
+        (Encoding(mask=torch.ones(4, 8)), "mask (4, 8) float32"),
+    ],
+)
+def test_what_a_method_of_ones_own_gets_wrong_is_one_sentence(
+    encoding: Encoding, given: str
+) -> None:
+    encoding.steps = ["own"]
+    with pytest.raises(
+        ValueError, match=r"^step own: finalize says that fc\.weight \(4, 8\)"
+    ) as said:
+        encode(torch.zeros(4, 8), encoding, name="fc.weight")
+    assert given in str(said.value)
+    assert "\n" not in str(said.value)
+    assert str(said.value).endswith("return an Encoding as docs/format.md describes the codec")
+
+
 def test_a_mask_that_drops_more_than_zeros_is_our_bug() -> None:
     with pytest.raises(AssertionError, match="outside its mask is not zero"):
         encode(torch.ones(2, 2), Encoding(mask=torch.tensor([[True, False], [True, True]])))
