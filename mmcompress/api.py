@@ -15,7 +15,8 @@ from torch import Tensor
 from mmcompress.artifact.folder import Artifact, artifact_folder
 from mmcompress.backbones.base import Backbone
 from mmcompress.compression import catalog
-from mmcompress.compression.recipe import Compressed, Recipe
+from mmcompress.compression.compressed import Compressed
+from mmcompress.compression.recipe import Recipe
 from mmcompress.config.compose import compose_config
 from mmcompress.config.errors import root_cause
 from mmcompress.config.validation import check_settings, takes

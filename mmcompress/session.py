@@ -22,7 +22,7 @@ from rich import get_console
 
 from mmcompress.artifact.folder import Artifact
 from mmcompress.artifact.ledger import compact
-from mmcompress.compression.recipe import Plan
+from mmcompress.compression.compressed import Plan
 from mmcompress.config import job
 from mmcompress.config.compose import plain
 from mmcompress.records.folder import (

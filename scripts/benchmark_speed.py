@@ -24,7 +24,8 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 from mmcompress.backbones.base import Backbone
-from mmcompress.compression.recipe import Compressed, Recipe
+from mmcompress.compression.compressed import Compressed
+from mmcompress.compression.recipe import Recipe
 from mmcompress.config.compose import compose_config
 from mmcompress.config.errors import in_one_sentence
 from mmcompress.functional.contrastive import contrastive_loss

@@ -20,7 +20,7 @@ from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.backbones.hf.two_towers import HF
 from mmcompress.backbones.open_clip.backbone import OpenClip
-from mmcompress.compression.recipe import Compressed
+from mmcompress.compression.compressed import Compressed
 from mmcompress.data.base import Classification, PairData
 from mmcompress.data.items import Items, PairDataset
 from mmcompress.testing.zoo.hf import build_clap, build_clip

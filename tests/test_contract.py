@@ -13,7 +13,7 @@ import torch
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.base import Backbone
 from mmcompress.compression.baking import put_back
-from mmcompress.compression.recipe import Compressed
+from mmcompress.compression.compressed import Compressed
 from mmcompress.compression.steps import CutsWhenBaked
 from mmcompress.data.base import PairData
 from mmcompress.format.reader import read

@@ -15,7 +15,8 @@ from torch.nn.utils import parametrize
 
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.hf.clip import HFClip
-from mmcompress.compression.recipe import Compressed, Recipe
+from mmcompress.compression.compressed import Compressed
+from mmcompress.compression.recipe import Recipe
 from mmcompress.compression.steps import KINDS, MaskStep, Step, ValueStep
 from mmcompress.data.base import PairData
 from mmcompress.functional.contrastive import contrastive_loss

@@ -19,7 +19,7 @@ from torch.nn.utils import parametrize
 
 from mmcompress.backbones.base import Backbone
 from mmcompress.compression.calls import Call, block_calls, paired_stacks
-from mmcompress.compression.recipe import Compressed
+from mmcompress.compression.compressed import Compressed
 from mmcompress.system.progress import progress
 
 log = logging.getLogger(__name__)

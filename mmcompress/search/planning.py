@@ -24,7 +24,8 @@ from torch import Tensor
 from mmcompress.artifact.dense import DenseSize
 from mmcompress.backbones.base import Backbone
 from mmcompress.compression.base import NothingCompressed
-from mmcompress.compression.recipe import Compressed, Plan, Recipe
+from mmcompress.compression.compressed import Compressed, Plan
+from mmcompress.compression.recipe import Recipe
 from mmcompress.search.budget import Budget, Choice, label
 from mmcompress.search.groups import Group, bytes_outside, find_groups, stored_bytes, swapped
 from mmcompress.search.knapsack import solve

@@ -16,7 +16,8 @@ from torch.nn.utils import parametrize
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.capabilities import encoder
-from mmcompress.compression.recipe import Compressed, Recipe
+from mmcompress.compression.compressed import Compressed
+from mmcompress.compression.recipe import Recipe
 from mmcompress.compression.steps import CutsWhenBaked
 from mmcompress.config.compose import compose_config
 from mmcompress.system.locations import project_path

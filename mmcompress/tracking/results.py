@@ -13,7 +13,7 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 
 from mmcompress.artifact.folder import Artifact
 from mmcompress.artifact.ledger import LedgerRow
-from mmcompress.compression.recipe import Plan
+from mmcompress.compression.compressed import Plan
 from mmcompress.format.manifest import MANIFEST_FILE, files_of
 from mmcompress.records.schema import Record
 from mmcompress.report.metrics import lower_is_better, main_metric, title

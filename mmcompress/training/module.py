@@ -16,7 +16,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from mmcompress.backbones.base import Backbone
-from mmcompress.compression.recipe import Compressed, Recipe
+from mmcompress.compression.compressed import Compressed
+from mmcompress.compression.recipe import Recipe
 from mmcompress.data.base import PairData
 from mmcompress.functional.finite import check_rows, check_trained
 from mmcompress.objectives.base import Loss

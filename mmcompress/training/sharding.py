@@ -19,7 +19,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor
 
 from mmcompress.backbones.base import Backbone
-from mmcompress.compression.recipe import Compressed
+from mmcompress.compression.compressed import Compressed
+from mmcompress.compression.recipe import Recipe
 from mmcompress.compression.steps import AddsPenalty
 from mmcompress.modules.anatomy import find_stacks
 
@@ -52,7 +53,7 @@ def shard(module: pl.LightningModule, compressed: Compressed, mesh: DeviceMesh) 
     Raises:
         ValueError: a step of the recipe has a penalty, which reads weights between blocks' turns.
     """
-    for name, step in compressed.recipe.steps.items():
+    for name, step in compressed.steps.items():
         penalty = step.penalty(compressed.applied[name]) if isinstance(step, AddsPenalty) else 0.0
         if isinstance(penalty, Tensor):
             raise ValueError(
@@ -107,6 +108,8 @@ def unsharded(compressed: Compressed, dense: Backbone) -> Compressed:
     if not state:
         return compressed
     fresh = copy.deepcopy(dense).cpu()
-    restored = compressed.recipe.restore(fresh, compressed.plan)
+    restored = Recipe(compressed.steps, dense_dtype=compressed.dense_dtype).restore(
+        fresh, compressed.plan
+    )
     fresh.load_state_dict(state)
     return restored

@@ -10,9 +10,10 @@ from torch import Tensor
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.mlp import MLP
 from mmcompress.compression.baking import put_back
+from mmcompress.compression.compressed import Compressed
 from mmcompress.compression.pruning.magnitude import Magnitude
 from mmcompress.compression.quantization.integer import Integer
-from mmcompress.compression.recipe import Compressed, Recipe
+from mmcompress.compression.recipe import Recipe
 from mmcompress.compression.sharing.vq import VectorQuantizer
 from mmcompress.data.base import PairData
 from mmcompress.system.mapped import mapped_copy

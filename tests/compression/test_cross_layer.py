@@ -9,9 +9,10 @@ from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.open_clip.backbone import OpenClip
 from mmcompress.compression.base import LEFT_DENSE
+from mmcompress.compression.compressed import Compressed
 from mmcompress.compression.lowrank.svd import LowRank
 from mmcompress.compression.quantization.integer import Integer
-from mmcompress.compression.recipe import Compressed, Recipe
+from mmcompress.compression.recipe import Recipe
 from mmcompress.compression.sharing.cross_layer import CrossLayer, block_shapes, consecutive_groups
 from mmcompress.data.base import PairData
 from mmcompress.modules.shared import SharedLinear, fitted_scale, share_linear

@@ -9,8 +9,9 @@ import torch
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.backbones.open_clip.backbone import OpenClip
+from mmcompress.compression.compressed import Compressed
 from mmcompress.compression.quantization.integer import Integer
-from mmcompress.compression.recipe import Compressed, Recipe
+from mmcompress.compression.recipe import Recipe
 from mmcompress.compression.reconstruction import Reconstruction
 from mmcompress.data.base import PairData
 

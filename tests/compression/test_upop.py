@@ -14,6 +14,7 @@ from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.backbones.open_clip.backbone import OpenClip
 from mmcompress.compression.base import Applied
+from mmcompress.compression.compressed import Compressed
 from mmcompress.compression.lowrank.svd import LowRank
 from mmcompress.compression.pruning.encodings import keep_in_encoding
 from mmcompress.compression.pruning.upop import (
@@ -25,7 +26,7 @@ from mmcompress.compression.pruning.upop import (
     units_of,
 )
 from mmcompress.compression.quantization.integer import Integer
-from mmcompress.compression.recipe import Compressed, Recipe
+from mmcompress.compression.recipe import Recipe
 from mmcompress.compression.sharing.codebook import Codebook
 from mmcompress.data.base import PairData
 from mmcompress.functional.contrastive import contrastive_loss

@@ -17,8 +17,9 @@ from mmcompress.backbones.hf.generative import from_pretrained as generative
 from mmcompress.backbones.hf.sentence import HFText
 from mmcompress.backbones.hf.two_towers import from_pretrained as two_towers
 from mmcompress.backbones.open_clip.backbone import OpenClip
+from mmcompress.compression.compressed import Compressed
 from mmcompress.compression.quantization.integer import Integer
-from mmcompress.compression.recipe import Compressed, Recipe
+from mmcompress.compression.recipe import Recipe
 from mmcompress.format.errors import ArtifactError
 from mmcompress.functional.finite import (
     NotFiniteError,

@@ -10,8 +10,9 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from mmcompress.backbones.base import Backbone
+from mmcompress.compression.compressed import Compressed
 from mmcompress.compression.pruning.magnitude import Magnitude
-from mmcompress.compression.recipe import Compressed, Recipe
+from mmcompress.compression.recipe import Recipe
 from mmcompress.data.base import PairData
 from mmcompress.objectives.objective import Objective
 from mmcompress.training.module import (
