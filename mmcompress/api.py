@@ -30,7 +30,7 @@ from mmcompress.runtime.base import Embedder
 from mmcompress.runtime.dense import DenseModel
 from mmcompress.runtime.loading import open_model
 from mmcompress.search.budget import Budget
-from mmcompress.search.planning import search
+from mmcompress.search.planning import check, search
 from mmcompress.system.locations import project_path
 
 Pairs = Sequence[tuple[Any, str | Sequence[str]]]
@@ -134,10 +134,9 @@ def compress(
     """
     made, limit = _recipe(recipe, settings), Budget(ratio=budget)
     small = copy.deepcopy(backbone)
-    made.check(small, alternatives=limit.is_set)
-    limit.check(made, small)
+    check(made, limit, small)
     batches = [] if data is None else list(_data(data, "train", small).calibration_dataloader())
-    plan = search(made, limit, small, batches)[0] if limit.is_set else None
+    plan, _ = search(made, limit, small, batches)
     return made.apply(small, batches, plan)
 
 

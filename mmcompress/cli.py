@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from mmcompress.config.commandline import Parser, start
 from mmcompress.config.errors import in_one_sentence
 from mmcompress.exports.dense import LOADED_BY
+from mmcompress.system.imports import collector_paused
 
 Argument = tuple[str, Mapping[str, Any]]
 """Name and settings of `ArgumentParser.add_argument`."""
@@ -91,15 +92,11 @@ def job(cfg: DictConfig) -> Any:
     Returns:
         The numbers that `goals` names, in a sweep.
     """
-    from mmcompress.sweeps.job import as_job
+    with collector_paused():
+        from mmcompress.experiment import run
+        from mmcompress.sweeps.job import as_job
 
-    return as_job(_run)(cfg)
-
-
-def _run(cfg: DictConfig) -> None:
-    from mmcompress.experiment import run
-
-    run(cfg)
+    return as_job(run)(cfg)
 
 
 @in_one_sentence

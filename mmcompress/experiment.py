@@ -2,14 +2,16 @@
 
 Read `run` from top to bottom: everything is made and checked, then compressed, fine-tuned, stored,
 loaded again and scored. `python train.py`, sweeps, `scripts/` and users' own code all call it.
+
+Lightning takes nearly as long to import as torch. What needs it is imported where `run` comes to
+it, when model and recipe have proved to fit.
 """
 
 from collections.abc import Sequence
 from functools import partial
 
-import pytorch_lightning as pl
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from mmcompress.artifact.dense import dense_checksum
 from mmcompress.artifact.folder import Artifact
@@ -25,15 +27,16 @@ from mmcompress.records.record import RunRecord
 from mmcompress.records.schema import BudgetReport, Cast, Interval, Latency, Size, typed
 from mmcompress.rehearsal import rehearse
 from mmcompress.runtime.latency import measure_latency
-from mmcompress.search.planning import search
-from mmcompress.session import start_run
+from mmcompress.search.planning import check, search
 from mmcompress.system.distributed import on_first
+from mmcompress.system.imports import collector_paused
 from mmcompress.system.mapped import mapped_copy
 from mmcompress.system.memory import large_blocks_apart
 from mmcompress.system.quiet import quiet_libraries
-from mmcompress.training.launch import check_trainer
-from mmcompress.training.module import CompressionModule, check_optimizer
-from mmcompress.training.sharding import unsharded
+from mmcompress.system.seeds import seed_everything
+
+OF_LIGHTNING = ("trainer", "callbacks", "logger")
+"""Groups of the configuration that classes of Lightning take; checking them imports it."""
 
 
 def run(cfg: DictConfig | Sequence[str]) -> RunRecord:
@@ -54,17 +57,26 @@ def run(cfg: DictConfig | Sequence[str]) -> RunRecord:
             return run(composed)
 
     # Everything is made and tried on a few items before the run has a folder.
-    check_settings(cfg)
+    # A model that is trained first has a trainer of its own: then nothing is left for later.
+    late = () if OmegaConf.select(cfg, "backbone.trainer") else OF_LIGHTNING
+    check_settings(cfg, *(str(key) for key in cfg if key not in late))
     quiet_libraries()
-    check_trainer(cfg.trainer)
-    instantiate(cfg.callbacks)
-    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    seed_everything(cfg.seed)
     with large_blocks_apart():
         backbone = instantiate(cfg.backbone)
     recipe = instantiate(cfg.compression)
     budget = instantiate(cfg.budget)
-    recipe.check(backbone, alternatives=budget.is_set)
-    budget.check(recipe, backbone)
+    check(recipe, budget, backbone)
+
+    with collector_paused():
+        from mmcompress.session import start_run
+        from mmcompress.training.launch import check_trainer
+        from mmcompress.training.module import CompressionModule, TrainingData, check_optimizer
+        from mmcompress.training.sharding import unsharded
+    check_settings(cfg, *OF_LIGHTNING)
+    quiet_libraries()
+    check_trainer(cfg.trainer)
+    instantiate(cfg.callbacks)
     reconstruction = instantiate(cfg.reconstruction)
     data = instantiate(cfg.data)
     data.attach(backbone)
@@ -103,9 +115,7 @@ def run(cfg: DictConfig | Sequence[str]) -> RunRecord:
         with session.stage("calibrate_s"):
             if session.calibrated is None:
                 batches = list(data.calibration_dataloader())
-                plan, report = None, None
-                if budget.is_set:
-                    plan, report = search(recipe, budget, backbone, batches)
+                plan, report = search(recipe, budget, backbone, batches)
                 compressed = recipe.apply(backbone, batches, plan)
                 compressed.log_coverage()
                 if reconstruction:
@@ -127,7 +137,7 @@ def run(cfg: DictConfig | Sequence[str]) -> RunRecord:
             budget=report,
         )
         with session.stage("fit_s"):
-            trainer.fit(module, data, ckpt_path=session.checkpoint)
+            trainer.fit(module, TrainingData(data), ckpt_path=session.checkpoint)
         compressed = unsharded(compressed, teacher)
         if not session.is_first:
             return record

@@ -31,7 +31,7 @@ from mmcompress.evaluation.retrieval import Retrieval
 from mmcompress.evaluation.zeroshot import ZeroShot
 from mmcompress.objectives.objective import Objective
 from mmcompress.system.files import write_atomically, write_json
-from mmcompress.training.module import CompressionModule
+from mmcompress.training.module import CompressionModule, TrainingData
 
 BOS, EOS, PAD = "<bos>", "<eos>", "<pad>"
 CONTEXT = 32
@@ -154,7 +154,7 @@ def main() -> None:
             clock,
         ],
     )
-    trainer.fit(module, data, ckpt_path=str(last) if last.exists() else None)
+    trainer.fit(module, TrainingData(data), ckpt_path=str(last) if last.exists() else None)
 
     evaluators = {"retrieval": Retrieval(), "zeroshot": ZeroShot()}
     metrics = {split: evaluate(backbone, data, evaluators, split) for split in ("val", "test")}

@@ -21,7 +21,7 @@ from mmcompress.objectives.objective import Objective
 from mmcompress.system.mapped import mapped_copy
 from mmcompress.testing.contract import RECIPES, Contract, build_recipe
 from mmcompress.testing.zoo.families import FAMILIES
-from mmcompress.training.module import CompressionModule, calibrated_in
+from mmcompress.training.module import CompressionModule, TrainingData, calibrated_in
 
 # Towers that can be selected alone, where that is not both.
 TOWERS: dict[str, tuple[str, ...]] = {"cross_tower": (), "hashed_embedding": ("text",)}
@@ -71,7 +71,7 @@ def fit(
         limit_val_batches=0,
         **options,
     )
-    trainer.fit(module, data, ckpt_path=resume, weights_only=True)
+    trainer.fit(module, TrainingData(data), ckpt_path=resume, weights_only=True)
 
 
 def save(folder: Path, compressed: Compressed) -> Artifact:

@@ -41,7 +41,7 @@ from mmcompress.system.distributed import gather, rank, size
 from mmcompress.testing.zoo.hf import build_clip, llava_config
 from mmcompress.testing.zoo.words import build_tokenizer
 from mmcompress.training.launch import start_processes
-from mmcompress.training.module import CompressionModule
+from mmcompress.training.module import CompressionModule, TrainingData
 from mmcompress.training.sharding import FullySharded, unsharded
 from tests.conftest import TinyData
 
@@ -181,7 +181,7 @@ def trained(name: str, strategy: Any) -> dict[str, Any]:
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    trainer.fit(module, data)
+    trainer.fit(module, TrainingData(data))
     backbone = unsharded(compressed, dense).backbone
     return {
         "weights": dict(backbone.state_dict()) if rank() == 0 else {},

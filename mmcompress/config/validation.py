@@ -23,6 +23,7 @@ from pydantic_core import SchemaError
 
 from mmcompress.config.moved import MOVED_TARGETS, moved_key
 from mmcompress.system.extras import package_missing
+from mmcompress.system.imports import collector_paused
 
 TARGET = "_target_"
 MADE = ("backbone", "compression", "data", "objective", "optimizer", "trainer")
@@ -62,6 +63,7 @@ OBJECT = "an object of the class "
 LISTS = (list, tuple, set, frozenset)
 
 
+@collector_paused()
 def check_settings(cfg: DictConfig, *groups: str) -> None:
     """Refuse values that are missing or of a wrong type, unknown keys and missing packages.
 

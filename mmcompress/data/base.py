@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -56,7 +55,7 @@ class Classification:
         return [template.format(name) for name in names for template in self.templates]
 
 
-class PairData(pl.LightningDataModule, ABC):
+class PairData(ABC):
     """Base of all data sets: splits in, loaders of preprocessed batches out.
 
     A subclass gives `build_splits` and, where its items have labels, `class_names` and
@@ -92,7 +91,6 @@ class PairData(pl.LightningDataModule, ABC):
         seconds: float | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__()
         for key, value in {
             "batch_size": batch_size,
             "eval_batch_size": eval_batch_size,

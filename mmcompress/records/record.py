@@ -30,7 +30,7 @@ class RunRecord(Record):
 
         with RunRecord.start(folder, config, gpu=None) as record:
             with record.time("fit_s"):
-                trainer.fit(module, data)
+                trainer.fit(module, TrainingData(data))
             record.metrics.compressed = evaluate(…)
 
     An exception is recorded as `status: failed` with one line of `error`, and goes on; one that

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import LinearConstraint, milp
 
 from mmcompress.search.groups import Group
 
@@ -18,6 +17,8 @@ def solve(groups: Sequence[Group], goal: int, limit: int) -> list[int]:
     Raises:
         ValueError: even the smallest choices are too large.
     """
+    from scipy.optimize import LinearConstraint, milp  # long to import, and few runs search
+
     smallest = sum(min(group.bytes) for group in groups)
     if smallest > goal:
         raise ValueError(

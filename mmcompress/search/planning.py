@@ -41,22 +41,34 @@ UNUSED = 200
 """A plan that leaves less than this fraction of the limit unused is taken as it is."""
 
 
+def check(recipe: Recipe, budget: Budget, backbone: Backbone) -> None:
+    """Refuse a recipe and a budget that cannot work, before any work is done.
+
+    Raises:
+        ValueError: see `Recipe.check` and `Budget.check`.
+    """
+    recipe.check(backbone, alternatives=budget.is_set)
+    budget.check(recipe, backbone)
+
+
 def search(
     recipe: Recipe, budget: Budget, backbone: Backbone, batches: Sequence[dict[str, Tensor]]
-) -> tuple[Plan, dict[str, Any]]:
+) -> tuple[Plan | None, dict[str, Any] | None]:
     """The plan that loses least within the budget, for `Recipe.apply`; and a report.
 
     Args:
         recipe: its steps are what there is to choose from.
-        budget: which is set.
+        budget: to keep to.
         backbone: dense; left as it is.
         batches: calibration data, modality → preprocessed inputs.
     Returns:
         The plan; and JSON: the limit, the choices, and what each would store and lose in each
-        group.
+        group. Twice None where no budget is set: the recipe then decides by itself.
     Raises:
         ValueError: there are no calibration data, or no assignment is small enough.
     """
+    if not budget.is_set:
+        return None, None
     if not batches:
         raise ValueError(
             "compression needs calibration data for budget and there are none: give a train split "

@@ -24,18 +24,18 @@ from mmcompress.records.place import run_path
 from mmcompress.records.record import RunRecord, error_line, read_record
 from mmcompress.records.schema import FINISHED, Record
 from mmcompress.records.settings import config_hash
+from mmcompress.records.values import summary_values
 from mmcompress.system.devices import gpu_name
 from mmcompress.system.distributed import is_first_process
 from mmcompress.system.files import write_atomically
 from mmcompress.system.interruption import Interrupted, interruptible
-from mmcompress.tracking.results import summary_values
 
 log = logging.getLogger(__name__)
 
 Values = tuple[float, ...]
 
 
-def as_job(function: Callable[[DictConfig], None]) -> Callable[[DictConfig], Values | None]:
+def as_job(function: Callable[[DictConfig], object]) -> Callable[[DictConfig], Values | None]:
     """Let `train.py` be started alone and in sweeps.
 
     Alone, it ends with one sentence on an error that the user can mend. A signal ends it with one
@@ -67,7 +67,7 @@ def as_job(function: Callable[[DictConfig], None]) -> Callable[[DictConfig], Val
     return wrapper
 
 
-def _started(function: Callable[[DictConfig], None], cfg: DictConfig) -> Values | None:
+def _started(function: Callable[[DictConfig], object], cfg: DictConfig) -> Values | None:
     if job.sweep_folder() is None:
         in_one_sentence(function)(cfg)
         return None

@@ -2,10 +2,24 @@
 
 import hashlib
 import json
+import os
 import random
 
 import numpy as np
 import torch
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch as Lightning's `seed_everything(workers=True)` does, without the
+    import of Lightning.
+
+    Args:
+        seed: workers of loaders and processes that Lightning starts read it from the environment.
+    """
+    os.environ["PL_GLOBAL_SEED"], os.environ["PL_SEED_WORKERS"] = str(seed), "1"
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
 
 
 def seed_from(*values: object) -> None:

@@ -1,10 +1,9 @@
 """What loggers get of a finished run: its numbers, and W&B all that tells its story."""
 
-import itertools
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from mmcompress.artifact.ledger import LedgerRow
 from mmcompress.compression.compressed import Plan
 from mmcompress.format.manifest import MANIFEST_FILE, files_of
 from mmcompress.records.schema import Record
+from mmcompress.records.values import summary_values
 from mmcompress.report.metrics import lower_is_better, main_metric, title
 from mmcompress.report.plot import front
 from mmcompress.report.table import MEGABYTE
@@ -77,38 +77,6 @@ def log_results(logger: Logger, results: Results) -> None:
     run.summary.update(scalars)
     _use(run, _dense_artifact(record, results.artifact))
     run.log_artifact(_compressed_artifact(record, results.artifact))
-
-
-def summary_values(record: Record) -> dict[str, float]:
-    """The numbers of a run record, one level deep.
-
-    Example:
-        >>> record = Record(folder=Path(), config={}, status="finished", timings={"fit_s": 7})
-        >>> record.metrics.dense["a"], record.metrics.compressed["a"] = 0.5, 0.4
-        >>> summary_values(record)
-        {'a': 0.4, 'dense/a': 0.5, 'timings/fit_s': 7}
-    """
-    dense, compressed = record.metrics.dense, record.metrics.compressed
-    values = compressed | {f"dense/{name}": value for name, value in dense.items()}
-    for name, entry in record.intervals.items():
-        values[f"items/{name}"] = entry.items
-        for which, prefix in (("compressed", ""), ("dense", "dense/"), ("delta", "delta/")):
-            for end, bound in zip(("low", "high"), getattr(entry, which) or (), strict=False):
-                values[f"{prefix}{name}_{end}"] = bound
-        if entry.delta is not None:
-            values[f"delta/{name}"] = compressed[name] - dense[name]
-    if record.float16:
-        cast = record.float16
-        values |= {f"float16/{name}": value for name, value in cast.metrics.items()}
-        values |= {"float16/plain_bytes": cast.plain.bytes, "float16/coded_bytes": cast.coded.bytes}
-    sizes = asdict(record.size) if record.size else {}
-    values |= {f"size/{k}": v for k, v in sizes.items() if isinstance(v, int | float)}
-    values |= {f"timings/{name}": seconds for name, seconds in record.timings.items()}
-    for model, unit in itertools.product(("dense", "compressed"), ("ms", "pairs_per_s")):
-        which = f"{model}_{unit}"
-        for batch, value in (getattr(record.latency, which, None) or {}).items():
-            values[f"latency/{which}_batch_{batch}"] = value
-    return values
 
 
 def plan_rows(plan: Plan) -> list[list[str]]:

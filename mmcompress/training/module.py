@@ -162,6 +162,24 @@ def _gathered(rows: Tensor) -> Tensor:
     return torch.cat(gather(rows))
 
 
+class TrainingData(pl.LightningDataModule):
+    """The loaders of a data set, for `Trainer.fit`; Lightning asks for those that it needs.
+
+    Args:
+        data: attached to the backbone that is trained.
+    """
+
+    def __init__(self, data: PairData) -> None:
+        super().__init__()
+        self.data = data
+
+    def train_dataloader(self) -> DataLoader:
+        return self.data.train_dataloader()
+
+    def val_dataloader(self) -> DataLoader:
+        return self.data.val_dataloader()
+
+
 def check_optimizer(optimizer: Callable[[list[dict[str, Any]]], Optimizer]) -> None:
     """Refuse settings that PyTorch refuses once there are parameters, before a run has a folder.
 
@@ -196,7 +214,7 @@ def trained(
     module = CompressionModule(
         Recipe().restore(model, {}), objective, optimizer=optimizer, warmup_ratio=warmup_ratio
     )
-    trainer.fit(module, data)
+    trainer.fit(module, TrainingData(data))
     check_trained(model)
     return model.eval().cpu()
 

@@ -27,7 +27,7 @@ from mmcompress.evaluation.retrieval import Retrieval
 from mmcompress.evaluation.zeroshot import ZeroShot
 from mmcompress.objectives.objective import Objective
 from mmcompress.report.summary import Spread
-from mmcompress.training.module import CompressionModule
+from mmcompress.training.module import CompressionModule, TrainingData
 
 CASES = [
     ("quanto", "Quanto", {"bits": 8}),
@@ -166,7 +166,7 @@ def train(student: Any, teacher: HFClip, data: PairData) -> None:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(module, data)
+    trainer.fit(module, TrainingData(data))
 
 
 def test_ours_must_be_as_accurate_and_half_the_bytes() -> None:

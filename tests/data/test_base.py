@@ -17,7 +17,7 @@ from mmcompress.data.decode import Waveform
 from mmcompress.data.items import PairDataset
 from mmcompress.inputs.files import Unreadable
 from mmcompress.objectives.objective import Objective
-from mmcompress.training.module import CompressionModule, calibrated_in
+from mmcompress.training.module import CompressionModule, TrainingData, calibrated_in
 
 
 def captions_of(loader, backbone: HFClip) -> list[str]:
@@ -120,7 +120,7 @@ def test_a_resumed_fit_equals_an_uninterrupted_one(
             limit_val_batches=0,
             max_steps=9,
         )
-        trainer.fit(module, tiny_data, ckpt_path=resume, weights_only=True)
+        trainer.fit(module, TrainingData(tiny_data), ckpt_path=resume, weights_only=True)
         assert trainer.global_step == 9
         return module.state_dict()
 

@@ -15,7 +15,7 @@ from mmcompress.data.base import PairData
 from mmcompress.objectives.objective import Objective
 from mmcompress.session import Listening
 from mmcompress.system.interruption import SIGNALS, Interrupted, interruptible
-from mmcompress.training.module import CompressionModule
+from mmcompress.training.module import CompressionModule, TrainingData
 
 
 @pytest.fixture(autouse=True)
@@ -98,7 +98,7 @@ def test_a_signal_while_fitting_is_no_success(
         max_steps=3,
     )
     with pytest.raises(Interrupted) as caught, interruptible():
-        trainer.fit(module, tiny_data)
+        trainer.fit(module, TrainingData(tiny_data))
     assert caught.value.code == 143
     assert trainer.global_step == 1
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

@@ -18,7 +18,7 @@ from mmcompress.records.folder import CHECKPOINT, previous_checkpoint
 from mmcompress.session import _last_checkpoint
 from mmcompress.system.files import FullDisk, damage
 from mmcompress.training.checkpoints import Checkpoint, WholeFiles
-from mmcompress.training.module import CompressionModule
+from mmcompress.training.module import CompressionModule, TrainingData
 
 
 def test_a_write_that_is_cut_short_keeps_the_last_checkpoint(
@@ -54,7 +54,7 @@ def test_a_fit_writes_whole_files(
         limit_val_batches=0,
         max_steps=2,
     )
-    trainer.fit(module, tiny_data)
+    trainer.fit(module, TrainingData(tiny_data))
     assert type(trainer.strategy.checkpoint_io) is WholeFiles
     assert {path.name for path in tmp_path.iterdir()} == {"last.ckpt", "last.previous.ckpt"}
     for name, step in (("last", 2), ("last.previous", 1)):

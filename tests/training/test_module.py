@@ -17,6 +17,7 @@ from mmcompress.data.base import PairData
 from mmcompress.objectives.objective import Objective
 from mmcompress.training.module import (
     CompressionModule,
+    TrainingData,
     calibrated_in,
     cpu_precision,
     parameter_groups,
@@ -68,7 +69,7 @@ def fit(
         num_sanity_val_steps=0,
         **({"limit_val_batches": 0} | options),
     )
-    trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
+    trainer.fit(module, TrainingData(data), ckpt_path=ckpt_path, weights_only=True)
     return module
 
 

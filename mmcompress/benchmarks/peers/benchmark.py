@@ -53,7 +53,7 @@ from mmcompress.report.summary import Summary, summarize
 from mmcompress.report.table import MAIN_METRIC
 from mmcompress.system.devices import gpu_name
 from mmcompress.system.files import write_atomically, write_json
-from mmcompress.training.module import CompressionModule
+from mmcompress.training.module import CompressionModule, TrainingData
 from mmcompress.training.progress import ProgressBar
 
 PEERS: tuple[Peer, ...] = (
@@ -287,7 +287,7 @@ def fine_tune(towers: Towers, seed: int, bench: Bench) -> None:
     trainer = instantiate(
         cfg.trainer, logger=False, callbacks=[ProgressBar()], enable_checkpointing=False
     )
-    trainer.fit(module, data)
+    trainer.fit(module, TrainingData(data))
 
 
 def our_summaries(folder: Path, bench: Bench) -> list[Summary]:

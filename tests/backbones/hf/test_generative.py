@@ -24,7 +24,7 @@ from mmcompress.objectives.captioning import Captioning
 from mmcompress.testing.zoo.hf import llava_config, untouched_llava
 from mmcompress.testing.zoo.tokenizers import roberta
 from mmcompress.testing.zoo.words import build_tokenizer
-from mmcompress.training.module import CompressionModule
+from mmcompress.training.module import CompressionModule, TrainingData
 from tests.conftest import store
 
 TEXTS = ["red cat", "blue house key", "star"]
@@ -231,7 +231,7 @@ def test_it_is_trained_on_captions(backbone: HFGenerative, tiny_data) -> None:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(module, tiny_data)
+    trainer.fit(module, TrainingData(tiny_data))
     after = evaluate(backbone, tiny_data, evaluators, "train")["captioning/perplexity"]
     assert after < before / 3
     assert 1 < trainer.callback_metrics["val/perplexity"] < before
