@@ -9,8 +9,9 @@ from mmcompress.system.imports import collector_paused
 
 def test_the_collector_goes_on_as_before() -> None:
     assert gc.isenabled()
-    with pytest.raises(ImportError), collector_paused():
+    with collector_paused():
         assert not gc.isenabled()
+    with pytest.raises(ImportError), collector_paused():
         raise ImportError
     assert gc.isenabled()
     gc.disable()
