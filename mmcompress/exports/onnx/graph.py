@@ -2,7 +2,7 @@
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -44,9 +44,11 @@ def trace(module: nn.Module, example: Tensor, *, reads: str, gives: str) -> "ONN
             dynamic_shapes=(free,),
             opset_version=OPSET,
             dynamo=True,
+            optimize=False,
             verbose=False,
         )
     assert program is not None
+    _fold(program)
     _drop_traces(program)
     return program
 
@@ -56,6 +58,19 @@ def write(program: "ONNXProgram", path: Path) -> None:
     tensors = program.model.graph.initializers.values()
     size = sum(t.const_value.nbytes for t in tensors if t.const_value is not None)
     program.save(path, external_data=size > LARGEST_FILE)
+
+
+def _fold(program: "ONNXProgram") -> None:
+    """Reckon out what hangs on constants alone, except weights: those stay as they are held."""
+    from onnxscript import optimizer
+
+    weights = set(program.model.graph.initializers)
+
+    def should_fold(node: Any) -> bool | None:
+        reads_weight = any(value is not None and value.name in weights for value in node.inputs)
+        return False if reads_weight and node.op_type != "Transpose" else None
+
+    optimizer.optimize_ir(program.model, should_fold=should_fold)
 
 
 def _drop_traces(program: "ONNXProgram") -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
@@ -11,6 +12,11 @@ from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.capabilities import Encoder, encoder
 from mmcompress.exports.onnx import graph
+from mmcompress.exports.onnx.hold import Holding, hold
+from mmcompress.format.reader import Reader, StoredWeight
+
+if TYPE_CHECKING:
+    from torch.onnx import ONNXProgram
 
 READS = {"image": "pixel_values", "text": "input_ids", "audio": "input_features"}
 """Modality → what its graph calls its input."""
@@ -61,6 +67,8 @@ class Tower:
         inputs: what it reads, the first dimension free.
         output: L2-normalized embeddings (B, D), as `Encoder.encode` gives them.
         rows: of all tensors that it holds, a tensor that stands in several places once.
+        rounds_inputs: whether linear layers read integers, so that rounding may fall either way
+            where two libraries add in another order.
     """
 
     modality: str
@@ -68,6 +76,10 @@ class Tower:
     inputs: tuple[Feed, ...]
     output: Feed
     rows: tuple[Row, ...]
+    rounds_inputs: bool = False
+
+
+ACTIVATIONS = (None, "int8")
 
 
 def write_towers(
@@ -79,28 +91,72 @@ def write_towers(
         artifact: of `Artifact.load`.
         folder: exists; a graph of more than 1.5 GB has its tensors in a file beside it.
         activations: `int8` for inputs of linear layers in 8 bits, one scale for a whole tensor,
-            found while the graph runs; None for floats.
+            found while the graph runs; None for what the artifact says.
+    Raises:
+        ValueError: no such `activations`, the model embeds nothing, or the exporter refuses it.
+    """
+    if activations not in ACTIVATIONS:
+        raise ValueError(f"activations={activations!r} must be int8, or left out")
+    model = _encoder(artifact.backbone)
+    with Reader(artifact.folder, artifact.manifest) as reader:
+        aliases = artifact.manifest["aliases"]
+
+        def find(key: str) -> StoredWeight | None:
+            name = aliases.get(key, key)
+            return reader.get(name) if name in reader.entries else None
+
+        holding = hold(model, find, integer=activations == "int8")
+    return [_write(holding, modality, folder) for modality in model.modalities]
+
+
+def write_dense_towers(backbone: Backbone, folder: Path) -> list[Tower]:
+    """The same of a dense model, all in float32: what an artifact's towers are compared with.
+
+    Args:
+        backbone: with its weights, in float32.
+        folder: of `write_towers`.
     Raises:
         ValueError: the model embeds nothing, or the exporter refuses it.
     """
-    asks, fix = "a graph gives", "keep the artifact"
-    model = encoder(artifact.backbone, asks, fix)
-    return [_write(model, modality, folder) for modality in model.modalities]
+    model = _encoder(backbone)
+    return [_write(Holding(model, {}), modality, folder) for modality in model.modalities]
 
 
-def _write(model: Encoder, modality: str, folder: Path) -> Tower:
-    example, gives = example_of(model, modality), f"{modality}_embeds"
-    tower = _Tower(model, modality).eval()
-    program = graph.trace(tower, example, reads=READS[modality], gives=gives)
-    file = f"{modality}.onnx"
+def _encoder(backbone: Backbone) -> Encoder:
+    return encoder(backbone, "an ONNX graph gives", "keep the artifact")
+
+
+def _write(holding: Holding, modality: str, folder: Path) -> Tower:
+    model, file = holding.backbone, f"{modality}.onnx"
+    program = graph.trace(
+        _Tower(model, modality).eval(),
+        example_of(model, modality),
+        reads=READS[modality],
+        gives=f"{modality}_embeds",
+    )
     graph.write(program, folder / file)
-    rows = [
-        Row(name.removeprefix("backbone.model."), str(value.dtype), value.const_value.nbytes)
-        for name, value in program.model.graph.initializers.items()
-        if value.const_value is not None
-    ]
     inputs = tuple(_feed(value) for value in program.model.graph.inputs)
-    return Tower(modality, file, inputs, _feed(program.model.graph.outputs[0]), tuple(rows))
+    rows, output = rows_in(program, holding), _feed(program.model.graph.outputs[0])
+    return Tower(modality, file, inputs, output, rows, holding.rounds_inputs)
+
+
+def rows_in(program: "ONNXProgram", holding: Holding) -> tuple[Row, ...]:
+    """Every tensor of the model that a graph holds, and how."""
+    owners = {
+        id(buffer): (key, held) for key, held in holding.held.items() for buffer in held.buffers()
+    }
+    names = dict(_Tower(holding.backbone, "").state_dict(keep_vars=True))
+    found: dict[str, Row] = {}
+    for name, value in program.model.graph.initializers.items():
+        key, held = owners.get(id(names.get(name)), (name.removeprefix("backbone.model."), None))
+        assert value.const_value is not None, name
+        size = value.const_value.nbytes
+        if held is None:
+            found[key] = Row(key, value.const_value.dtype.numpy().name, size)
+        else:
+            before = found[key].bytes if key in found else 0
+            found[key] = Row(key, held.container, before + size, held.exact)
+    return tuple(found.values())
 
 
 def example_of(backbone: Backbone, modality: str) -> Tensor:
