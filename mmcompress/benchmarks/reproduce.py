@@ -35,7 +35,7 @@ from mmcompress.report.formats import comma_separated
 from mmcompress.system.files import write_atomically
 from mmcompress.system.locations import project_path
 
-PRELOADED = ("mmcompress.experiment",)
+PRELOADED = ("mmcompress.experiment", "mmcompress.session")
 """What every run imports; it takes longer than a small run itself."""
 
 
