@@ -5,7 +5,7 @@ Where we differ: scales are float16 and are not quantized again.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +64,7 @@ class FakeNF4(Parametrization):
         return StraightThrough.apply(weight, rounded)
 
 
-class NF4(ValueStep):
+class NF4(ValueStep[FakeNF4]):
     """Weights on 16 levels that suit normally distributed weights.
 
     Args:
@@ -101,16 +101,18 @@ class NF4(ValueStep):
         parameter: str,
         decision: Decision,
         statistic: Statistic | None = None,
-    ) -> nn.Module:
+    ) -> FakeNF4:
         return FakeNF4(getattr(module, parameter).detach(), **decision)
 
-    def finalize(self, parametrization: nn.Module, weight: Tensor) -> Encoding:
-        fake = cast(FakeNF4, parametrization)
+    def finalize(self, parametrization: FakeNF4, weight: Tensor) -> Encoding:
         return Encoding(
-            values={"codec": "codebook", "group_size": weight[0].numel() // fake.scale.shape[1]},
+            values={
+                "codec": "codebook",
+                "group_size": weight[0].numel() // parametrization.scale.shape[1],
+            },
             tensors={
-                "indices": fake.indices(weight).flatten(),
-                "codebook": fake.levels[:, None],
-                "scale": fake.scale,
+                "indices": parametrization.indices(weight).flatten(),
+                "codebook": parametrization.levels[:, None],
+                "scale": parametrization.scale,
             },
         )

@@ -5,7 +5,7 @@ import logging
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -45,8 +45,12 @@ class Parametrization(nn.Module):
     initial: Tensor | None = None
 
 
+P = TypeVar("P", bound=nn.Module)
+"""The parametrization that a method puts on a weight."""
+
+
 @dataclass
-class Applied:
+class Applied(Generic[P]):
     """A parametrization in its place.
 
     Attributes:
@@ -57,7 +61,7 @@ class Applied:
 
     module: nn.Module
     parameter: str
-    parametrization: nn.Module
+    parametrization: P
 
     @property
     def original(self) -> nn.Parameter:

@@ -255,7 +255,8 @@ def _lineage(target: str) -> Iterator[tuple[str, ast.ClassDef]]:
     while module.partition(".")[0] in ours:
         node = _class_at(f"{module}.{name}")
         yield module, node
-        parent = ast.unparse(node.bases[0]) if node.bases else ""
+        # `ValueStep[FakeQuantize]` is a `ValueStep`.
+        parent = ast.unparse(node.bases[0]).partition("[")[0] if node.bases else ""
         here = any(isinstance(n, ast.ClassDef) and n.name == parent for n in _tree(module).body)
         module, name = (module, parent) if here else _imports(module).get(parent, ("", ""))
 

@@ -122,6 +122,18 @@ class Statistic:
     gradients: GradientStatistic | None = None
     loss_change: float | None = None
 
+    @property
+    def needed_inputs(self) -> InputStatistic:
+        """`inputs`, for a step that `needs` them: they have been collected."""
+        assert self.inputs is not None, "inputs are not among what the step needs"
+        return self.inputs
+
+    @property
+    def needed_gradients(self) -> GradientStatistic:
+        """`gradients`, for a step that `needs` them: they have been collected."""
+        assert self.gradients is not None, "gradients are not among what the step needs"
+        return self.gradients
+
 
 def collect(
     backbone: Backbone,

@@ -14,13 +14,13 @@ import fnmatch
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Generic, Self
 
 from torch import Tensor, nn
 
 from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import UNITS, Backbone, Target
-from mmcompress.compression.base import Applied, Decision
+from mmcompress.compression.base import Applied, Decision, P
 from mmcompress.compression.statistics import Statistic
 
 SELECTORS = ("modality", "role", "granularity")
@@ -209,8 +209,11 @@ class StructureStep(Step):
         """
 
 
-class ParametrizingStep(Step):
-    """What masks and values have in common: a parametrization on each weight until it is baked."""
+class ParametrizingStep(Step, Generic[P]):
+    """What masks and values have in common: a parametrization on each weight until it is baked.
+
+    `ValueStep[FakeQuantize]` says its class, which `apply` makes and `finalize` gets.
+    """
 
     trains_weight: ClassVar[bool] = True
     """False when parameters of the parametrization are trained in the weight's stead."""
@@ -223,7 +226,7 @@ class ParametrizingStep(Step):
         parameter: str,
         decision: Decision,
         statistic: Statistic | None = None,
-    ) -> nn.Module:
+    ) -> P:
         """The parametrization of one weight; depends on nothing but the arguments.
 
         Args:
@@ -234,7 +237,7 @@ class ParametrizingStep(Step):
         """
 
     @abstractmethod
-    def finalize(self, parametrization: nn.Module, weight: Tensor) -> Encoding:
+    def finalize(self, parametrization: P, weight: Tensor) -> Encoding:
         """How to store a weight.
 
         Args:
@@ -243,7 +246,7 @@ class ParametrizingStep(Step):
         """
 
 
-class MaskStep(ParametrizingStep):
+class MaskStep(ParametrizingStep[P]):
     """A step that makes weights zero."""
 
     stage = "mask"
@@ -252,7 +255,7 @@ class MaskStep(ParametrizingStep):
     """Whether the mask is trained by the gradient that reaches the weight."""
 
 
-class ValueStep(ParametrizingStep):
+class ValueStep(ParametrizingStep[P]):
     """A step that says which values weights may have."""
 
     stage = "values"

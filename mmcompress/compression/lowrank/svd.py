@@ -70,12 +70,10 @@ def input_moment(
     if statistic is None or weighting == "none":
         return None
     if weighting == "fisher":
-        assert statistic.gradients is not None
-        return as_matrix(statistic.gradients.squared).sum(dim=0)
-    assert statistic.inputs is not None
+        return as_matrix(statistic.needed_gradients.squared).sum(dim=0)
     if weighting == "asvd":
-        return statistic.inputs.abs_mean.pow(2 * alpha)
-    return statistic.inputs.second_moment
+        return statistic.needed_inputs.abs_mean.pow(2 * alpha)
+    return statistic.needed_inputs.second_moment
 
 
 def whitening_root(moment: Tensor) -> Tensor:

@@ -159,9 +159,7 @@ def _of_weights(
     squares = weights[name].square()
     if kind == "magnitude":
         return squares
-    gradients = statistics[name].gradients
-    assert gradients is not None
-    return squares * gradients.squared
+    return squares * statistics[name].needed_gradients.squared
 
 
 def _energies(
@@ -181,8 +179,7 @@ def _reader(
     out: Factors, weights: Mapping[str, Tensor], statistics: Mapping[str, Statistic]
 ) -> tuple[Tensor, Tensor]:
     """Weight of a layer, and the mean of x xᵀ over its inputs."""
-    inputs = statistics[out[-1]].inputs
-    assert inputs is not None
+    inputs = statistics[out[-1]].needed_inputs
     weight = weights[out[0]] if len(out) == 1 else weights[out[0]] @ weights[out[1]]
     return weight, inputs.second_moment / inputs.tokens
 

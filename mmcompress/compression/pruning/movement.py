@@ -12,7 +12,6 @@ paper's allocation, the same share of each matrix, is one of several.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +49,7 @@ class MovementMask(Mask):
         self._threshold: float | None = None
         """The highest score that was dropped last time."""
 
-    def follow(self, share: float) -> None:
+    def follow_schedule(self, weight: Tensor, share: float) -> None:
         """Keep the highest scores as they are now; `share` of the weights that are to go, go."""
         pruned = round(share * self.pruned)
         if pruned == 0:
@@ -122,10 +121,10 @@ class Movement(ScoredPruning):
         parameter: str,
         decision: Decision,
         statistic: Statistic | None = None,
-    ) -> nn.Module:
+    ) -> MovementMask:
         return MovementMask(getattr(module, parameter).detach(), **decision)
 
-    def on_step(self, applied: Mapping[str, Applied], progress: float) -> None:
+    def on_step(self, applied: Mapping[str, Applied[Mask]], progress: float) -> None:
         share = cubic_sparsity(progress, begin=self.begin, end=self.end)
         for one in applied.values():
-            cast(MovementMask, one.parametrization).follow(share)
+            one.parametrization.follow_schedule(one.original.detach(), share)

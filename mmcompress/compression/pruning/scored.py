@@ -1,7 +1,7 @@
 """What all methods have in common that keep the weights with the highest scores."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, cast, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from mmcompress.compression.steps import FollowsSchedule, MaskStep
 Comparison = Literal["tensor", "row"]
 
 
-class ScoredPruning(MaskStep, FollowsSchedule):
+class ScoredPruning(MaskStep[Mask], FollowsSchedule):
     """Weights of which those of lowest score are zero, W ⊙ M; a subclass says what the score is.
 
     Args:
@@ -144,12 +144,11 @@ class ScoredPruning(MaskStep, FollowsSchedule):
         parameter: str,
         decision: Decision,
         statistic: Statistic | None = None,
-    ) -> nn.Module:
+    ) -> Mask:
         weight = getattr(module, parameter).detach()
         mask = Mask(weight, decision["pruned"], group_size=decision["group_size"])
         if decision["scaled"] and statistic is not None:
-            assert statistic.inputs is not None
-            mask.set_scales(*cls.scales(as_matrix(weight), statistic.inputs))
+            mask.set_scales(*cls.scales(as_matrix(weight), statistic.needed_inputs))
         elif decision["scaled"]:  # a checkpoint will fill them
             matrix = as_matrix(weight)
             mask.set_scales(torch.ones_like(matrix[:, 0]), torch.ones_like(matrix[0]))
@@ -158,15 +157,15 @@ class ScoredPruning(MaskStep, FollowsSchedule):
             mask.set_scales(None, None)
         return mask
 
-    def on_step(self, applied: Mapping[str, Applied], progress: float) -> None:
+    def on_step(self, applied: Mapping[str, Applied[Mask]], progress: float) -> None:
         share = self._schedule.due(progress)
         if share is None:
             return
         for one in applied.values():
-            cast(Mask, one.parametrization).follow_schedule(one.original.detach(), share)
+            one.parametrization.follow_schedule(one.original.detach(), share)
 
-    def finalize(self, parametrization: nn.Module, weight: Tensor) -> Encoding:
-        return Encoding(mask=cast(Mask, parametrization).mask)
+    def finalize(self, parametrization: Mask, weight: Tensor) -> Encoding:
+        return Encoding(mask=parametrization.mask)
 
 
 def _check(

@@ -110,14 +110,13 @@ class SparseGPT(ScoredPruning):
         parameter: str,
         decision: Decision,
         statistic: Statistic | None = None,
-    ) -> nn.Module:
+    ) -> Mask:
         if not decision["scaled"] or statistic is None:
             return super().apply(module, parameter, decision, statistic)
-        assert statistic.inputs is not None
         weight = getattr(module, parameter).detach()
         corrected, kept = sparsegpt(
             as_matrix(weight),
-            statistic.inputs.inverse_cholesky(),
+            statistic.needed_inputs.inverse_cholesky(),
             decision["pruned"],
             group_size=decision["group_size"],
             block_size=decision["block_size"],

@@ -201,7 +201,6 @@ class Structured(StructureStep):
     ) -> nn.Module:
         kept, gain = decision["indices"], None
         if decision["update"] and statistic is not None:
-            assert statistic.inputs is not None
             columns = expand(kept, head_dim(module)) if is_attention(module) else kept
-            gain = reconstruction_gain(statistic.inputs.second_moment, columns)
+            gain = reconstruction_gain(statistic.needed_inputs.second_moment, columns)
         return keep_structures(module, kept, gain=gain)

@@ -29,7 +29,7 @@ import dataclasses
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -167,7 +167,7 @@ class StructureMask(Parametrization):
         return weight * self._factor(alpha)
 
 
-class UPop(MaskStep, CutsWhenBaked, FollowsSchedule):
+class UPop(MaskStep[StructureMask], CutsWhenBaked, FollowsSchedule):
     """A model without the neurons and head dimensions that a search during training empties.
 
     Roles are those of attentions and MLPs: `attn.*`, `mlp.*`.
@@ -276,7 +276,7 @@ class UPop(MaskStep, CutsWhenBaked, FollowsSchedule):
         parameter: str,
         decision: Decision,
         statistic: Statistic | None = None,
-    ) -> nn.Module:
+    ) -> StructureMask:
         gradients = None if statistic is None else statistic.gradients
         return StructureMask(
             getattr(module, parameter).detach(),
@@ -284,7 +284,7 @@ class UPop(MaskStep, CutsWhenBaked, FollowsSchedule):
             gradient=None if gradients is None else gradients.mean,
         )
 
-    def on_step(self, applied: Mapping[str, Applied], progress: float) -> None:
+    def on_step(self, applied: Mapping[str, Applied[StructureMask]], progress: float) -> None:
         searched = min(progress / self.search, 1.0)
         update = int(searched * self.updates)
         units = units_of(applied)
@@ -302,15 +302,15 @@ class UPop(MaskStep, CutsWhenBaked, FollowsSchedule):
             for mask in masks:
                 mask.set_alpha(torch.where(chosen, 1.0 - share, 1.0).to(mask.alpha), update)
 
-    def finalize(self, parametrization: nn.Module, weight: Tensor) -> Encoding:
-        mask = cast(StructureMask, parametrization)
-        kept = mask.alpha.ne(0).repeat(mask.heads)
-        return Encoding(mask=(kept[:, None] if mask.rows else kept).expand_as(weight))
+    def finalize(self, parametrization: StructureMask, weight: Tensor) -> Encoding:
+        kept = parametrization.alpha.ne(0).repeat(parametrization.heads)
+        mask = kept[:, None] if parametrization.rows else kept
+        return Encoding(mask=mask.expand_as(weight))
 
     def cut(
         self,
         backbone: Backbone,
-        applied: Mapping[str, Applied],
+        applied: Mapping[str, Applied[StructureMask]],
         encodings: dict[str, Encoding],
     ) -> dict[str, Decision]:
         cuts: dict[str, Decision] = {}
@@ -334,16 +334,16 @@ class UPop(MaskStep, CutsWhenBaked, FollowsSchedule):
         return cuts
 
 
-def units_of(applied: Mapping[str, Applied]) -> list[list[StructureMask]]:
+def units_of(applied: Mapping[str, Applied[StructureMask]]) -> list[list[StructureMask]]:
     """The masks of each module: two of an attention, one of an MLP."""
     units: dict[str, list[StructureMask]] = {}
     for one in applied.values():
-        mask = cast(StructureMask, one.parametrization)
+        mask = one.parametrization
         units.setdefault(mask.unit, []).append(mask)
     return list(units.values())
 
 
-def cost(masks: Sequence[StructureMask], applied: Mapping[str, Applied]) -> int:
+def cost(masks: Sequence[StructureMask], applied: Mapping[str, Applied[StructureMask]]) -> int:
     """Weights that one structure takes with it: a row of q, k, v or of the first layer for
     each head, and as many columns of the last."""
     shapes = {id(one.parametrization): one.original.shape for one in applied.values()}

@@ -154,7 +154,7 @@ class AWQ(Integer):
         parameter: str,
         decision: Decision,
         statistic: Statistic | None = None,
-    ) -> nn.Module:
+    ) -> FakeQuantize:
         matrix = as_matrix(getattr(module, parameter).detach())
         grid = Grid(**decision["grid"])
         if decision["rounding"] == "nearest":
@@ -162,5 +162,4 @@ class AWQ(Integer):
         if statistic is None:
             unset = matrix.new_ones(matrix.shape[1]).half()
             return FakeQuantize(grid, *choose_scale(matrix, grid), unset)
-        assert statistic.inputs is not None
-        return FakeQuantize(grid, *awq(matrix, statistic.inputs, grid))
+        return FakeQuantize(grid, *awq(matrix, statistic.needed_inputs, grid))

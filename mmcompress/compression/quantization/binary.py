@@ -9,7 +9,7 @@ do not count in α.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -104,7 +104,7 @@ class Binarize(Parametrization):
         return self.alpha.expand(self.shape) if self.per_tensor else self.alpha.view(self.shape)
 
 
-class Binary(ValueStep):
+class Binary(ValueStep[Binarize]):
     """Weights of one bit: α sign(W).
 
     Args:
@@ -151,9 +151,10 @@ class Binary(ValueStep):
         parameter: str,
         decision: Decision,
         statistic: Statistic | None = None,
-    ) -> nn.Module:
+    ) -> Binarize:
         return Binarize(getattr(module, parameter).detach(), **decision)
 
-    def finalize(self, parametrization: nn.Module, weight: Tensor) -> Encoding:
-        binary = cast(Binarize, parametrization)
-        return Grid(1, binary.group_size, midrise=True).encoding(weight, scale=binary.scale)
+    def finalize(self, parametrization: Binarize, weight: Tensor) -> Encoding:
+        return Grid(1, parametrization.group_size, midrise=True).encoding(
+            weight, scale=parametrization.scale
+        )

@@ -16,7 +16,7 @@ without clipping), and `rate` presses on the information: a Laplacian source of 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -126,7 +126,7 @@ class EntropyQuantize(Parametrization):
         return ((codes + (levels - levels.detach())) * scale).view_as(weight)
 
 
-class Entropy(ValueStep, AddsPenalty):
+class Entropy(ValueStep[EntropyQuantize], AddsPenalty):
     """Weights on a wide uniform grid, whose size is left to the entropy coder.
 
     Args:
@@ -186,28 +186,27 @@ class Entropy(ValueStep, AddsPenalty):
         parameter: str,
         decision: Decision,
         statistic: Statistic | None = None,
-    ) -> nn.Module:
+    ) -> EntropyQuantize:
         factor = None
         if statistic is not None and statistic.inputs is not None:
             whole = statistic.inputs.second_moment.ndim == 2  # no embedding
             factor = statistic.inputs.inverse_cholesky() if whole else None
         return EntropyQuantize(getattr(module, parameter).detach(), factor=factor, **decision)
 
-    def penalty(self, applied: Mapping[str, Applied]) -> Tensor | float:
+    def penalty(self, applied: Mapping[str, Applied[EntropyQuantize]]) -> Tensor | float:
         if not self.rate or not applied:
             return 0.0
         total, count = torch.zeros(()), 0
         for one in applied.values():
-            fake, weight = cast(EntropyQuantize, one.parametrization), one.original
+            fake, weight = one.parametrization, one.original
             magnitude = (as_matrix(weight) / fake.scale()).abs().mean()
             total = total + weight.numel() * (magnitude + 1e-6).log2()
             count += weight.numel()
         return self.rate * total / count
 
-    def finalize(self, parametrization: nn.Module, weight: Tensor) -> Encoding:
-        fake = cast(EntropyQuantize, parametrization)
+    def finalize(self, parametrization: EntropyQuantize, weight: Tensor) -> Encoding:
         matrix = as_matrix(weight)
-        scale = fake.scale().detach().expand(len(matrix), 1)
+        scale = parametrization.scale().detach().expand(len(matrix), 1)
         largest = int((matrix / scale).round().abs().max().item())
         bits = max(2, largest.bit_length() + 1)
         return Encoding(

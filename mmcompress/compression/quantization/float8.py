@@ -6,7 +6,7 @@ around zero than those of int8, which suits weights with outliers.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +54,7 @@ class FakeFloat8(Parametrization):
         return (from_float8(codes, scale, group_size=self.group_size),)
 
 
-class Float8(ValueStep):
+class Float8(ValueStep[FakeFloat8]):
     """Weights as 8-bit floats, e4m3.
 
     Args:
@@ -92,12 +92,11 @@ class Float8(ValueStep):
         parameter: str,
         decision: Decision,
         statistic: Statistic | None = None,
-    ) -> nn.Module:
+    ) -> FakeFloat8:
         return FakeFloat8(getattr(module, parameter).detach(), **decision)
 
-    def finalize(self, parametrization: nn.Module, weight: Tensor) -> Encoding:
-        fake = cast(FakeFloat8, parametrization)
+    def finalize(self, parametrization: FakeFloat8, weight: Tensor) -> Encoding:
         return Encoding(
-            values={"codec": "float8", "format": "e4m3", "group_size": fake.group_size},
-            tensors={"scale": fake.scale},
+            values={"codec": "float8", "format": "e4m3", "group_size": parametrization.group_size},
+            tensors={"scale": parametrization.scale},
         )

@@ -150,14 +150,13 @@ class GPTQ(Integer):
         parameter: str,
         decision: Decision,
         statistic: Statistic | None = None,
-    ) -> nn.Module:
+    ) -> FakeQuantize:
         weight = getattr(module, parameter).detach()
         grid = Grid(**decision["grid"])
         if decision["rounding"] == "nearest" or statistic is None:
             return FakeQuantize(grid, *choose_scale(as_matrix(weight), grid))
-        assert statistic.inputs is not None
         options = {key: decision[key] for key in ("damping", "act_order")}
-        factor = statistic.inputs.inverse_cholesky(**options)
-        order = statistic.inputs.falling_order() if decision["act_order"] else None
+        factor = statistic.needed_inputs.inverse_cholesky(**options)
+        order = statistic.needed_inputs.falling_order() if decision["act_order"] else None
         quantized, scale, zero_point = gptq(as_matrix(weight), factor, grid, order=order)
         return FakeQuantize(grid, scale, zero_point, initial=quantized.view_as(weight))

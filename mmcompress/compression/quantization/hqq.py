@@ -12,7 +12,7 @@ that it has met, so that the error never ends above where it started.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -100,7 +100,7 @@ def _as_zero(values: Tensor) -> Tensor:
     return values.clamp(-LARGEST_SCALE, LARGEST_SCALE).half()
 
 
-class HQQ(ValueStep):
+class HQQ(ValueStep[FakeQuantize]):
     """Weights as integers around a real-valued zero point; no data are needed.
 
     Args:
@@ -146,10 +146,10 @@ class HQQ(ValueStep):
         parameter: str,
         decision: Decision,
         statistic: Statistic | None = None,
-    ) -> nn.Module:
+    ) -> FakeQuantize:
         grid = Grid(**decision)
         weight = getattr(module, parameter).detach()
         return FakeQuantize(grid, *half_quadratic(as_matrix(weight), grid))
 
-    def finalize(self, parametrization: nn.Module, weight: Tensor) -> Encoding:
-        return cast(FakeQuantize, parametrization).encoding(weight)
+    def finalize(self, parametrization: FakeQuantize, weight: Tensor) -> Encoding:
+        return parametrization.encoding(weight)

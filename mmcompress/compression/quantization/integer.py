@@ -4,7 +4,7 @@ Rounding to nearest on a uniform grid, known as RTN when nothing is trained afte
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -25,7 +25,7 @@ from mmcompress.compression.statistics import Statistic
 from mmcompress.compression.steps import ValueStep
 
 
-class Integer(ValueStep):
+class Integer(ValueStep[FakeQuantize]):
     """Weights as integers, rounded to nearest.
 
     Args:
@@ -83,10 +83,10 @@ class Integer(ValueStep):
         parameter: str,
         decision: Decision,
         statistic: Statistic | None = None,
-    ) -> nn.Module:
+    ) -> FakeQuantize:
         grid = Grid(**decision)
         weight = getattr(module, parameter).detach()
         return FakeQuantize(grid, *choose_scale(as_matrix(weight), grid))
 
-    def finalize(self, parametrization: nn.Module, weight: Tensor) -> Encoding:
-        return cast(FakeQuantize, parametrization).encoding(weight)
+    def finalize(self, parametrization: FakeQuantize, weight: Tensor) -> Encoding:
+        return parametrization.encoding(weight)

@@ -10,7 +10,7 @@ unchanged.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -122,7 +122,7 @@ class LearnedStep(Parametrization):
         return as_scale(self._spread(self.step.detach()))
 
 
-class LSQ(ValueStep):
+class LSQ(ValueStep[LearnedStep]):
     """Weights as integers whose step is trained.
 
     Args:
@@ -184,11 +184,10 @@ class LSQ(ValueStep):
         parameter: str,
         decision: Decision,
         statistic: Statistic | None = None,
-    ) -> nn.Module:
+    ) -> LearnedStep:
         weight = getattr(module, parameter).detach()
         options = decision | {"grid": Grid(**decision["grid"])}
         return LearnedStep(weight, **options)
 
-    def finalize(self, parametrization: nn.Module, weight: Tensor) -> Encoding:
-        learned = cast(LearnedStep, parametrization)
-        return learned.grid.encoding(weight, scale=learned.scale())
+    def finalize(self, parametrization: LearnedStep, weight: Tensor) -> Encoding:
+        return parametrization.grid.encoding(weight, scale=parametrization.scale())

@@ -11,7 +11,7 @@ own here (`activations.py`). Weights that an earlier mask has made zero do not c
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -114,7 +114,7 @@ class Ternarize(Parametrization):
         return StraightThrough.apply(matrix, rounded).view_as(weight)
 
 
-class Ternary(ValueStep):
+class Ternary(ValueStep[Ternarize]):
     """Weights in {−α, 0, α}.
 
     Args:
@@ -164,9 +164,8 @@ class Ternary(ValueStep):
         parameter: str,
         decision: Decision,
         statistic: Statistic | None = None,
-    ) -> nn.Module:
+    ) -> Ternarize:
         return Ternarize(getattr(module, parameter).detach(), **decision)
 
-    def finalize(self, parametrization: nn.Module, weight: Tensor) -> Encoding:
-        ternary = cast(Ternarize, parametrization)
-        return Grid(2, ternary.group_size).encoding(weight, scale=ternary.scale)
+    def finalize(self, parametrization: Ternarize, weight: Tensor) -> Encoding:
+        return Grid(2, parametrization.group_size).encoding(weight, scale=parametrization.scale)

@@ -11,7 +11,7 @@ float32 where that cannot hold them.
 import functools
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -164,7 +164,7 @@ class Lookup(nn.Module):
         return self._zeros.keep(shared, weight)
 
 
-class Codebook(ValueStep):
+class Codebook(ValueStep[Lookup]):
     """Weights that look their values up in a small codebook: W = W_s[I], one codebook per weight.
 
     Args:
@@ -221,13 +221,12 @@ class Codebook(ValueStep):
         parameter: str,
         decision: Decision,
         statistic: Statistic | None = None,
-    ) -> nn.Module:
+    ) -> Lookup:
         return Lookup(getattr(module, parameter).detach(), **decision)
 
-    def finalize(self, parametrization: nn.Module, weight: Tensor) -> Encoding:
-        shared = cast(Lookup, parametrization)
-        codebook = round_to_float16(shared.codebook.detach())
-        tensors = {"indices": shared.indices, "codebook": codebook}
+    def finalize(self, parametrization: Lookup, weight: Tensor) -> Encoding:
+        codebook = round_to_float16(parametrization.codebook.detach())
+        tensors = {"indices": parametrization.indices, "codebook": codebook}
         kept = kept_mask(weight)
         mask = None if not self.keeps_zeros or kept.all() else kept
         return Encoding(values={"codec": "codebook"}, tensors=tensors, mask=mask)

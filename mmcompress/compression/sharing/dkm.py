@@ -12,7 +12,7 @@ recomputed on the way back, so that memory does not grow with clusters.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -193,7 +193,7 @@ class SoftClusters(nn.Module):
         return lookup(self.indices, codebook, vectors.shape)
 
 
-class DKM(ValueStep, FollowsSchedule):
+class DKM(ValueStep[SoftClusters], FollowsSchedule):
     """Weights that are clustered softly while training, and snapped to their centroids in the end.
 
     Args:
@@ -268,20 +268,22 @@ class DKM(ValueStep, FollowsSchedule):
         parameter: str,
         decision: Decision,
         statistic: Statistic | None = None,
-    ) -> nn.Module:
+    ) -> SoftClusters:
         return SoftClusters(getattr(module, parameter).detach(), **decision)
 
-    def on_step(self, applied: Mapping[str, Applied], progress: float) -> None:
+    def on_step(self, applied: Mapping[str, Applied[SoftClusters]], progress: float) -> None:
         final = self.temperature if self.final_temperature is None else self.final_temperature
         for one in applied.values():
-            clusters = cast(SoftClusters, one.parametrization)
+            clusters = one.parametrization
             clusters.temperature = self.temperature * (final / self.temperature) ** progress
             clusters.hard = progress >= 1
 
-    def finalize(self, parametrization: nn.Module, weight: Tensor) -> Encoding:
-        clusters = cast(SoftClusters, parametrization)
-        assert clusters.indices is not None, "a weight is read before it is stored"
-        tensors = {"indices": clusters.indices, "codebook": round_to_float16(clusters.centroids)}
+    def finalize(self, parametrization: SoftClusters, weight: Tensor) -> Encoding:
+        assert parametrization.indices is not None, "a weight is read before it is stored"
+        tensors = {
+            "indices": parametrization.indices,
+            "codebook": round_to_float16(parametrization.centroids),
+        }
         kept = kept_mask(weight)
         mask = None if not self.keeps_zeros or kept.all() else kept
         return Encoding(values={"codec": "codebook"}, tensors=tensors, mask=mask)

@@ -13,7 +13,7 @@ and one codebook may serve several weights. Afterwards entries are trained; the 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -306,7 +306,7 @@ def fit_together(lookups: Sequence[VectorLookup]) -> None:
         one.layer = None
 
 
-class VectorQuantizer(ValueStep, SharesTensors):
+class VectorQuantizer(ValueStep[VectorLookup], SharesTensors):
     """Runs of weights replaced by codebook entries, chosen by what they do to the layer's output.
 
     Args:
@@ -403,28 +403,27 @@ class VectorQuantizer(ValueStep, SharesTensors):
         parameter: str,
         decision: Decision,
         statistic: Statistic | None = None,
-    ) -> nn.Module:
+    ) -> VectorLookup:
         weight = as_matrix(getattr(module, parameter).detach())
         layer = Layer.of(weight, statistic, row_scale=decision["row_scale"])
         return VectorLookup(layer, **decision)
 
-    def share(self, applied: Mapping[str, Applied]) -> None:
+    def share(self, applied: Mapping[str, Applied[VectorLookup]]) -> None:
         groups: dict[str, list[VectorLookup]] = {}
         for one in applied.values():
-            shared = cast(VectorLookup, one.parametrization)
+            shared = one.parametrization
             if shared.group is not None and shared.layer is not None:
                 groups.setdefault(shared.group, []).append(shared)
         for lookups in groups.values():
             fit_together(lookups)
 
-    def finalize(self, parametrization: nn.Module, weight: Tensor) -> Encoding:
-        shared = cast(VectorLookup, parametrization)
+    def finalize(self, parametrization: VectorLookup, weight: Tensor) -> Encoding:
         # Rounded where it lies, and not copied: what several weights share is stored once.
-        codebook = shared.codebook.requires_grad_(False)
+        codebook = parametrization.codebook.requires_grad_(False)
         codebook.copy_(round_to_float16(codebook))
-        tensors = {"indices": shared.indices, "codebook": codebook}
+        tensors = {"indices": parametrization.indices, "codebook": codebook}
         values: dict[str, Any] = {"codec": "codebook"}
-        if shared.scale is not None:
-            tensors["scale"] = shared.scale
+        if parametrization.scale is not None:
+            tensors["scale"] = parametrization.scale
             values["group_size"] = weight[0].numel()
         return Encoding(values=values, tensors=tensors)
