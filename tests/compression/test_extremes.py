@@ -19,7 +19,7 @@ from mmcompress.compression.recipe import Recipe
 from mmcompress.compression.sharing.codebook import Lookup, rounded_entries
 from mmcompress.compression.sharing.dkm import SoftClusters
 from mmcompress.compression.sharing.hashed_embedding import alternating_least_squares
-from mmcompress.compression.sharing.vq import Layer, fit
+from mmcompress.compression.sharing.output_aware import Layer, fit
 from mmcompress.compression.statistics import InputStatistic, collect
 from mmcompress.functional.hessian import damp
 from mmcompress.testing.zoo.family import batch_of

@@ -17,14 +17,8 @@ from mmcompress.compression.base import Applied
 from mmcompress.compression.compressed import Compressed
 from mmcompress.compression.lowrank.svd import LowRank
 from mmcompress.compression.pruning.encodings import keep_in_encoding
-from mmcompress.compression.pruning.upop import (
-    StructureMask,
-    UPop,
-    choose,
-    cost,
-    due_share,
-    units_of,
-)
+from mmcompress.compression.pruning.structure_masks import StructureMask, cost, units_of
+from mmcompress.compression.pruning.upop import UPop, choose, due_share
 from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.recipe import Recipe
 from mmcompress.compression.sharing.codebook import Codebook

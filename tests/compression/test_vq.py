@@ -8,15 +8,8 @@ from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.base import Backbone, Target
 from mmcompress.compression.base import LEFT_DENSE
 from mmcompress.compression.recipe import Recipe
-from mmcompress.compression.sharing.vq import (
-    Layer,
-    VectorLookup,
-    VectorQuantizer,
-    assign,
-    fit,
-    refit,
-    rms_scale,
-)
+from mmcompress.compression.sharing.output_aware import Layer, assign, fit, refit, rms_scale
+from mmcompress.compression.sharing.vq import VectorLookup, VectorQuantizer
 from mmcompress.compression.statistics import Statistic, input_statistic
 from mmcompress.data.base import PairData
 from mmcompress.functional.kmeans import weighted_kmeans

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mmcompress.backbones.base import Target
 from mmcompress.compression.pruning.importance import importances
-from mmcompress.compression.pruning.upop import is_removable
+from mmcompress.compression.pruning.structure_masks import is_removable
 from mmcompress.modules.anatomy import attention_of, find_stacks, heads_of, mlp_of
 from mmcompress.modules.cuts import (
     check_attention,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mmcompress.backbones.base import Target
 from mmcompress.compression.base import LEFT_DENSE, Decision, tell_smallest, unit_of
-from mmcompress.compression.sharing.vq import smoothed_frequency
+from mmcompress.compression.sharing.output_aware import smoothed_frequency
 from mmcompress.compression.statistics import INPUTS, Statistic
 from mmcompress.compression.steps import StructureStep
 from mmcompress.functional.conjugate_gradients import conjugate_gradients
