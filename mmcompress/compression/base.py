@@ -20,8 +20,8 @@ LEFT_DENSE = "left_dense"
 
 
 @functools.cache
-def tell_smallest(setting: str, least: str) -> None:
-    """Say, once, that a setting asks for less than the least there is.
+def warn_smallest(setting: str, least: str) -> None:
+    """Warn, once, that a setting asks for less than the least there is.
 
     Args:
         setting: with its value, `rank_ratio=0.001`.
@@ -74,14 +74,14 @@ def as_matrix(weight: Tensor) -> Tensor:
     return weight.reshape(len(weight), -1)
 
 
-def unit_of(weights: Iterable[Tensor]) -> float:
+def power_of_two_below(weights: Iterable[Tensor]) -> float:
     """The power of two that the largest magnitude is at least, and less than twice; 1 of zeros.
 
     Divided by it, which is exact, weights have squares that neither overflow nor vanish.
 
     Example:
         >>> import torch
-        >>> unit_of([torch.tensor([0.3, -0.1]), torch.zeros(1)])
+        >>> power_of_two_below([torch.tensor([0.3, -0.1]), torch.zeros(1)])
         0.25
     """
     largest = max(float(weight.abs().max()) for weight in weights)

@@ -19,7 +19,7 @@ R = TypeVar("R")
 
 log = logging.getLogger(__name__)
 
-MENDABLE = (ValueError, ModuleNotFoundError, OSError, HydraException, MissingMandatoryValue)
+USER_ERRORS = (ValueError, ModuleNotFoundError, OSError, HydraException, MissingMandatoryValue)
 LIGHTNING = "MisconfigurationException"
 """Lightning's, by name: who only reads a report need not wait for its import."""
 
@@ -67,7 +67,7 @@ def _key(error: BaseException) -> str:
 def in_one_sentence(function: Callable[P, R]) -> Callable[P, R]:
     """End the program with one line on an error that the user can mend.
 
-    Those are `MENDABLE` and `LIGHTNING`. Everything else is a bug and keeps its traceback;
+    Those are `USER_ERRORS` and `LIGHTNING`. Everything else is a bug and keeps its traceback;
     `HYDRA_FULL_ERROR=1` shows all tracebacks.
     """
 
@@ -87,5 +87,5 @@ def in_one_sentence(function: Callable[P, R]) -> Callable[P, R]:
 
 def _is_mendable(error: Exception, cause: BaseException) -> bool:
     """A TypeError is where Hydra called a constructor with what the user has configured."""
-    mendable = isinstance(cause, MENDABLE) or type(cause).__name__ == LIGHTNING
+    mendable = isinstance(cause, USER_ERRORS) or type(cause).__name__ == LIGHTNING
     return mendable or (cause is not error and isinstance(cause, TypeError))

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mmcompress.backbones.base import Backbone
-from mmcompress.config.errors import MENDABLE
+from mmcompress.config.errors import USER_ERRORS
 from mmcompress.data.content import content_id
 from mmcompress.data.decode import Waveform, cropped, resampled
 from mmcompress.data.items import Item, Items, Repeatable, Sample
@@ -250,7 +250,7 @@ class PairData(ABC):
         failures = [i for i in items if isinstance(i, Exception) and not isinstance(i, Unreadable)]
         try:
             return {FAILED: failures[0]} if failures else self.collate(items, captions=captions)
-        except MENDABLE as error:
+        except USER_ERRORS as error:
             return {FAILED: error}
 
     def _texts(self, items: Sequence[Item], captions: Captions) -> dict[str, Tensor]:

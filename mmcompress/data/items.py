@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from mmcompress.config.errors import MENDABLE
+from mmcompress.config.errors import USER_ERRORS
 from mmcompress.data.decode import check_finite
 from mmcompress.data.losses import Losses
 from mmcompress.functional.pictures import on_white, with_alpha
@@ -82,7 +82,7 @@ class Items(Dataset, ABC):
         """
         try:
             return [self[index] for index in indices]
-        except MENDABLE as error:
+        except USER_ERRORS as error:
             return [error]
 
     def none_readable(self, first: str) -> ValueError:

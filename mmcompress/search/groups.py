@@ -15,7 +15,7 @@ from mmcompress.compression.steps import CutsWhenBaked
 from mmcompress.functional.float16 import fits_float16
 from mmcompress.modules.replace import replace_module
 
-MENTION = 70
+MANIFEST_BYTES = 70
 """Bytes that the manifest spends on one weight, about; the trial corrects it."""
 
 
@@ -83,7 +83,7 @@ def stored_bytes(
         seen.add(tensor.data_ptr())
         if key in encodings:
             _, payloads = encode(tensor, encodings[key], name=key)
-            total += sum(payload.nbytes for payload in payloads.values()) + MENTION
+            total += sum(payload.nbytes for payload in payloads.values()) + MANIFEST_BYTES
         else:
             total += _dense_bytes(tensor, dense_dtype)
     return total

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmcompress.compression.base import unit_of
+from mmcompress.compression.base import power_of_two_below
 from mmcompress.compression.lowrank.svd import LowRank, truncated_svd
 from mmcompress.compression.pruning.structured import Structured
 from mmcompress.compression.quantization.binary import Binarize, Binary
@@ -35,10 +35,10 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize("largest", [3e38, 1.0, 0.75, 1e-30, 1e-45])
 def test_the_unit_is_a_power_of_two_below_the_largest(largest: float) -> None:
     weight = torch.tensor([largest, -largest / 3, 0.0])
-    unit = unit_of([weight])
+    unit = power_of_two_below([weight])
     assert 1 <= float(weight[0] / unit) < 2
     assert torch.equal(weight / unit * unit, weight)  # exact
-    assert unit_of([torch.zeros(3)]) == 1
+    assert power_of_two_below([torch.zeros(3)]) == 1
 
 
 def test_inputs_that_are_always_zero_weigh_as_the_identity() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmcompress.backbones.base import Backbone
-from mmcompress.compression.base import tell_smallest
+from mmcompress.compression.base import warn_smallest
 from mmcompress.compression.pruning.structured import Structured
 from mmcompress.compression.recipe import Recipe
 from mmcompress.compression.sharing.hashed_embedding import HashEmbedding
@@ -14,7 +14,7 @@ from mmcompress.compression.sharing.hashed_embedding import HashEmbedding
 def test_neurons(
     ratio: float, said: bool, tiny_backbone: Backbone, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tell_smallest.cache_clear()
+    warn_smallest.cache_clear()
     step = Structured(pruning_ratio=ratio, granularity="mlp", importance="magnitude")
     Recipe({"neurons": step}).apply(tiny_backbone, [])
     widths = {m.out_features for n, m in tiny_backbone.model.named_modules() if n.endswith("fc1")}
@@ -27,7 +27,7 @@ def test_neurons(
 def test_buckets(
     ratio: float, said: bool, tiny_backbone: Backbone, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tell_smallest.cache_clear()
+    warn_smallest.cache_clear()
     ids = torch.ones(4, 8, dtype=torch.int64)
     compressed = Recipe({"hashed": HashEmbedding(bucket_ratio=ratio)}).apply(
         tiny_backbone, [{"image": torch.zeros(4, 3, 32, 32), "text": ids}]

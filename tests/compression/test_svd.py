@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mmcompress.backbones.base import Backbone, Target
-from mmcompress.compression.base import LEFT_DENSE, tell_smallest
+from mmcompress.compression.base import LEFT_DENSE, warn_smallest
 from mmcompress.compression.lowrank.svd import (
     LowRank,
     block_by_block,
@@ -322,7 +322,7 @@ def test_bad_weighting_and_alpha() -> None:
 def test_less_than_the_smallest_rank_is_said(
     ratio: float, said: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tell_smallest.cache_clear()
+    warn_smallest.cache_clear()
     step = LowRank(rank_ratio=ratio, weighting="none")
     layer = Target("a", "weight", "image", "a", "linear")
     plan = step.plan([layer], {"a.weight": torch.randn(64, 64)}, {})

@@ -39,7 +39,7 @@ from mmcompress.compression.base import (
     LEFT_DENSE,
     Decision,
     as_matrix,
-    tell_smallest,
+    warn_smallest,
 )
 from mmcompress.compression.statistics import GRADIENTS, INPUTS, Statistic
 from mmcompress.compression.steps import InTurns, StructureStep
@@ -164,7 +164,7 @@ def rank_for_energy(sigma: Tensor, energy: float) -> int:
     return int((kept < energy).sum().item()) + 1
 
 
-def paying_rank(wanted: float, rows: int, columns: int, *, multiple: int) -> tuple[int, str]:
+def rounded_rank(wanted: float, rows: int, columns: int, *, multiple: int) -> tuple[int, str]:
     """A rank rounded down to a multiple, and never to zero; and why it would not pay.
 
     Args:
@@ -279,12 +279,12 @@ class LowRank(StructureStep, InTurns):
         return {"rank": rank, "weighting": weighting, "alpha": self.alpha}
 
     def _paying_rank(self, matrix: Tensor, moment: Tensor | None) -> tuple[int, str]:
-        """`paying_rank` of what the settings ask for."""
+        """`rounded_rank` of what the settings ask for."""
         wanted = self._wanted_rank(matrix, moment)
-        rank, reason = paying_rank(wanted, *matrix.shape, multiple=self.rank_multiple)
+        rank, reason = rounded_rank(wanted, *matrix.shape, multiple=self.rank_multiple)
         if wanted < rank and not reason:
             name = "rank_ratio" if self.energy is None else "energy"
-            tell_smallest(f"{name}={getattr(self, name)}", f"rank {rank}")
+            warn_smallest(f"{name}={getattr(self, name)}", f"rank {rank}")
         return rank, reason
 
     def _wanted_rank(self, matrix: Tensor, moment: Tensor | None) -> int:

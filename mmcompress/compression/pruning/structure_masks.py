@@ -1,6 +1,5 @@
 """Masks on the structures of attentions and MLPs: where their weights lie, and what one costs."""
 
-import logging
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -18,8 +17,6 @@ from mmcompress.modules.cuts import (
 )
 from mmcompress.modules.lowrank import LowRankLinear
 from mmcompress.system.distributed import mean
-
-log = logging.getLogger(__name__)
 
 _MASKED = {*(p.k for p in ATTENTIONS), *(p.out for p in ATTENTIONS), *(p.down for p in MLPS)}
 MASKED = sorted(_MASKED, key=len, reverse=True)

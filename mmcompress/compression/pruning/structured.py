@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mmcompress.backbones.base import Backbone, Target
-from mmcompress.compression.base import LEFT_DENSE, Decision, tell_smallest
+from mmcompress.compression.base import LEFT_DENSE, Decision, warn_smallest
 from mmcompress.compression.pruning.importance import NEEDS, Importance, chosen, importances
 from mmcompress.compression.statistics import INPUTS, Statistic
 from mmcompress.compression.steps import StructureStep
@@ -158,7 +158,7 @@ class Structured(StructureStep):
         pools = {t.name: self._pool(t) for t in targets}
         counts = keep_counts(scores, pools, self.pruning_ratio, self.multiple)
         if round((1 - self.pruning_ratio) * max(map(len, scores.values())) / self.multiple) < 1:
-            tell_smallest(f"pruning_ratio={self.pruning_ratio}", f"{self.multiple} of each")
+            warn_smallest(f"pruning_ratio={self.pruning_ratio}", f"{self.multiple} of each")
         decisions: dict[str, Decision] = {}
         for target in targets:
             found, count = scores[target.name], counts[target.name]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mmcompress.backbones.base import Target
-from mmcompress.compression.base import LEFT_DENSE, Decision, tell_smallest, unit_of
+from mmcompress.compression.base import LEFT_DENSE, Decision, power_of_two_below, warn_smallest
 from mmcompress.compression.sharing.output_aware import smoothed_frequency
 from mmcompress.compression.statistics import INPUTS, Statistic
 from mmcompress.compression.steps import StructureStep
@@ -47,7 +47,7 @@ def alternating_least_squares(
     Returns:
         T (buckets, d) and p (n, k).
     """
-    unit = unit_of([dense])
+    unit = power_of_two_below([dense])
     dense = dense / unit
     generator = torch.Generator().manual_seed(seed)
     signs = torch.randint(0, 2, rows.shape, generator=generator) * 2 - 1
@@ -151,7 +151,7 @@ class HashEmbedding(StructureStep):
         buckets = round(self.bucket_ratio * rows)
         if buckets < 1:
             buckets = 1
-            tell_smallest(f"bucket_ratio={self.bucket_ratio}", "one bucket")
+            warn_smallest(f"bucket_ratio={self.bucket_ratio}", "one bucket")
         if buckets * columns + rows * self.hashes >= rows * columns:
             return {
                 LEFT_DENSE: f"{buckets} buckets and {self.hashes} weights per token would not "

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mmcompress.compression.base import (
-    unit_of,
+    power_of_two_below,
 )
 from mmcompress.compression.statistics import InputStatistic, Statistic
 from mmcompress.functional.conjugate_gradients import conjugate_gradients
@@ -208,7 +208,7 @@ def fit(
     Returns:
         codebook (k, d) float32, by `round_to_float16`; indices (rows · columns / d,) of each layer.
     """
-    unit = unit_of([layer.weight for layer in layers])
+    unit = power_of_two_below([layer.weight for layer in layers])
     layers = [dataclasses.replace(layer, weight=layer.weight / unit) for layer in layers]
     shares = [1 / max(layer.error(torch.zeros_like(layer.weight)), 1e-30) for layer in layers]
     generator = torch.Generator().manual_seed(seed)
