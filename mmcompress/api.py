@@ -24,8 +24,7 @@ from mmcompress.data.base import PairData
 from mmcompress.data.pairs import GivenPairs
 from mmcompress.evaluation.base import Comparison, Evaluator
 from mmcompress.evaluation.evaluate import evaluate as score
-from mmcompress.exports.dense import LOADED_BY
-from mmcompress.exports.dense import export as write
+from mmcompress.exports.targets import export as write
 from mmcompress.runtime.base import Embedder
 from mmcompress.runtime.dense import DenseModel
 from mmcompress.runtime.loading import open_model
@@ -173,15 +172,27 @@ def evaluate(
     return score(scored, _data(data, split, scored), chosen, split, dense=dense)
 
 
-def export(artifact: Artifact | str | Path, *, to: str, out: str | Path) -> Path:
-    """The folder of a dense checkpoint that another library loads, with no trace of mmcompress.
+def export(
+    artifact: Artifact | str | Path,
+    *,
+    to: str,
+    out: str | Path,
+    activations: str | None = None,
+    test: bool = False,
+) -> Path:
+    """The folder of an artifact as another library or runtime loads it.
 
     Args:
         artifact: an `Artifact`, its folder, or that of its run.
-        to: `open_clip`, or `hf` for transformers: the library that the model comes from.
+        to: `open_clip`, or `hf` for transformers: a dense checkpoint of the library that the model
+            comes from, with no trace of mmcompress. `onnx`: graphs that ONNX Runtime runs with the
+            stored integers.
         out: folder to create.
+        activations: `int8` makes the inputs of linear layers integers as well (`onnx`).
+        test: load what was written with the other library, and compare embeddings of 32 items.
     Raises:
-        ValueError: the model comes from elsewhere, the library cannot express it, or `out` exists.
+        ValueError: the model comes from elsewhere, the target cannot express it, what was loaded
+            differs, or `out` exists.
 
     Example:
         >>> import mmcompress as mmc
@@ -192,11 +203,9 @@ def export(artifact: Artifact | str | Path, *, to: str, out: str | Path) -> Path
         ['config.json', 'model.safetensors', 'preprocessor_config.json', 'tokenizer.json', \
 'tokenizer_config.json']
     """
-    if to not in LOADED_BY:
-        raise ValueError(f"to={to!r} must be one of {', '.join(LOADED_BY)}")
     if not isinstance(artifact, Artifact):
         artifact = Artifact.load(artifact_folder(Path(artifact)))
-    write(artifact, to, Path(out))
+    write(artifact, to, Path(out), activations=activations, test=test)
     return Path(out)
 
 

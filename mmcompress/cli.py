@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from mmcompress.config.commandline import Parser, start
 from mmcompress.config.errors import in_one_sentence
-from mmcompress.exports.dense import LOADED_BY
+from mmcompress.exports.targets import TARGETS
 from mmcompress.system.imports import collector_paused
 
 Argument = tuple[str, Mapping[str, Any]]
@@ -134,14 +134,22 @@ def inspect(folder: Path, overrides: Sequence[str]) -> None:
 
 
 @in_one_sentence
-def write_back(folder: Path, library: str, out: Path | None) -> None:
-    """Write the dense checkpoint and say what loads it."""
+def write_export(
+    folder: Path, target: str, out: Path | None, *, activations: str | None, test: bool
+) -> None:
+    """Write an artifact for another library, and say what loads it and what holds its weights."""
     from mmcompress.artifact.folder import Artifact, artifact_folder
-    from mmcompress.exports.dense import export
+    from mmcompress.exports.summary import containers
+    from mmcompress.exports.targets import export
 
-    out = out or folder.with_name(f"{folder.name}_{library}")
-    export(Artifact.load(artifact_folder(folder)), library, out)
-    print(f"{out}: read it with {LOADED_BY[library].format(out)}")
+    out = out or folder.with_name(f"{folder.name}_{target}")
+    artifact = Artifact.load(artifact_folder(folder))
+    found = export(artifact, target, out, activations=activations, test=test)
+    for line in containers(out):
+        print(line)
+    if found is not None:
+        print(found)
+    print(f"{out}: read it with {TARGETS[target].loaded_by.format(out)}")
 
 
 @in_one_sentence
@@ -236,12 +244,25 @@ COMMANDS = {
         overrides="such as data=openmoji evaluation.split=val",
     ),
     "export": Command(
-        "write an artifact as a dense checkpoint of the library it comes from",
-        lambda args: write_back(args.artifact, args.to, args.out),
+        "write an artifact for ONNX Runtime, or as a dense checkpoint of the library it comes from",
+        lambda args: write_export(
+            args.artifact, args.to, args.out, activations=args.activations, test=args.test
+        ),
         [
             ARTIFACT,
-            ("--to", {"required": True, "choices": LOADED_BY, "help": "the library"}),
+            ("--to", {"required": True, "choices": TARGETS, "help": "the library or runtime"}),
             ("--out", {"type": Path, "help": "folder to create; ARTIFACT_<to> by default"}),
+            (
+                "--activations",
+                {"help": "int8: inputs of linear layers are integers too (onnx); score it then"},
+            ),
+            (
+                "--test",
+                {
+                    "action": "store_true",
+                    "help": "load it in the other library and compare embeddings of 32 items",
+                },
+            ),
         ],
     ),
     "report": Command(

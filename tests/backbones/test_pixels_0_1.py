@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 from transformers import AutoImageProcessor
 
 from mmcompress.artifact.folder import Artifact
-from mmcompress.exports.dense import export
+from mmcompress.exports.targets import export
 from tests.backbones.test_images import as_pil
 
 S = 32

@@ -28,7 +28,7 @@ from mmcompress.data.webdataset import WebDataset
 from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.evaluation.retrieval import Retrieval
 from mmcompress.evaluation.zeroshot import ZeroShot
-from mmcompress.exports.dense import export
+from mmcompress.exports.targets import export
 from mmcompress.testing.zoo.families import FAMILIES
 from mmcompress.testing.zoo.words import THINGS
 from tests.conftest import store

@@ -30,7 +30,7 @@ from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.recipe import Recipe
 from mmcompress.compression.sharing.cross_layer import CrossLayer
 from mmcompress.compression.steps import Step
-from mmcompress.exports.dense import export
+from mmcompress.exports.targets import export
 from mmcompress.testing.zoo.hf import CONFIGS as HF_CONFIGS
 from mmcompress.testing.zoo.hf import TEXT, adapt, build_clip
 from mmcompress.testing.zoo.open_clip import CONFIGS, SIZE, untouched

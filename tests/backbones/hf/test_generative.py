@@ -18,7 +18,7 @@ from mmcompress.compression.recipe import Recipe
 from mmcompress.compression.statistics import collect
 from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.evaluation.perplexity import Perplexity
-from mmcompress.exports.dense import export
+from mmcompress.exports.targets import export
 from mmcompress.modules.cuts import keep_blocks, keep_neurons
 from mmcompress.objectives.captioning import Captioning
 from mmcompress.testing.zoo.hf import llava_config, untouched_llava

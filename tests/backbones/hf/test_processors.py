@@ -25,7 +25,7 @@ from mmcompress.backbones.hf.two_towers import from_pretrained
 from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.recipe import Recipe
 from mmcompress.compression.statistics import collect_inputs
-from mmcompress.exports.dense import export
+from mmcompress.exports.targets import export
 from mmcompress.testing.zoo.hf import CONFIGS, build_clip, llava_config, untouched, untouched_llava
 from mmcompress.testing.zoo.words import build_tokenizer
 from tests.conftest import store
