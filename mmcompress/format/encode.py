@@ -1,14 +1,16 @@
 """From a weight to the chain and payloads that store it in the fewest bytes."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from mmcompress.format.chain import Stages
 from mmcompress.format.codecs import ans, planes
-from mmcompress.format.codecs.base import Arrays, Form, ValueCodec
+from mmcompress.format.codecs.base import Arrays, Form, Offer, ValueCodec
 from mmcompress.format.codecs.bitmask import pack_mask
 from mmcompress.format.codecs.floats import Floats
 from mmcompress.format.codecs.pack import unpack
@@ -17,13 +19,10 @@ from mmcompress.format.codecs.table import CODECS, LATEST, read_codec
 MASK_WIDTHS = (1, 4, 8)
 """Bits of a mask that are tried as one symbol; N:M patterns are symbols of M."""
 
-LENGTH_BYTES = 6
-"""About what a payload's length takes in the manifest."""
-
 Candidate = tuple[Stages, Arrays]
 
-_Frames = dict[int, tuple[np.ndarray, np.ndarray]]
-"""Identity of a payload → the payload, kept alive so that it stays its own, and its frame."""
+CODES = ("codes", "indices")
+"""The payloads that `pack` writes."""
 
 
 def encode(
@@ -32,7 +31,7 @@ def encode(
     sides: Mapping[str, np.ndarray] | None = None,
     mask: np.ndarray | None = None,
 ) -> Candidate:
-    """Try every chain that fits, keep the smallest.
+    """Weigh every chain that fits by the bytes it would take, and carry the smallest out.
 
     Args:
         weight: float32.
@@ -46,30 +45,45 @@ def encode(
         AssertionError: stage, side arrays and mask do not describe this weight, bit for bit.
     """
     with np.errstate(all="ignore"):
-        candidates = list(_candidates(weight, stage, sides or {}, mask))
-    assert candidates, f"{stage} does not give back the weight"
-    return min(candidates, key=lambda candidate: _cost(*candidate))
+        arrays, ways = _find_ways(weight, stage, sides or {}, mask)
+    assert ways, f"{stage} does not give back the weight"
+    best = min(ways, key=lambda way: way.size + len(_compact(way.stages)))
+    return _entropy_code(best.stages, arrays | best.write())
 
 
-def _candidates(
+@dataclass(frozen=True)
+class Way:
+    """How codes and mask could be written.
+
+    Attributes:
+        stages: of the chain, before `planes`.
+        size: about how many bytes both take.
+        write: gives their payloads.
+    """
+
+    stages: Stages
+    size: float
+    write: Callable[[], Arrays]
+
+
+def _find_ways(
     weight: np.ndarray,
     stage: Mapping[str, Any] | None,
     sides: Mapping[str, np.ndarray],
     mask: np.ndarray | None,
-) -> Iterator[Candidate]:
-    """All chains that give the weight back."""
+) -> tuple[Arrays, list[Way]]:
+    """The side arrays as they are stored, and all ways that give the weight back."""
     codec, arrays, form = _to_codes(weight, stage, sides)
     stages: Stages = [dict(stage)] if stage else []
     codes = arrays.pop(codec.codes)
     blocks = codes.reshape(-1, form.columns)
     floats = codec.to_floats(blocks, codec.open_sides(arrays)).reshape(weight.shape)
-    frames: _Frames = {}
+    ways: list[Way] = []
     # Without a bitmask, what masks drop has to be zero by its code.
     if np.array_equal(floats, weight):
-        for writing, written in _ways(codec.codes, codes, form, []):
-            yield _entropy_code([*stages, *writing], arrays | written, frames)
+        ways += _ways(codec.codes, codes, form, stages)
     if mask is None:
-        return
+        return arrays, ways
     assert mask.shape == weight.shape, "a mask has the shape of its weight"
     assert not weight[~mask].any(), "a weight outside its mask is not zero"
     if np.array_equal(np.where(mask, floats, np.float32(0)), weight):
@@ -77,8 +91,8 @@ def _candidates(
         masked, stored, coded = _write_mask(mask.reshape(len(blocks), -1))
         stages = [*stages, masked | {"kept": len(kept)}]
         form = form.changed(shape=kept.shape, columns=0)
-        for writing, written in _ways(codec.codes, kept, form, coded):
-            yield _entropy_code([*stages, *writing], arrays | {"mask": stored} | written, frames)
+        ways += _ways(codec.codes, kept, form, stages, {"mask": stored}, coded)
+    return arrays, ways
 
 
 def _to_codes(
@@ -101,38 +115,54 @@ def _to_codes(
 
 def _write_mask(mask: np.ndarray) -> tuple[dict[str, Any], np.ndarray, list[str]]:
     """The smallest of bits as they are and symbols of some width: stage, payload, `of` of ans."""
-    stage: dict[str, Any] = {"codec": "bitmask"}
     bits, columns = pack_mask(mask.reshape(-1)), mask.shape[1]
-    found = [(stage, bits, list[str]())]
+    found: dict[int, ans.Message] = {}
     for width in MASK_WIDTHS:
         if columns % width == 0:
             symbols = unpack(bits, mask.size // width, bits=width)
-            frame = ans.encode_symbols(symbols, columns // width)
-            found.append((stage | ({"width": width} if width > 1 else {}), frame, ["mask"]))
-    return min(found, key=lambda candidate: len(candidate[1]))
+            found[width] = ans.Message.of(symbols, columns // width)
+    width = min(found, key=lambda width: found[width].size)
+    if found[width].size >= len(bits):
+        return {"codec": "bitmask"}, bits, []
+    stage = {"codec": "bitmask"} | ({"width": width} if width > 1 else {})
+    return stage, found[width].encode(), ["mask"]
 
 
 def _ways(
-    name: str, codes: np.ndarray, form: Form, coded: list[str]
-) -> Iterator[tuple[Stages, Arrays]]:
-    """Every way to write the codes out, as stages and as what is stored.
+    name: str,
+    codes: np.ndarray,
+    form: Form,
+    stages: Stages,
+    mask: Arrays | None = None,
+    coded: Sequence[str] = (),
+) -> Iterator[Way]:
+    """Every way to write the codes out.
 
     Args:
         name: of the codes.
         codes: those to write: all, or what the mask keeps.
         form: of these.
+        stages: before these.
+        mask: its payload, where there is one.
         coded: which of the other payloads are entropy coded already.
     """
-    tail: Stages = [{"codec": "ans", "of": coded}] if coded else []
+    beside, tail = mask or {}, [{"codec": "ans", "of": [*coded]}] if coded else []
+    taken = sum(payload.nbytes for payload in beside.values())
     if not form.bits:
-        yield tail, {name: codes}
+        size = taken + min(codes.nbytes, planes.compress(codes).nbytes)
+        yield Way([*stages, *tail], size, lambda: beside | {name: codes})
+        return
     for key, version in LATEST.items():
-        for stage in CODECS[key, version].offers(name, form) if form.bits else []:
-            written = read_codec(stage).encode({name: codes}, {name: form})
+        for offer in CODECS[key, version].offers(name, codes, form):
+            stage = [offer.stage, *tail]
             if key == "ans":
-                yield [stage | {"of": [name, *coded]}], written
-            else:
-                yield [stage, *tail], written
+                stage = [offer.stage | {"of": [name, *coded]}]
+            write = partial(_write, name, offer, beside)
+            yield Way([*stages, *stage], taken + offer.size, write)
+
+
+def _write(name: str, offer: Offer, beside: Arrays) -> Arrays:
+    return beside | {name: offer.write()}
 
 
 def _halve(values: np.ndarray) -> np.ndarray:
@@ -142,33 +172,21 @@ def _halve(values: np.ndarray) -> np.ndarray:
     return half if np.array_equal(half.astype(values.dtype), values) else values
 
 
-def _entropy_code(stages: Stages, payloads: Arrays, frames: _Frames) -> Candidate:
-    """Compress each payload that gets smaller by it, its mention in the manifest included.
-
-    Args:
-        stages, payloads: a candidate.
-        frames: what other candidates have compressed already; grows.
-    """
+def _entropy_code(stages: Stages, payloads: Arrays) -> Candidate:
+    """Compress each payload that gets smaller by it, its mention in the manifest included."""
     stored, shrunk = dict(payloads), {}
     coded: list[str] = next((stage["of"] for stage in stages if stage["codec"] == "ans"), [])
+    packed = any(stage["codec"] == "pack" for stage in stages)
     for name, payload in payloads.items():
         if name in coded:
             continue
+        frame = planes.compress(payload, repeats_only=packed and name in CODES)
         dtype = payload.dtype.name
-        if id(payload) not in frames:
-            frames[id(payload)] = payload, planes.compress(payload)
-        _, frame = frames[id(payload)]
-        mention = len(_compact({name: dtype}))
-        if frame.nbytes + mention < payload.nbytes:
+        if frame.nbytes + len(_compact({name: dtype})) < payload.nbytes:
             stored[name], shrunk[name] = frame, dtype
     if not shrunk:
         return stages, stored
     return [*stages, {"codec": "planes", "of": shrunk}], stored
-
-
-def _cost(stages: Stages, payloads: Arrays) -> int:
-    stored = sum(payload.nbytes for payload in payloads.values())
-    return stored + len(_compact(stages)) + LENGTH_BYTES * len(payloads)
 
 
 def _compact(value: Any) -> str:

@@ -7,7 +7,7 @@ one file and one entry in `codecs.table`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, ClassVar, Self
@@ -118,9 +118,30 @@ class Codec(ABC):
         return []
 
     @classmethod
-    def offers(cls, name: str, codes: Form) -> list[dict[str, Any]]:
-        """The stages that are worth a try to write the codes of that name and form."""
-        return []
+    def offers(cls, name: str, codes: np.ndarray, form: Form) -> "Iterable[Offer]":
+        """The ways in which this codec can write codes out.
+
+        Args:
+            name: of the codes.
+            codes: whole numbers, flat.
+            form: of these.
+        """
+        return ()
+
+
+@dataclass(frozen=True)
+class Offer:
+    """One way to write codes out, of which nothing is done yet but what tells its size.
+
+    Attributes:
+        stage: as a manifest holds it.
+        size: about how many bytes it takes, with what `planes` makes of it.
+        write: gives the payload.
+    """
+
+    stage: dict[str, Any]
+    size: float
+    write: Callable[[], np.ndarray]
 
 
 class ValueCodec(Codec):

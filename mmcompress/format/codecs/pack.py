@@ -5,13 +5,14 @@ The stream is little-endian: bit j of code i is bit `i · bits + j`, and bit b o
 becomes 0.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 
-from mmcompress.format.codecs.base import Arrays, Codec, Form, Forms, check_fields, whole
+from mmcompress.format.codecs import zstd
+from mmcompress.format.codecs.base import Arrays, Codec, Form, Forms, Offer, check_fields, whole
 
 CHUNK = 2**18
 """Codes that are spread out into bits at once; a multiple of 8, so that chunks end on bytes."""
@@ -52,9 +53,17 @@ class Pack(Codec):
         return arrays | {name: unpack(arrays[name], count, bits=self.bits, signed=signed)}
 
     @classmethod
-    def offers(cls, name: str, codes: Form) -> list[dict[str, Any]]:
-        whole_bytes = 8 if codes.bits <= 8 else 16  # they show what repeats
-        return [{"codec": "pack", "bits": bits} for bits in sorted({codes.bits, whole_bytes})]
+    def offers(cls, name: str, codes: np.ndarray, form: Form) -> Iterator[Offer]:
+        def write(bits: int) -> np.ndarray:
+            return pack(codes, bits=bits, signed=form.signed)
+
+        whole_bytes = 8 if form.bits <= 8 else 16  # they show what repeats
+        data = write(whole_bytes)
+        size = min(len(data), len(zstd.compress(data)))
+        yield Offer({"codec": "pack", "bits": whole_bytes}, size, lambda: data)
+        if form.bits < whole_bytes:
+            size = packed_length(len(codes), form.bits)
+            yield Offer({"codec": "pack", "bits": form.bits}, size, lambda: write(form.bits))
 
 
 def codes_name(forms: Mapping[str, Any]) -> str:

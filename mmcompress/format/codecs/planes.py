@@ -82,17 +82,18 @@ class Planes(Codec):
         return found
 
 
-def compress(values: np.ndarray) -> np.ndarray:
+def compress(values: np.ndarray, *, repeats_only: bool = False) -> np.ndarray:
     """A tensor's bytes → one frame.
 
     Args:
         values: any shape and dtype.
+        repeats_only: the bytes are codes, which `ans` would code better in the chain itself.
     Returns:
         (length,) uint8.
     """
     width = values.itemsize
     planes = np.ascontiguousarray(values.reshape(-1).view(np.uint8).reshape(-1, width).T)
-    coded = [_encode(plane) for plane in planes]
+    coded = [_encode(plane, repeats_only=repeats_only) for plane in planes]
     header = b"".join(
         bytes([coding]) + (len(data).to_bytes(4, "little") if coding in (ZSTD, ANS) else b"")
         for coding, data in coded
@@ -145,7 +146,7 @@ def check_length(header: np.ndarray, length: int, count: int, width: int) -> Non
         raise ValueError(f"its frame of {length} bytes states {stated}, for {count} numbers")
 
 
-def _encode(plane: np.ndarray) -> tuple[int, np.ndarray]:
+def _encode(plane: np.ndarray, *, repeats_only: bool) -> tuple[int, np.ndarray]:
     count = len(plane)
     if count and (plane == plane[0]).all():
         return SAME, plane[:1]
@@ -153,10 +154,10 @@ def _encode(plane: np.ndarray) -> tuple[int, np.ndarray]:
     frame = zstd.compress(plane)
     if count <= len(frame) * zstd.MAX_EXPANSION:
         found.append((ZSTD, frame))
-    shares = np.bincount(plane, minlength=256) / max(count, 1)
-    shares = shares[shares > 0]
-    if -(shares * np.log2(shares)).sum() < INCOMPRESSIBLE:
-        found.append((ANS, ans.encode_symbols(plane, ROW)))
+    if not repeats_only and zstd.entropy(plane) * 8 < INCOMPRESSIBLE * count:
+        message = ans.Message.of(plane, ROW)
+        if message.size < min(len(data) for _, data in found):
+            found.append((ANS, message.encode()))
     return min(found, key=lambda coded: len(coded[1]) + 4 * (coded[0] in (ZSTD, ANS)))
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from mmcompress.format.codecs.classes import (
     ITERATIONS,
+    SETTLED,
     choose_classes,
     cluster,
     count_by_class,
@@ -56,19 +57,22 @@ def test_clusters_of_one_distribution_each(number: int) -> None:
 def cluster_at_once(histograms: np.ndarray, number: int) -> np.ndarray:
     """`cluster` with products of whole matrices."""
     histograms = histograms.astype(np.float64)
-    distance = np.abs(np.arange(histograms.shape[1]) - histograms.sum(axis=0).argmax())
-    activity = histograms @ distance / np.maximum(histograms.sum(axis=1), 1)
-    found = np.empty(len(histograms), np.uint8)
-    found[activity.argsort(kind="stable")] = np.arange(len(found)) * number // len(found)
+    far = np.abs(np.arange(histograms.shape[1]) - histograms.sum(axis=0).argmax())
+    distance = histograms @ far / np.maximum(histograms.sum(axis=1), 1)
+    level = np.log2(distance + distance.mean() / 8)
+    level = (level - level.min()) / np.ptp(level)
+    rank = distance.argsort(kind="stable").argsort() / len(level)
+    found = ((level + rank) / 2 * number).astype(np.uint8).clip(0, number - 1)
+    spent = np.inf
     for _ in range(ITERATIONS):
         members = (np.arange(number)[:, None] == found).astype(np.float64)
         tables = members @ histograms + 0.05
         bits = -np.log2(tables / tables.sum(axis=1, keepdims=True))
         share = np.bincount(found, minlength=number) + 0.5
-        new = (histograms @ bits.T - np.log2(share / share.sum())).argmin(axis=1).astype(np.uint8)
-        if (new == found).all():
+        costs = histograms @ bits.T - np.log2(share / share.sum())
+        found, before, spent = costs.argmin(axis=1), spent, costs.min(axis=1).sum()
+        if before - spent <= SETTLED * spent:
             break
-        found = new
     return found
 
 
@@ -82,25 +86,31 @@ def test_parts_give_what_the_whole_gives(members: int, symbols: int) -> None:
 
 def test_columns_of_two_spreads() -> None:
     spread = np.where(np.arange(96) % 3 == 0, 0.3, 1.5)
-    rows, columns = choose_classes(planted(np.ones(200), spread).ravel(), 96, 15)
-    assert not rows.any()
-    assert len({(bool(s > 1), int(c)) for s, c in zip(spread, columns, strict=True)}) == 2
+    found = choose_classes(planted(np.ones(200), spread).ravel(), 96, 15)
+    assert not found.rows.any()
+    assert found.counts.shape == (found.columns.max() + 1, 15)
+    assert len({(bool(s > 1), int(c)) for s, c in zip(spread, found.columns, strict=True)}) == 2
 
 
 def test_rows_and_columns() -> None:
     spread = np.where(np.arange(120) % 2, 0.3, 1.5)
-    rows, columns = choose_classes(planted(spread, spread).ravel(), 120, 15)
-    assert set(rows) == set(columns) == {0, 1}
-    assert set(rows[::2]) != set(rows[1::2])
+    symbols = planted(spread, spread).ravel()
+    found = choose_classes(symbols, 120, 15)
+    assert set(found.rows) == set(found.columns) == {0, 1}
+    assert set(found.rows[::2]) != set(found.rows[1::2])
+    counts = count_by_class(symbols, found.rows, found.columns, 15)
+    assert np.array_equal(found.counts, counts)
+    maps = 2 * coded_size(np.array([[60, 60]]))
+    assert found.size == pytest.approx(coded_size(counts) + maps)
 
 
 @pytest.mark.parametrize(("count", "columns"), [(0, 1), (1, 1), (5, 8), (4000, 50), (64, 1)])
 def test_noise_has_no_classes(count: int, columns: int) -> None:
     symbols = np.random.default_rng(0).integers(0, 15, count)
-    rows, columns_found = choose_classes(symbols, columns, 15)
-    assert (len(rows), len(columns_found)) == (-(-count // columns), columns)
-    assert not rows.any()
-    assert not columns_found.any()
+    found = choose_classes(symbols, columns, 15)
+    assert (len(found.rows), len(found.columns)) == (-(-count // columns), columns)
+    assert not found.rows.any()
+    assert not found.columns.any()
 
 
 def test_classes_learnt_from_some_are_as_good(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,3 +128,25 @@ def test_classes_learnt_from_some_are_as_good(monkeypatch: pytest.MonkeyPatch) -
     some = size()
     assert some != every  # another third of them might be learnt from
     assert some - every < 0.01 * (one - every)
+
+
+def test_a_few_members_that_differ_most_get_a_class() -> None:
+    """Of ranks alone, they would begin with many that do not, and k-means settles there."""
+    spreads = np.where(np.arange(400) % 100, 0.3, 4.0)
+    found = choose_classes(planted(np.ones(300), spreads).ravel(), 400, 15).columns
+    assert len(set(found[::100]) - set(np.delete(found, np.s_[::100]))) == 1
+
+
+def test_more_classes_are_tried_as_long_as_they_pay(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+
+    def spy(histograms: np.ndarray, number: int) -> np.ndarray:
+        tried.append(number)
+        return cluster(histograms, number)
+
+    monkeypatch.setattr("mmcompress.format.codecs.classes.cluster", spy)
+    choose_classes(planted(np.ones(200), np.ones(200)).ravel(), 200, 15)
+    assert tried == [2, 2]  # of rows, of columns
+    tried.clear()
+    choose_classes(planted(np.ones(200), np.geomspace(0.2, 5, 200)).ravel(), 200, 15)
+    assert tried == [2, 2, 4, 8]
