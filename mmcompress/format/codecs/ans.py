@@ -210,7 +210,7 @@ def decode_symbols(
         block = np.empty_like(matrix[rows])
         for where, width, missing in parts:
             run = _pop(coder, len(block) * width - missing, next(pairs))
-            block[:, where] = _padded(run, missing).reshape(-1, width)
+            block[:, where] = _padded(run, missing).reshape(len(block), width)
         matrix[rows] = block
     values = matrix.reshape(-1)[:count]
     if not coder.is_empty():

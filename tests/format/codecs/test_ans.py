@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from mmcompress.format.codecs.ans import decode_symbols, encode_symbols
+from mmcompress.format.codecs.ans import Message, decode_symbols, encode_symbols
+from mmcompress.format.codecs.classes import Classes, count_by_class
 from mmcompress.format.codecs.tables import unpack_tables
 
 
@@ -41,6 +42,23 @@ def test_columns_of_their_own_spread_are_coded_apart(rows: int, cut: int) -> Non
     assert np.array_equal(decode_symbols(frame, len(symbols), 15, 200), symbols)
     plain = encode_symbols(symbols)
     assert len(frame) < 0.93 * len(plain) if rows > 1 else len(frame) <= len(plain)
+
+
+@pytest.mark.parametrize("cut", [0, 3])
+def test_classes_without_a_member_cost_nothing(cut: int) -> None:
+    """k-means may leave one empty."""
+    symbols = spread(6, 10)[: 60 - cut]
+    rows, columns = np.array([0, 2, 2, 0, 0, 2], np.uint8), np.array([1, 3] * 5, np.uint8)
+    counts = count_by_class(symbols, rows, columns, 15)
+    frame = Message(symbols, Classes(rows, columns, counts, 0)).encode()
+    assert frame[:2].tolist() == [3, 4]
+    assert np.array_equal(decode_symbols(frame, len(symbols), 15, 10), symbols)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(300, 200), (1, 5000), (3, 3)])
+def test_the_size_is_known_before_it_is_coded(rows: int, columns: int) -> None:
+    message = Message.of(spread(rows, columns), columns)
+    assert message.size <= len(message.encode()) <= message.size + 12
 
 
 def reference(frame: np.ndarray, count: int) -> list[int]:
