@@ -13,7 +13,7 @@ from mmcompress.format.codecs import ans, planes
 from mmcompress.format.codecs.base import Arrays, Form, Offer, ValueCodec
 from mmcompress.format.codecs.bitmask import pack_mask
 from mmcompress.format.codecs.floats import Floats
-from mmcompress.format.codecs.pack import unpack
+from mmcompress.format.codecs.pack import WHOLE, unpack
 from mmcompress.format.codecs.table import CODECS, LATEST, read_codec
 
 MASK_WIDTHS = (1, 4, 8)
@@ -22,7 +22,10 @@ MASK_WIDTHS = (1, 4, 8)
 Candidate = tuple[Stages, Arrays]
 
 CODES = ("codes", "indices")
-"""The payloads that `pack` writes."""
+"""The payloads of codes."""
+
+SAMPLE = 2**16
+"""Codes that are looked at to tell whether neighbors are alike."""
 
 
 def encode(
@@ -48,7 +51,7 @@ def encode(
         arrays, ways = _find_ways(weight, stage, sides or {}, mask)
     assert ways, f"{stage} does not give back the weight"
     best = min(ways, key=lambda way: way.size + len(_compact(way.stages)))
-    return _entropy_code(best.stages, arrays | best.write())
+    return _entropy_code(best.stages, arrays | best.write(), alike=best.alike)
 
 
 @dataclass(frozen=True)
@@ -59,11 +62,13 @@ class Way:
         stages: of the chain, before `planes`.
         size: about how many bytes both take.
         write: gives their payloads.
+        alike: whether the codes of neighbors are alike, so that `planes` should look at them.
     """
 
     stages: Stages
     size: float
     write: Callable[[], Arrays]
+    alike: bool
 
 
 def _find_ways(
@@ -149,16 +154,22 @@ def _ways(
     beside, tail = mask or {}, [{"codec": "ans", "of": [*coded]}] if coded else []
     taken = sum(payload.nbytes for payload in beside.values())
     if not form.bits:
-        size = taken + min(codes.nbytes, planes.compress(codes).nbytes)
-        yield Way([*stages, *tail], size, lambda: beside | {name: codes})
+        whole = min(codes.nbytes, planes.compress(codes).nbytes)
+        yield Way([*stages, *tail], taken + whole, lambda: beside | {name: codes}, alike=True)
         return
     for key, version in LATEST.items():
         for offer in CODECS[key, version].offers(name, codes, form):
             stage = [offer.stage, *tail]
             if key == "ans":
                 stage = [offer.stage | {"of": [name, *coded]}]
+            size: float = offer.size
+            alike = False
+            if offer.stage.get("bits") in WHOLE:
+                payload = offer.write()
+                alike = _are_alike(payload, form)
+                size = min(size, planes.compress(payload, by_rows=alike).nbytes)
             write = partial(_write, name, offer, beside)
-            yield Way([*stages, *stage], taken + offer.size, write)
+            yield Way([*stages, *stage], taken + size, write, alike)
 
 
 def _write(name: str, offer: Offer, beside: Arrays) -> Arrays:
@@ -172,15 +183,32 @@ def _halve(values: np.ndarray) -> np.ndarray:
     return half if np.array_equal(half.astype(values.dtype), values) else values
 
 
-def _entropy_code(stages: Stages, payloads: Arrays) -> Candidate:
-    """Compress each payload that gets smaller by it, its mention in the manifest included."""
+def _are_alike(codes: np.ndarray, form: Form) -> bool:
+    """Whether neighbors of a row are more alike than classes of rows and columns tell.
+
+    Args:
+        codes: packed in whole bytes.
+        form: of the codes.
+    """
+    if form.bits > 8:
+        return False
+    some, columns = codes[:SAMPLE], form.columns or None
+    return ans.Message.of(some, planes.ROW).size < ans.Message.of(some, columns).size
+
+
+def _entropy_code(stages: Stages, payloads: Arrays, *, alike: bool) -> Candidate:
+    """Compress each payload that gets smaller by it, its mention in the manifest included.
+
+    Args:
+        stages, payloads: of a chain.
+        alike: as in `Way`.
+    """
     stored, shrunk = dict(payloads), {}
     coded: list[str] = next((stage["of"] for stage in stages if stage["codec"] == "ans"), [])
-    packed = any(stage["codec"] == "pack" for stage in stages)
     for name, payload in payloads.items():
         if name in coded:
             continue
-        frame = planes.compress(payload, repeats_only=packed and name in CODES)
+        frame = planes.compress(payload, by_rows=alike or name not in CODES)
         dtype = payload.dtype.name
         if frame.nbytes + len(_compact({name: dtype})) < payload.nbytes:
             stored[name], shrunk[name] = frame, dtype

@@ -135,7 +135,7 @@ class Offer:
 
     Attributes:
         stage: as a manifest holds it.
-        size: about how many bytes it takes, with what `planes` makes of it.
+        size: about how many bytes it takes.
         write: gives the payload.
     """
 

@@ -7,11 +7,11 @@ becomes 0.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
 
-from mmcompress.format.codecs import zstd
 from mmcompress.format.codecs.base import Arrays, Codec, Form, Forms, Offer, check_fields, whole
 
 CHUNK = 2**18
@@ -54,16 +54,10 @@ class Pack(Codec):
 
     @classmethod
     def offers(cls, name: str, codes: np.ndarray, form: Form) -> Iterator[Offer]:
-        def write(bits: int) -> np.ndarray:
-            return pack(codes, bits=bits, signed=form.signed)
-
         whole_bytes = 8 if form.bits <= 8 else 16  # they show what repeats
-        data = write(whole_bytes)
-        size = min(len(data), len(zstd.compress(data)))
-        yield Offer({"codec": "pack", "bits": whole_bytes}, size, lambda: data)
-        if form.bits < whole_bytes:
-            size = packed_length(len(codes), form.bits)
-            yield Offer({"codec": "pack", "bits": form.bits}, size, lambda: write(form.bits))
+        for bits in sorted({form.bits, whole_bytes}):
+            write = partial(pack, codes, bits=bits, signed=form.signed)
+            yield Offer({"codec": "pack", "bits": bits}, packed_length(len(codes), bits), write)
 
 
 def codes_name(forms: Mapping[str, Any]) -> str:

@@ -30,6 +30,7 @@ from mmcompress.format.dtypes import DTYPES
 RAW, SAME, ZSTD, ANS = range(4)
 
 ROW = 64
+"""Bytes in which neighbors are looked for that are alike."""
 
 INCOMPRESSIBLE = 7.95
 """Bits of entropy per byte above which only repeats are looked for."""
@@ -82,18 +83,18 @@ class Planes(Codec):
         return found
 
 
-def compress(values: np.ndarray, *, repeats_only: bool = False) -> np.ndarray:
+def compress(values: np.ndarray, *, by_rows: bool = True) -> np.ndarray:
     """A tensor's bytes → one frame.
 
     Args:
         values: any shape and dtype.
-        repeats_only: the bytes are codes, which `ans` would code better in the chain itself.
+        by_rows: try coding 3 too, whose work is many times that of the others.
     Returns:
         (length,) uint8.
     """
     width = values.itemsize
     planes = np.ascontiguousarray(values.reshape(-1).view(np.uint8).reshape(-1, width).T)
-    coded = [_encode(plane, repeats_only=repeats_only) for plane in planes]
+    coded = [_encode(plane, by_rows=by_rows) for plane in planes]
     header = b"".join(
         bytes([coding]) + (len(data).to_bytes(4, "little") if coding in (ZSTD, ANS) else b"")
         for coding, data in coded
@@ -146,7 +147,7 @@ def check_length(header: np.ndarray, length: int, count: int, width: int) -> Non
         raise ValueError(f"its frame of {length} bytes states {stated}, for {count} numbers")
 
 
-def _encode(plane: np.ndarray, *, repeats_only: bool) -> tuple[int, np.ndarray]:
+def _encode(plane: np.ndarray, *, by_rows: bool) -> tuple[int, np.ndarray]:
     count = len(plane)
     if count and (plane == plane[0]).all():
         return SAME, plane[:1]
@@ -154,7 +155,7 @@ def _encode(plane: np.ndarray, *, repeats_only: bool) -> tuple[int, np.ndarray]:
     frame = zstd.compress(plane)
     if count <= len(frame) * zstd.MAX_EXPANSION:
         found.append((ZSTD, frame))
-    if not repeats_only and zstd.entropy(plane) * 8 < INCOMPRESSIBLE * count:
+    if by_rows and zstd.entropy(plane) * 8 < INCOMPRESSIBLE * count:
         message = ans.Message.of(plane, ROW)
         if message.size < min(len(data) for _, data in found):
             found.append((ANS, message.encode()))
