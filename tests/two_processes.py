@@ -21,6 +21,7 @@ from transformers import LlavaForConditionalGeneration
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.hf.generative import HFGenerative
 from mmcompress.backbones.mlp import MLP
+from mmcompress.compression.calibration import collect
 from mmcompress.compression.lowrank.svd import LowRank
 from mmcompress.compression.pruning.magnitude import Magnitude
 from mmcompress.compression.pruning.sparsegpt import SparseGPT
@@ -29,7 +30,7 @@ from mmcompress.compression.quantization.gptq import GPTQ
 from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.quantization.lsq import LSQ
 from mmcompress.compression.recipe import Recipe
-from mmcompress.compression.statistics import GRADIENTS, INPUTS, LOSS_CHANGE, collect
+from mmcompress.compression.statistics import GRADIENTS, INPUTS, LOSS_CHANGE
 from mmcompress.data.base import PairData
 from mmcompress.objectives.base import Loss
 from mmcompress.objectives.captioning import Captioning

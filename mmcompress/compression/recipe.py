@@ -16,10 +16,11 @@ from mmcompress.compression.base import (
     Decision,
     NothingCompressed,
 )
+from mmcompress.compression.calibration import collect
 from mmcompress.compression.checks import check_tied, check_trained_mask
 from mmcompress.compression.compressed import Compressed, Plan
 from mmcompress.compression.reach import weight_of, weights_of
-from mmcompress.compression.statistics import Statistic, collect
+from mmcompress.compression.statistics import Statistic
 from mmcompress.compression.steps import (
     KINDS,
     Compensates,

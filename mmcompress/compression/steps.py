@@ -51,7 +51,7 @@ class Step(ABC):
     """Roles that are compressed only when `role` names them: too small to be worth their risk."""
 
     needs: frozenset[str] = frozenset()
-    """Which calibration statistics `plan` and `apply` want; see `statistics.collect`."""
+    """Which calibration statistics `plan` and `apply` want; see `calibration.collect`."""
 
     search_space: ClassVar[dict[str, tuple[Any, ...]]] = {}
     """Constructor arguments that a byte budget may vary, and the values it tries."""

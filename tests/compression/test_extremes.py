@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from mmcompress.compression.base import power_of_two_below
+from mmcompress.compression.calibration import collect
 from mmcompress.compression.lowrank.svd import LowRank, truncated_svd
 from mmcompress.compression.pruning.structured import Structured
 from mmcompress.compression.quantization.binary import Binarize, Binary
@@ -20,7 +21,7 @@ from mmcompress.compression.sharing.codebook import Lookup, rounded_entries
 from mmcompress.compression.sharing.dkm import SoftClusters
 from mmcompress.compression.sharing.hashed_embedding import alternating_least_squares
 from mmcompress.compression.sharing.output_aware import Layer, fit
-from mmcompress.compression.statistics import InputStatistic, collect
+from mmcompress.compression.statistics import InputStatistic
 from mmcompress.functional.hessian import damp
 from mmcompress.testing.zoo.family import batch_of
 from mmcompress.testing.zoo.hf import build_clip

@@ -7,12 +7,13 @@ from torch import Tensor, nn
 from mmcompress.backbones.base import Target
 from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.compression.base import as_matrix
+from mmcompress.compression.calibration import collect
 from mmcompress.compression.pruning.magnitude import Magnitude
 from mmcompress.compression.quantization.gptq import GPTQ, gptq, output_error
 from mmcompress.compression.quantization.grid import Grid
 from mmcompress.compression.quantization.scales import choose_scale
 from mmcompress.compression.recipe import Recipe
-from mmcompress.compression.statistics import InputStatistic, Statistic, collect
+from mmcompress.compression.statistics import InputStatistic, Statistic
 from mmcompress.functional.hessian import DAMPING
 
 

@@ -7,11 +7,11 @@ from torch import Tensor
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.open_clip.backbone import OpenClip
 from mmcompress.compression.base import LEFT_DENSE
+from mmcompress.compression.calibration import collect
 from mmcompress.compression.lowrank.joint_qkv import JointQKV
 from mmcompress.compression.lowrank.svd import whitening_root
 from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.recipe import Recipe
-from mmcompress.compression.statistics import collect
 from mmcompress.data.base import PairData
 
 

@@ -4,9 +4,10 @@ from torch import Tensor
 
 from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.compression.base import as_matrix
+from mmcompress.compression.calibration import collect
 from mmcompress.compression.pruning.magnitude import Magnitude
 from mmcompress.compression.pruning.sparsegpt import SparseGPT, sparsegpt
-from mmcompress.compression.statistics import Statistic, collect
+from mmcompress.compression.statistics import Statistic
 from mmcompress.functional.hessian import DAMPING, inverse_cholesky
 
 

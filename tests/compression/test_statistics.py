@@ -8,14 +8,13 @@ from torch import Tensor, nn
 
 from mmcompress.backbones.base import Target
 from mmcompress.backbones.hf.clip import HFClip
-from mmcompress.compression.statistics import (
+from mmcompress.compression.calibration import (
     PERTURBATION,
-    InputStatistic,
     collect_gradients,
     collect_inputs,
     collect_loss_changes,
-    input_statistic,
 )
+from mmcompress.compression.statistics import InputStatistic, input_statistic
 from mmcompress.data.base import PairData
 from mmcompress.functional.contrastive import contrastive_loss
 from mmcompress.functional.hessian import inverse_cholesky

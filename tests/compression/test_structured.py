@@ -15,6 +15,7 @@ from mmcompress.backbones.base import Backbone, Target
 from mmcompress.backbones.fused import split_fused
 from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.backbones.open_clip.backbone import OpenClip
+from mmcompress.compression.calibration import collect, collect_gradients
 from mmcompress.compression.lowrank.joint_qkv import JointQKV
 from mmcompress.compression.lowrank.svd import LowRank
 from mmcompress.compression.pruning.importance import (
@@ -26,7 +27,7 @@ from mmcompress.compression.pruning.importance import (
 )
 from mmcompress.compression.pruning.structured import Structured, keep_counts, reconstruction_gain
 from mmcompress.compression.recipe import Recipe
-from mmcompress.compression.statistics import Statistic, collect, collect_gradients
+from mmcompress.compression.statistics import Statistic
 from mmcompress.data.base import PairData
 from mmcompress.functional.hessian import damp
 from mmcompress.modules.cuts import (

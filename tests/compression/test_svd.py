@@ -6,6 +6,7 @@ from torch import nn
 
 from mmcompress.backbones.base import Backbone, Target
 from mmcompress.compression.base import LEFT_DENSE, warn_smallest
+from mmcompress.compression.calibration import collect
 from mmcompress.compression.lowrank.svd import (
     LowRank,
     block_by_block,
@@ -15,12 +16,7 @@ from mmcompress.compression.lowrank.svd import (
     whitening_root,
 )
 from mmcompress.compression.recipe import Recipe
-from mmcompress.compression.statistics import (
-    GradientStatistic,
-    Statistic,
-    collect,
-    input_statistic,
-)
+from mmcompress.compression.statistics import GradientStatistic, Statistic, input_statistic
 from mmcompress.data.base import PairData
 from mmcompress.modules.lowrank import factorize
 

@@ -12,12 +12,7 @@ from mmcompress.compression.base import Applied, Decision, as_matrix
 from mmcompress.compression.pruning.allocation import ALLOCATIONS, Allocation, allocate
 from mmcompress.compression.pruning.masks import Mask, parse_pattern
 from mmcompress.compression.pruning.schedule import Kind, Schedule
-from mmcompress.compression.statistics import (
-    INPUTS,
-    LOSS_CHANGE,
-    InputStatistic,
-    Statistic,
-)
+from mmcompress.compression.statistics import INPUTS, LOSS_CHANGE, InputStatistic, Statistic
 from mmcompress.compression.steps import FollowsSchedule, MaskStep
 
 Comparison = Literal["tensor", "row"]

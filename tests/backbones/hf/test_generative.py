@@ -12,10 +12,10 @@ from transformers import AutoTokenizer, LlavaForConditionalGeneration, RobertaTo
 
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.hf.generative import HFGenerative, from_pretrained
+from mmcompress.compression.calibration import collect
 from mmcompress.compression.calls import block_calls
 from mmcompress.compression.quantization.gptq import GPTQ
 from mmcompress.compression.recipe import Recipe
-from mmcompress.compression.statistics import collect
 from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.evaluation.perplexity import Perplexity
 from mmcompress.exports.targets import export

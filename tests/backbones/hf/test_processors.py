@@ -22,9 +22,9 @@ from mmcompress.backbones.hf.processors import (
 )
 from mmcompress.backbones.hf.siglip2 import packed, unpacked
 from mmcompress.backbones.hf.two_towers import from_pretrained
+from mmcompress.compression.calibration import collect_inputs
 from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.recipe import Recipe
-from mmcompress.compression.statistics import collect_inputs
 from mmcompress.exports.targets import export
 from mmcompress.testing.zoo.hf import CONFIGS, build_clip, llava_config, untouched, untouched_llava
 from mmcompress.testing.zoo.words import build_tokenizer

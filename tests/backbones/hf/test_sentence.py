@@ -20,6 +20,7 @@ from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.hf.bert import TextEncoder
 from mmcompress.backbones.hf.sentence import MINILM, HFText
 from mmcompress.benchmarks import minilm
+from mmcompress.compression.calibration import collect
 from mmcompress.compression.compressed import Compressed
 from mmcompress.compression.lowrank.svd import LowRank
 from mmcompress.compression.pruning.structured import Structured
@@ -27,7 +28,6 @@ from mmcompress.compression.quantization.gptq import GPTQ
 from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.recipe import Recipe
 from mmcompress.compression.reconstruction import Reconstruction
-from mmcompress.compression.statistics import collect
 from mmcompress.compression.steps import Step
 from mmcompress.data.base import PairData
 from mmcompress.evaluation.agreement import Agreement
