@@ -30,7 +30,8 @@ from mmcompress.runtime.latency import measure_latency
 from mmcompress.search.planning import check, search
 from mmcompress.system.distributed import on_first
 from mmcompress.system.imports import collector_paused
-from mmcompress.system.memory import dense_copy
+from mmcompress.system.mapped import mapped_copy
+from mmcompress.system.memory import large_blocks_apart
 from mmcompress.system.quiet import quiet_libraries
 from mmcompress.system.seeds import seed_everything
 
@@ -61,7 +62,8 @@ def run(cfg: DictConfig | Sequence[str]) -> RunRecord:
     check_settings(cfg, *(str(key) for key in cfg if key not in late))
     quiet_libraries()
     seed_everything(cfg.seed)
-    backbone = instantiate(cfg.backbone)
+    with large_blocks_apart():
+        backbone = instantiate(cfg.backbone)
     recipe = instantiate(cfg.compression)
     budget = instantiate(cfg.budget)
     check(recipe, budget, backbone)
@@ -96,7 +98,7 @@ def run(cfg: DictConfig | Sequence[str]) -> RunRecord:
             session.report()
             return record
 
-        teacher = dense_copy(backbone)
+        teacher = mapped_copy(backbone)
 
         def score_dense() -> None:
             record.dense_sha256 = dense_checksum(teacher.model)
@@ -151,7 +153,7 @@ def run(cfg: DictConfig | Sequence[str]) -> RunRecord:
 
         del backbone, compressed, module, trainer  # what follows looks at the stored model alone
         artifact = Artifact.load(
-            session.folder / ARTIFACT, skeleton=partial(instantiate, cfg.backbone)
+            session.folder / ARTIFACT, skeleton=partial(instantiate, cfg.backbone), in_file=True
         )
         with session.stage("evaluate_s"):
             record.metrics.compressed = evaluate(

@@ -15,6 +15,8 @@ from mmcompress.format.manifest import MANIFEST_FILE, Manifest
 from mmcompress.format.names import Entry
 from mmcompress.format.reader import Reader, StoredWeight, decode
 from mmcompress.functional.finite import describe_not_finite
+from mmcompress.system.mapped import mapped
+from mmcompress.system.memory import large_blocks_apart
 
 COMPRESS_AGAIN = "compress again, from a model that is finite"
 
@@ -67,14 +69,19 @@ def read_skeleton(folder: Path, manifest: Manifest, own: Skeleton | None = None)
         return _build(reader, own)
 
 
-def read_backbone(folder: Path, manifest: Manifest, own: Skeleton | None = None) -> Backbone:
+@large_blocks_apart()
+def read_backbone(
+    folder: Path, manifest: Manifest, own: Skeleton | None = None, *, in_file: bool = False
+) -> Backbone:
     """The backbone with its weights, dense and in evaluation mode.
 
+    Args:
+        in_file: large weights lie in a temporary file, see `mmcompress.system.mapped`.
     Raises:
         ArtifactError: as `read_skeleton`; or a payload does not decode.
     """
     with Reader(folder, manifest) as reader:
-        return open_backbone(reader, own)
+        return open_backbone(reader, own, in_file=in_file)
 
 
 def open_backbone(
@@ -82,11 +89,13 @@ def open_backbone(
     own: Skeleton | None = None,
     *,
     without: Collection[str] = (),
+    in_file: bool = False,
 ) -> Backbone:
     """The backbone of an open artifact with its weights, dense and in evaluation mode.
 
     Args:
         without: names of weights that stay on the meta device, under all their names.
+        in_file: as in `read_backbone`.
     Raises:
         ArtifactError: as `read_backbone`.
     """
@@ -96,7 +105,8 @@ def open_backbone(
         # They follow from the code of the model, which has just been found harmless.
         backbone = build_skeleton(manifest, reader.folder, path=path, on_meta=False, own=own)
     skeleton = backbone.model.state_dict(keep_vars=True)
-    state = dict(_finite(reader, skeleton, without))
+    values = _finite(reader, skeleton, without)
+    state = mapped(values)[0] if in_file else dict(values)
     for key, value in state.items():
         # A Parameter is taken as it is, so that two names can share one.
         state[key] = nn.Parameter(value) if isinstance(skeleton[key], nn.Parameter) else value
@@ -169,11 +179,11 @@ def _finite(
 def read_values(reader: Reader, without: Collection[str] = ()) -> Iterator[tuple[str, Tensor]]:
     """Key and value of each tensor that is stored, in the dtype that the model has it in.
 
-    The largest of the encoded ones are the first of these: decoding takes several times a weight's
-    memory, and at the end that of all others would be added to it.
-
     Args:
         without: keys that are left out.
+
+    The largest of the encoded ones are the first of these: decoding takes several times a weight's
+    memory, which at the end that of all others adds to.
     """
     largest = sorted(reader.weights, key=lambda key: reader.entries[key].count, reverse=True)
     for key in [*reader.places, *largest]:

@@ -26,7 +26,7 @@ from mmcompress.format.writer import MOST_BYTES, Writer
 from mmcompress.functional.finite import describe_not_finite
 from mmcompress.functional.float16 import fits_float16
 from mmcompress.system.files import check_new, folder_atomically
-from mmcompress.system.memory import large_blocks_apart
+from mmcompress.system.memory import give_back, large_blocks_apart
 from mmcompress.system.progress import progress
 
 LIBRARIES = (
@@ -121,6 +121,7 @@ def _write_tensors(
             writer.add_encoded(entry, encoding.steps, stages, payloads, codebook=codebook)
             values = to_numpy(weight) + np.float32(0)  # −0 is +0
         digests[key] = _digest(values)
+        give_back([weight.detach()])
     return digests
 
 
@@ -135,6 +136,7 @@ def _digest(values: np.ndarray) -> str:
 def _check_finite(key: str, tensor: Tensor) -> None:
     """Buffers may hold −inf, as masks do."""
     found = describe_not_finite(tensor.detach(), is_mask=not isinstance(tensor, nn.Parameter))
+    give_back([tensor.detach()])
     _refuse(found and f"{key} holds {found}")
 
 

@@ -13,6 +13,7 @@ from mmcompress.backbones.capabilities import encoder, generator
 from mmcompress.data.base import PairData
 from mmcompress.evaluation.base import Comparison, Evaluator, check_split, inference
 from mmcompress.functional.finite import check_rows
+from mmcompress.system.mapped import layer_by_layer
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ def evaluate(
     with torch.random.fork_rng(devices=[]), ExitStack() as stack:
         for model in {backbone, dense or backbone}:
             stack.enter_context(inference(model))
+            stack.enter_context(layer_by_layer(model))
         for name, evaluator in evaluators.items():
             for metric, value in run(name, evaluator):
                 if metric in metrics:

@@ -1,4 +1,4 @@
-"""A copy that shares memory: equal, private, and no larger than what has changed."""
+"""Weights in a file: equal, private, and in memory only while they are used."""
 
 import copy
 import errno
@@ -13,7 +13,10 @@ from torch import Tensor, nn
 
 from mmcompress.backbones.base import Backbone
 from mmcompress.system.files import FullDisk
-from mmcompress.system.memory import LARGE, dense_copy
+from mmcompress.system.mapped import layer_by_layer, mapped, mapped_copy
+from mmcompress.system.memory import LARGE
+
+Resident = Callable[[Tensor], int]
 
 
 def model() -> nn.Sequential:
@@ -22,13 +25,7 @@ def model() -> nn.Sequential:
     return nn.Sequential(nn.Linear(512, 512), nn.Linear(512, 1024))
 
 
-def written() -> int:
-    """Bytes of the process that lie in no file, or no more, as it has written to them."""
-    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Anonymous:"))
-
-
-def test_both_hold_what_the_model_held() -> None:
+def test_what_comes_back_is_what_went_in() -> None:
     tensors = {
         "floats": torch.randn(700, 800),
         "turned": torch.randn(800, 700).T,
@@ -38,31 +35,27 @@ def test_both_hold_what_the_model_held() -> None:
         "scalar": torch.tensor(0.25),
         "empty": torch.empty(0, 3),
     }
-    weights = {name: nn.Parameter(t.clone(), requires_grad=False) for name, t in tensors.items()}
-    weights["turned"].data = tensors["turned"]
-    original = nn.ParameterDict(weights)
-    for found in (dense_copy(original), original):
-        assert found.keys() == tensors.keys()
-        for name, tensor in tensors.items():
-            weight = found[name]
-            assert torch.equal(weight, tensor), name
-            assert weight.dtype == tensor.dtype, name
-            # One that is saved or copied does not drag the others along.
-            assert weight.untyped_storage().nbytes() == tensor.nbytes, name
-            if tensor.nbytes >= LARGE:
-                assert weight.is_contiguous(), name
-                assert weight.data_ptr() % 64 == 0, name
+    first, second = mapped(tensors.items(), maps=2)
+    assert first.keys() == second.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert torch.equal(first[name], tensor), name
+        assert first[name].dtype == tensor.dtype, name
+        assert first[name].is_contiguous(), name
+        # One that is saved or copied does not drag the others along.
+        assert first[name].untyped_storage().nbytes() == tensor.nbytes, name
+        if tensor.nbytes >= LARGE:
+            assert first[name].data_ptr() % 64 == 0, name
 
 
-def test_small_weights_need_no_file() -> None:
-    found = dense_copy(nn.Linear(3, 3))
-    assert found.weight.shape == (3, 3)
+def test_without_large_tensors_there_is_no_file() -> None:
+    (found,) = mapped([("a", torch.ones(3))])
+    assert torch.equal(found["a"], torch.ones(3))
 
 
 def test_neither_sees_what_the_other_writes() -> None:
     original = model()
     before = {key: tensor.clone() for key, tensor in original.state_dict().items()}
-    twin = dense_copy(original)
+    twin = mapped_copy(original)
     for written, other in ((original, twin), (twin, original)):
         with torch.no_grad():
             for parameter in written.parameters():
@@ -74,7 +67,7 @@ def test_neither_sees_what_the_other_writes() -> None:
 
 def test_training_leaves_the_copy_alone() -> None:
     student = model()
-    teacher = dense_copy(student)
+    teacher = mapped_copy(student)
     before = copy.deepcopy(teacher)
     optimizer = torch.optim.AdamW(student.parameters(), lr=0.1)
     student(torch.ones(1, 512)).sum().backward()
@@ -91,7 +84,7 @@ def test_ties_and_frozen_weights_stay() -> None:
     tied.append(nn.Linear(512, 512))
     tied[3].weight.data = tied[0].weight.data  # another object, the same memory
     tied[1].weight.requires_grad_(False)
-    for found in (tied, dense_copy(tied)):
+    for found in (tied, mapped_copy(tied)):
         assert found[2].weight is found[0].weight
         assert found[3].weight.data_ptr() == found[0].weight.data_ptr()
         assert [p.requires_grad for p in found[1].parameters()] == [False, True]
@@ -100,36 +93,35 @@ def test_ties_and_frozen_weights_stay() -> None:
 def test_a_backbone_computes_the_same(
     tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mmcompress.system.memory.LARGE", 1)
+    monkeypatch.setattr("mmcompress.system.mapped.LARGE", 1)
     pixels, ids = torch.rand(2, 3, 32, 32), tiny_backbone.tokenize(["red cat", "dog"])
     inputs = {"image": pixels, "text": ids}
     with torch.no_grad():
         expected = {m: tiny_backbone.encode(m, inputs[m]) for m in inputs}
-        for found in (dense_copy(tiny_backbone), tiny_backbone):
-            for m in inputs:
-                assert torch.equal(found.encode(m, inputs[m]), expected[m])
+        for found in (mapped_copy(tiny_backbone), tiny_backbone):
+            with layer_by_layer(found):
+                for m in inputs:
+                    assert torch.equal(found.encode(m, inputs[m]), expected[m])
 
 
-def test_weights_of_both_are_the_same_memory_until_one_changes(
-    resident: Callable[[Tensor], int],
-) -> None:
-    original = nn.Linear(1024, 1024)
-    other = dense_copy(original)
-    assert resident(original.weight) == resident(other.weight) == 0
-    assert torch.equal(original.weight, other.weight)
-    before = written()
-    with torch.no_grad():
-        other.weight[:512] = 0
-    half = original.weight.nbytes // 2
-    assert half <= written() - before < 1.2 * half
+def test_a_layer_gives_its_weights_back(resident: Resident) -> None:
+    layers = model()
+    mapped_copy(layers)
+    weights = [layer.weight for layer in layers]
+    assert [resident(weight) for weight in weights] == [0, 0]
+    with layer_by_layer(layers):
+        layers(torch.ones(1, 512))
+        assert [resident(weight) for weight in weights] == [0, 0]
+    layers(torch.ones(1, 512))
+    assert [resident(weight) for weight in weights] == [weight.nbytes for weight in weights]
 
 
 def test_a_full_temporary_folder_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def full() -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("mmcompress.system.memory.tempfile.TemporaryFile", full)
+    monkeypatch.setattr("mmcompress.system.mapped.tempfile.TemporaryFile", full)
     with pytest.raises(FullDisk) as caught:
-        dense_copy(nn.Linear(3, 3))
+        mapped([("a", torch.zeros(3))])
     assert str(caught.value).startswith(str(Path(tempfile.gettempdir()) / "weights"))
     assert str(caught.value).endswith("make room there, or name another folder in TMPDIR")
