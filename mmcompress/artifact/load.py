@@ -17,6 +17,8 @@ from mmcompress.format.reader import Reader, StoredWeight, decode
 from mmcompress.functional.finite import describe_not_finite
 from mmcompress.system.mapped import mapped
 from mmcompress.system.memory import large_blocks_apart
+from mmcompress.system.progress import progress
+from mmcompress.system.threads import in_threads
 
 COMPRESS_AGAIN = "compress again, from a model that is finite"
 
@@ -168,27 +170,27 @@ def _finite(
     Raises:
         ArtifactError: one holds NaN or infinity.
     """
-    for key, value in read_values(reader, without):
-        is_mask = not isinstance(skeleton[key], nn.Parameter)
-        found = describe_not_finite(value, is_mask=is_mask)
+
+    def read(entry: Entry) -> Tensor:
+        key = entry.name
+        value = to_tensor(reader.get(key))
+        found = describe_not_finite(value, is_mask=not isinstance(skeleton[key], nn.Parameter))
         if found is not None:
             raise ArtifactError(reader.file_of(key), f"{key} holds {found}", COMPRESS_AGAIN)
-        yield key, value
+        return value
+
+    entries = [entry for entry in in_reading_order(reader) if entry.name not in without]
+    for entry, value in in_threads(read, progress(entries, "read"), lambda entry: 4 * entry.count):
+        yield entry.name, value
 
 
-def read_values(reader: Reader, without: Collection[str] = ()) -> Iterator[tuple[str, Tensor]]:
-    """Key and value of each tensor that is stored, in the dtype that the model has it in.
+def in_reading_order(reader: Reader) -> list[Entry]:
+    """All tensors, the largest of the encoded ones before the others of these.
 
-    Args:
-        without: keys that are left out.
-
-    The largest of the encoded ones are the first of these: decoding takes several times a weight's
-    memory, which at the end that of all others adds to.
+    Decoding takes several times a weight's memory, which at the end that of all others adds to.
     """
     largest = sorted(reader.weights, key=lambda key: reader.entries[key].count, reverse=True)
-    for key in [*reader.places, *largest]:
-        if key not in without:
-            yield key, to_tensor(reader.get(key))
+    return [reader.entries[key] for key in [*reader.places, *largest]]
 
 
 def to_tensor(stored: StoredWeight) -> Tensor:

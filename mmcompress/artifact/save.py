@@ -1,8 +1,8 @@
 """Writing an artifact: all files and the assets, or nothing."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from mmcompress.artifact.load import check_same, describe_tensors, read_manifest
 from mmcompress.artifact.skeleton import OWN
 from mmcompress.artifact.spec import without_references
 from mmcompress.backbones.base import Backbone
+from mmcompress.format.encode import Candidate
 from mmcompress.format.errors import ArtifactError
 from mmcompress.format.manifest import FORMAT_VERSION, MANIFEST_FILE, Manifest, sign
 from mmcompress.format.names import Entry
@@ -28,6 +29,7 @@ from mmcompress.functional.float16 import fits_float16
 from mmcompress.system.files import check_new, folder_atomically
 from mmcompress.system.memory import give_back, large_blocks_apart
 from mmcompress.system.progress import progress
+from mmcompress.system.threads import in_threads
 
 LIBRARIES = (
     *["mmcompress", "torch", "safetensors", "zstandard", "constriction"],
@@ -96,33 +98,67 @@ def write_artifact(
         return _read_back(temporary, state, digests)
 
 
+@dataclass(frozen=True)
+class Job:
+    """One tensor that is to be stored.
+
+    Attributes:
+        entry: what the model says of it.
+        tensor: its values.
+        encoding: how it is stored; None where it stays dense.
+    """
+
+    entry: Entry
+    tensor: Tensor
+    encoding: Encoding | None
+
+
 def _write_tensors(
     writer: Writer,
     entries: Iterable[Entry],
     state: Mapping[str, Tensor],
     encodings: Mapping[str, Encoding],
 ) -> dict[str, str]:
-    """A checksum of the values of each tensor; one of them is in memory at a time."""
+    """A checksum of the values of each tensor; a few of them are in memory at a time."""
     digests: dict[str, str] = {}
     in_order = sorted(entries, key=lambda entry: entry.name)
-    for entry in progress(in_order, "store"):
+    jobs = _jobs(writer, progress(in_order, "store"), state, encodings)
+    for job, (candidate, digest) in in_threads(_prepare, jobs, lambda job: job.tensor.nbytes):
+        if candidate is None:
+            writer.add_dense(job.entry, to_numpy(job.tensor))
+        else:
+            assert job.encoding is not None
+            codebook = job.encoding.tensors.get("codebook")
+            writer.add_encoded(job.entry, job.encoding.steps, *candidate, codebook=codebook)
+        digests[job.entry.name] = digest
+        give_back([job.tensor.detach()])
+    return digests
+
+
+def _jobs(
+    writer: Writer,
+    entries: Iterable[Entry],
+    state: Mapping[str, Tensor],
+    encodings: Mapping[str, Encoding],
+) -> Iterator[Job]:
+    """What there is to store; a weight is baked when it is asked for."""
+    for entry in entries:
         key = entry.name
         # Float32 that float16 cannot hold is stored as a weight that no step touched.
         wide = key not in encodings and writer.halved and _is_wide(state[key])
         encoding = Encoding() if wide else encodings.get(key)
         weight = state[key] if encoding is None or encoding.weight is None else encoding.weight
-        if encoding is None:
-            values = to_numpy(weight)
-            writer.add_dense(entry, values)
-        else:
+        if encoding is not None:
             _check_finite(key, weight)
-            stages, payloads = encode(weight, encoding, name=key)
-            codebook = encoding.tensors.get("codebook")
-            writer.add_encoded(entry, encoding.steps, stages, payloads, codebook=codebook)
-            values = to_numpy(weight) + np.float32(0)  # −0 is +0
-        digests[key] = _digest(values)
-        give_back([weight.detach()])
-    return digests
+        yield Job(entry, weight, encoding)
+
+
+def _prepare(job: Job) -> tuple[Candidate | None, str]:
+    """How a tensor is stored, None as it is; and the checksum of its values."""
+    if job.encoding is None:
+        return None, _digest(to_numpy(job.tensor))
+    candidate = encode(job.tensor, job.encoding, name=job.entry.name)
+    return candidate, _digest(to_numpy(job.tensor) + np.float32(0))  # −0 is +0
 
 
 def _is_wide(tensor: Tensor) -> bool:
@@ -155,20 +191,27 @@ def _read_back(folder: Path, state: Mapping[str, Tensor], digests: Mapping[str, 
         read_skeleton(folder, manifest)
     with Reader(folder, manifest) as reader:
         check_same(reader, state)
-        for key in reader.entries:
-            stored = reader.get(key)
-            values = stored.codes
-            if stored.chain is not None:
-                values = decode(stored) + np.float32(0)
-            elif stored.stored_dtype != stored.dtype:
-                values = decode(stored)
-            if _digest(values) != digests[key]:
+        found = in_threads(
+            lambda entry: _digest(_stored_values(reader, entry.name)),
+            progress(list(reader.entries.values()), "check"),
+            lambda entry: 4 * entry.count,
+        )
+        for entry, digest in found:
+            if digest != digests[entry.name]:
                 raise ArtifactError(
                     folder,
-                    f"gives back other values of {key} than were written",
+                    f"gives back other values of {entry.name} than were written",
                     "save it again; if that does not help, report it with the recipe",
                 )
     return manifest
+
+
+def _stored_values(reader: Reader, key: str) -> np.ndarray:
+    """What a file gives back of a tensor, in the model's dtype, −0 as +0 where it was encoded."""
+    stored = reader.get(key)
+    if stored.chain is not None:
+        return decode(stored) + np.float32(0)
+    return decode(stored) if stored.stored_dtype != stored.dtype else stored.codes
 
 
 def _refuse(not_finite: str | None) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any, Self
 
 import numpy as np
@@ -241,6 +242,8 @@ class Reader:
         self._stack = ExitStack()
         self._files: list[dict[str, Stored]] = []
         self._bundles: dict[tuple[int, str], Bundle] = {}
+        self._one_bundle = Lock()
+        """A bundle keeps the last of its frames, which another thread must not exchange."""
 
     def __enter__(self) -> Self:
         try:
@@ -269,7 +272,7 @@ class Reader:
         return self._chains[name]
 
     def get(self, name: str) -> StoredWeight:
-        """One tensor.
+        """One tensor; any thread may ask.
 
         Raises:
             ArtifactError: its bytes are damaged.
@@ -277,7 +280,8 @@ class Reader:
         entry = self.entries[name]
         with refusing(self.file_of(name), f"{name} does not decode"):
             if entry.row is None:
-                return self._get_dense(entry)
+                with self._one_bundle:
+                    return self._get_dense(entry)
             weight, chain = self.weights[name], self.chain(name)
             payloads = {}
             for payload, part in weight.parts.items():

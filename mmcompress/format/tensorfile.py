@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import BinaryIO
 
 import numpy as np
@@ -25,6 +26,7 @@ class Stored:
 
     Args:
         file: to read from.
+        lock: of the file, which has one place that is read next.
         offset: of its first byte.
         length: in bytes.
         dtype: its safetensors name.
@@ -32,17 +34,24 @@ class Stored:
     """
 
     def __init__(
-        self, file: BinaryIO, offset: int, length: int, dtype: str, shape: tuple[int, ...]
+        self,
+        file: BinaryIO,
+        lock: Lock,
+        offset: int,
+        length: int,
+        dtype: str,
+        shape: tuple[int, ...],
     ) -> None:
-        self._file, self._offset = file, offset
+        self._file, self._lock, self._offset = file, lock, offset
         self.length, self.dtype, self.shape = length, dtype, shape
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Bytes from `start` to `stop`, or to the end: uint8, a copy."""
+        """Bytes from `start` to `stop`, or to the end: uint8, a copy. Any thread may ask."""
         stop = min(stop, self.length)
         data = np.empty(max(stop - start, 0), np.uint8)
-        self._file.seek(self._offset + start)
-        self._file.readinto(data.data)  # type: ignore[attr-defined]
+        with self._lock:
+            self._file.seek(self._offset + start)
+            self._file.readinto(data.data)  # type: ignore[attr-defined]
         return data
 
 
@@ -53,6 +62,7 @@ def open_file(path: Path) -> Iterator[dict[str, Stored]]:
     Raises:
         ArtifactError: it is no safetensors file.
     """
+    lock = Lock()
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > LONGEST_HEADER:
@@ -67,6 +77,7 @@ def open_file(path: Path) -> Iterator[dict[str, Stored]]:
             tensors = {
                 name: Stored(
                     file,
+                    lock,
                     8 + length + about["data_offsets"][0],
                     about["data_offsets"][1] - about["data_offsets"][0],
                     about["dtype"],

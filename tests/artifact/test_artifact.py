@@ -152,7 +152,7 @@ def test_half_precision_remainder(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Not smaller, so that sizes are exact.
-    monkeypatch.setattr(bundles.planes, "compress", lambda values: values.view(np.uint8))
+    monkeypatch.setattr(bundles.planes, "compress", lambda values, **_: values.view(np.uint8))
     encodings = encode_all(backbone, "int8", encode_as)
     with pytest.raises(AssertionError, match="is not rounded to float16"):
         save_artifact(backbone, encodings=encodings, dense_dtype="float16")
