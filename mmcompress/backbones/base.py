@@ -237,14 +237,16 @@ class Backbone(nn.Module, ABC):
 
     def _role(self, name: str, granularity: str) -> tuple[str, str] | None:
         for pattern, modality, role in self.roles:
+            if re.fullmatch(pattern, name):
+                return modality, role
+        if granularity not in UNNAMED_ROLES:
+            return None
+        for pattern, modality, role in self.roles:
             # "…mlp.fc1.weight" also covers "…mlp.fc1.u.weight", a factor of it.
             stem = pattern.removesuffix(r"\.weight")
-            factors = r"(\.\w+)*\.weight" if pattern != stem else ""
-            if re.fullmatch(stem + factors, name):
+            if pattern != stem and re.fullmatch(stem + r"(\.\w+)+\.weight", name):
                 return modality, role
-        if granularity in UNNAMED_ROLES:
-            return self.modality_of(name), UNNAMED_ROLES[granularity]
-        return None
+        return self.modality_of(name), UNNAMED_ROLES[granularity]
 
     def modality_of(self, name: str) -> str:
         """The tower that a parameter or buffer belongs to, `shared` when to none."""

@@ -25,6 +25,9 @@ LIGHTNING = "MisconfigurationException"
 
 FULL_KEY = re.compile(r"full_key: (\S+)$")
 
+CALLED = re.compile(r"(?!\S*__init__\()\S+\(\) missing \d+ required positional arguments?: ")
+"""What Python says of a function without its arguments; not of a constructor."""
+
 
 def root_cause(error: BaseException) -> BaseException:
     """What went wrong inside a constructor that Hydra called; `error` itself otherwise."""
@@ -48,6 +51,8 @@ def one_sentence(error: BaseException) -> str:
     else:
         text = str(cause) or type(cause).__name__
         text = NO_NULL if text == NULL_GROUP else text
+    if error is not cause and isinstance(cause, TypeError) and CALLED.match(text):
+        text += "; `_target_` calls a function: add `_partial_: true` to give the function itself"
     key = _key(error)
     return " ".join((text if key in text else f"{key}: {text}").split())
 

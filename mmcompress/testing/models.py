@@ -118,7 +118,10 @@ def _check_targets(dense: Backbone) -> None:
         total = sum(parameter.numel() for parameter in parameters.values())
         reached = {t.name for t in targets} & parameters.keys()
         share = sum(parameters[name].numel() for name in reached) / total
-        assert share >= LEAST, f"{share:.1%} are: name bare parameters in `roles`"
+        without = {n: why for n, why in dense.remainder().items() if n in parameters}
+        largest = sorted(without, key=lambda name: -parameters[name].numel())[:3]
+        left = ", ".join(f"{name}: {without[name]}" for name in largest)
+        assert share >= LEAST, f"{share:.1%} are; name the others in `roles`: {left}"
 
 
 def _check_spec(dense: Backbone) -> None:

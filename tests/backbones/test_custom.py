@@ -81,6 +81,33 @@ def test_every_layer_is_a_target(batch: dict[str, Tensor]) -> None:
     assert backbone.preprocess(image).max() == 1
 
 
+class Blocks(nn.Module):
+    """Blocks in a list, whose numbers look like those of the layers in them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 8)) for _ in range(2)
+        )
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = torch.nn.functional.one_hot(ids, 8).float().mean(dim=1)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+def test_a_wide_pattern_takes_no_norm_and_no_layer_that_a_later_row_names() -> None:
+    rows = [(r"text_encoder\..*\.0\.weight", "text", "up"), (r".*\.2\.weight", "text", "down")]
+    made = Custom(text_encoder=Blocks(), tokenizer=tokenize, roles=rows)
+    assert [(t.name.removeprefix("text_encoder.blocks."), t.role) for t in made.targets()] == [
+        ("0.0.weight", "up"),
+        ("0.2.weight", "down"),
+        ("1.0.weight", "up"),
+        ("1.2.weight", "down"),
+    ]
+
+
 def save(folder: Path, backbone: Custom, batch: dict[str, Tensor]) -> Path:
     lowrank = LowRank(rank_ratio=0.5, rank_multiple=1, role="conv")
     recipe = Recipe({"lowrank": lowrank, "gptq": GPTQ(bits=4)})

@@ -3,7 +3,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from mmcompress.config.errors import in_one_sentence, root_cause
+from mmcompress.config.errors import in_one_sentence, one_sentence, root_cause
 
 BAD = {"_target_": "mmcompress.compression.quantization.integer.Integer", "bits": 99}
 
@@ -19,6 +19,21 @@ def test_what_a_user_can_mend_ends_in_one_sentence(monkeypatch: pytest.MonkeyPat
     with pytest.raises(SystemExit) as stopped:
         in_one_sentence(lambda: instantiate(BAD))()
     assert stopped.value.code == "error: bits=99 must be a whole number from 2 to 8"
+
+
+def test_a_function_that_a_configuration_calls_by_mistake_is_named_with_the_fix() -> None:
+    with pytest.raises(InstantiationException) as raised:
+        instantiate({"transform": {"_target_": "textwrap.dedent"}})
+    assert one_sentence(raised.value) == (
+        "transform: dedent() missing 1 required positional argument: 'text'; `_target_` calls a "
+        "function: add `_partial_: true` to give the function itself"
+    )
+
+
+def test_a_constructor_without_its_argument_is_no_such_function() -> None:
+    with pytest.raises(InstantiationException) as raised:
+        instantiate({"layer": {"_target_": "torch.nn.Linear"}})
+    assert "_partial_" not in one_sentence(raised.value)
 
 
 def test_bugs_keep_their_traceback() -> None:

@@ -107,6 +107,13 @@ def test_a_broken_promise_is_named(make: Callable[[], Custom], sentence: str) ->
     assert "\n" not in str(caught.value)
 
 
+def test_what_is_no_target_is_named_with_the_largest_first() -> None:
+    with pytest.raises(
+        AssertionError, match=r"name the others in `roles`: image_encoder\.table: matr"
+    ):
+        check_backbone(build(image_encoder=Bare()))
+
+
 @pytest.mark.parametrize("family", ["hf/clip", "hf/clap", "hf_text/bert", "custom"])
 def test_ours_keep_them(family: str) -> None:
     assert check_backbone(contract(family).dense, recipes=["int8"]) == {"int8": ""}
