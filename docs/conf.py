@@ -18,6 +18,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
+    "first_lines",
     "sphinx_copybutton",
 ]
 # Pages of `measured/` include what commands wrote into `results/`.

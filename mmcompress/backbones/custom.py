@@ -34,7 +34,8 @@ class Custom(Encoder, Classifier):
     """Adapter for encoders that you give.
 
     Attention of PyTorch, open_clip and timm in them is split into `nn.Linear`s at once. Every
-    linear layer, embedding and convolution is a target; `roles` names them.
+    linear layer, embedding and 2D convolution is a target; `roles` names them, and makes targets of
+    other parameters.
 
     Args:
         image_encoder, audio_encoder, text_encoder: batch → embeddings (B, D); two of them to train

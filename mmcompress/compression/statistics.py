@@ -51,8 +51,8 @@ class InputStatistic:
     Attributes:
         second_moment: (in, in), sum over tokens of `x xᵀ`, float32. For an embedding, whose input
             is one-hot, the diagonal alone: (num_embeddings,), how often each row was read.
-        abs_mean: (in,), mean over tokens of |x|; for an embedding, how often each row was read.
-        abs_max: (in,), largest |x|; for an embedding 1 where a row was read.
+        abs_mean: (in,), mean over tokens of `|x|`; for an embedding, how often each row was read.
+        abs_max: (in,), largest `|x|`; for an embedding 1 where a row was read.
         tokens: how many vectors were summed.
         last_factor: that the statistics of one calibration share.
     """
@@ -97,7 +97,8 @@ class Statistic:
 
     Attributes:
         inputs, gradients: see there.
-        loss_change: |L(W + ε z) − L(W − ε z)| / 2ε of the symmetric contrastive loss, for normal z.
+        loss_change: `|L(W + ε z) − L(W − ε z)| / 2ε` of the symmetric contrastive loss, for normal
+            z.
     """
 
     inputs: InputStatistic | None = None
