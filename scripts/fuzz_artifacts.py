@@ -88,6 +88,7 @@ def fuzz(seeds: Iterator[int] | range) -> Iterator[Outcome]:
                 ours, theirs = context.Pipe()
                 child = context.Process(target=_serve, args=(theirs, sources), daemon=True)
                 child.start()
+                ours.recv()  # its imports count for no mutant, however busy the machine is
             source = sources[seed % len(sources)]
             folder = Path(place, str(seed), "artifact")
             change = make_mutant(source, folder, seed)
@@ -133,6 +134,7 @@ def _serve(connection: Connection, sources: list[Path]) -> None:
         os.dup2(nowhere.fileno(), sys.stderr.fileno())
     for source in sources:  # what libraries load once is no mutant's memory
         _load(source)
+    connection.send("ready")
     while (job := connection.recv()) is not None:
         folder, source, fit = Path(job[0]), Path(job[1]), job[2]
         if fit:
