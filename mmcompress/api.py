@@ -13,7 +13,7 @@ from omegaconf import DictConfig, open_dict
 from torch import Tensor
 
 from mmcompress.artifact.folder import Artifact, artifact_folder
-from mmcompress.backbones.base import Backbone
+from mmcompress.backbones.base import Backbone, Prepares
 from mmcompress.compression import catalog
 from mmcompress.compression.compressed import Compressed
 from mmcompress.compression.recipe import Recipe
@@ -25,9 +25,12 @@ from mmcompress.data.pairs import GivenPairs
 from mmcompress.evaluation.base import Comparison, Evaluator
 from mmcompress.evaluation.evaluate import evaluate as score
 from mmcompress.exports.targets import export as write
+from mmcompress.exports.targets import target_of
 from mmcompress.runtime.base import Embedder
 from mmcompress.runtime.dense import DenseModel
-from mmcompress.runtime.loading import open_model
+from mmcompress.runtime.deployed import Deployed
+from mmcompress.runtime.loading import Scored, open_model, to_score
+from mmcompress.runtime.onnx import OnnxModel
 from mmcompress.search.budget import Budget
 from mmcompress.search.planning import check, search
 from mmcompress.system.locations import project_path
@@ -50,8 +53,9 @@ def load(
 
     Args:
         folder: of an artifact, of the run that made it, or for `onnx` of an export.
-        runtime: `dense` decodes every weight to float32; `onnx` runs the stored integers in ONNX
-            Runtime: an artifact is exported to the user's cache directory when it is first loaded.
+        runtime: `dense` decodes every weight to float32; `packed` keeps the stored integers in
+            memory and multiplies with them where PyTorch can; `onnx` runs them in ONNX Runtime: an
+            artifact is exported to the user's cache directory when it is first loaded.
         device: where it runs.
         skeleton: builds the dense model, for artifacts of a model of your own (`Custom`).
     Raises:
@@ -140,9 +144,10 @@ def compress(
 
 
 def evaluate(
-    model: Artifact | Backbone | DenseModel | str | Path,
+    model: Artifact | Backbone | DenseModel | OnnxModel | str | Path,
     *,
     data: PairData | Pairs | str,
+    runtime: str = "dense",
     evaluators: str | Mapping[str, Evaluator | Comparison] = "default",
     split: str = "test",
     dense: Backbone | None = None,
@@ -150,7 +155,9 @@ def evaluate(
     """Name → value of every metric, by the evaluators that runs use.
 
     Args:
-        model: what `load` gives, an `Artifact`, its folder, or a dense `Backbone`.
+        model: what `load` gives, an `Artifact`, the folder of one or of an export, or a dense
+            `Backbone`.
+        runtime: what runs an artifact or a folder: of `load`.
         data: a `PairData`, the name of a file in `conf/data/`, or a list of pairs (picture, text)
             or (sound, text), which then are the split.
         evaluators: by name, in the order in which they run, or the name of a file in
@@ -167,9 +174,9 @@ def evaluate(
         >>> sorted(mmc.evaluate(mmc.backbone("mini"), data=pairs))[:2]
         ['retrieval/i2t_r@1', 'retrieval/i2t_r@10']
     """
-    scored = _backbone_of(model)
+    scored = _scored(model, runtime)
     chosen = _evaluators(evaluators) if isinstance(evaluators, str) else evaluators
-    return score(scored, _data(data, split, scored), chosen, split, dense=dense)
+    return score(scored.encode, _data(data, split, scored.prepares), chosen, split, dense=dense)
 
 
 def export(
@@ -203,6 +210,7 @@ def export(
         ['config.json', 'model.safetensors', 'preprocessor_config.json', 'tokenizer.json', \
 'tokenizer_config.json']
     """
+    target_of(to)
     if not isinstance(artifact, Artifact):
         artifact = Artifact.load(artifact_folder(Path(artifact)))
     write(artifact, to, Path(out), activations=activations, test=test)
@@ -215,12 +223,18 @@ def _evaluators(name: str) -> dict[str, Evaluator | Comparison]:
     ).evaluators
 
 
-def _backbone_of(model: Any) -> Backbone:
-    if isinstance(model, str | Path):
-        return Artifact.load(artifact_folder(Path(model))).backbone
+def _scored(model: Any, runtime: str) -> Scored:
     if isinstance(model, Compressed):
         raise ValueError("save it first: what is scored is what was stored, evaluate(x.save(…))")
-    return model if isinstance(model, Backbone) else model.backbone
+    if isinstance(model, str | Path):
+        return to_score(Path(model), runtime)
+    if isinstance(model, OnnxModel):
+        deployed = Deployed(model)
+        return Scored(deployed, deployed)
+    if isinstance(model, Artifact) and runtime != "dense":
+        return to_score(model.folder, runtime)
+    backbone = model if isinstance(model, Backbone) else model.backbone
+    return Scored(backbone, backbone)
 
 
 def _recipe(recipe: str | Recipe, settings: Mapping[str, Any]) -> Recipe:
@@ -270,7 +284,7 @@ def _set(owner: str, cfg: DictConfig, settings: Mapping[str, Any]) -> None:
             cfg[name] = str(value) if isinstance(value, Path) else value
 
 
-def _data(data: PairData | Pairs | str, split: str, backbone: Backbone) -> PairData:
+def _data(data: PairData | Pairs | str, split: str, backbone: Prepares) -> PairData:
     """Data that the backbone prepares."""
     if isinstance(data, str):
         data = _make(compose_config(f"data={_choice('data', data)}"), "data")

@@ -154,24 +154,24 @@ def write_export(
 
 @in_one_sentence
 def score(folder: Path, overrides: Sequence[str], *, as_json: bool = False) -> dict[str, Any]:
-    """Print the metrics of an artifact, by the evaluators and data of the configuration."""
+    """Print the metrics of an artifact, by runtime, evaluators and data of the configuration."""
     from hydra.utils import instantiate
 
-    from mmcompress.artifact.folder import Artifact, artifact_folder
     from mmcompress.config.compose import compose_config
     from mmcompress.config.validation import check_settings
     from mmcompress.evaluation.evaluate import evaluate
     from mmcompress.functional.score import intervals
     from mmcompress.records.schema import Interval, typed
     from mmcompress.report.metrics import with_interval
+    from mmcompress.runtime.loading import to_score
 
     cfg = compose_config(*overrides)
     check_settings(cfg, "data", "evaluation")
-    artifact = Artifact.load(artifact_folder(folder), skeleton=_own_model(overrides))
+    scored = to_score(folder, cfg.runtime, skeleton=_own_model(overrides))
     data = instantiate(cfg.data)
-    data.attach(artifact.backbone)
+    data.attach(scored.prepares)
     evaluators = instantiate(cfg.evaluation.evaluators)
-    metrics = evaluate(artifact.backbone, data, evaluators, cfg.evaluation.split)
+    metrics = evaluate(scored.encode, data, evaluators, cfg.evaluation.split)
     if as_json:
         print(json.dumps(metrics, indent=2))
     else:
@@ -238,10 +238,10 @@ COMMANDS = {
         overrides="backbone=… of a model of your own",
     ),
     "evaluate": Command(
-        "score an artifact in this process",
+        "score an artifact or an export, in the runtime that runs it",
         lambda args: score(args.artifact, args.overrides, as_json=args.json),
         [ARTIFACT, ("--json", {"action": "store_true", "help": "print full precision as JSON"})],
-        overrides="such as data=openmoji evaluation.split=val",
+        overrides="such as runtime=onnx data=openmoji evaluation.split=val",
     ),
     "export": Command(
         "write an artifact for ONNX Runtime, or as a dense checkpoint of the library it comes from",

@@ -27,6 +27,7 @@ from mmcompress.records.record import RunRecord
 from mmcompress.records.schema import BudgetReport, Cast, Interval, Latency, Size, typed
 from mmcompress.rehearsal import rehearse
 from mmcompress.runtime.latency import measure_latency
+from mmcompress.runtime.loading import artifact_to_score, check_runtime
 from mmcompress.search.planning import check, search
 from mmcompress.system.distributed import on_first
 from mmcompress.system.imports import collector_paused
@@ -67,6 +68,7 @@ def run(cfg: DictConfig | Sequence[str]) -> RunRecord:
     recipe = instantiate(cfg.compression)
     budget = instantiate(cfg.budget)
     check(recipe, budget, backbone)
+    check_runtime(cfg.runtime, backbone)
 
     with collector_paused():
         from mmcompress.session import start_run
@@ -156,9 +158,8 @@ def run(cfg: DictConfig | Sequence[str]) -> RunRecord:
             session.folder / ARTIFACT, skeleton=partial(instantiate, cfg.backbone), in_file=True
         )
         with session.stage("evaluate_s"):
-            record.metrics.compressed = evaluate(
-                artifact.backbone, data, evaluators, split, dense=teacher
-            )
+            scored = artifact_to_score(artifact, cfg.runtime)
+            record.metrics.compressed = evaluate(scored, data, evaluators, split, dense=teacher)
             found = intervals(record.metrics.dense, record.metrics.compressed)
             record.intervals = typed(dict[str, Interval], found)
             record.size = typed(Size, artifact.size_summary() | {"coverage": coverage})

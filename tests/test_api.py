@@ -140,10 +140,9 @@ def test_what_is_not_stored_is_not_scored(tiny_backbone: mmc.Backbone) -> None:
         mmc.evaluate(small, data=PAIRS)
 
 
-@pytest.mark.parametrize("runtime", ["packed", "onnx", "quick"])
-def test_an_unknown_runtime_is_refused(runtime: str) -> None:
-    with pytest.raises(ValueError, match=f"^runtime='{runtime}' must be one of dense$"):
-        mmc.load("anywhere", runtime)
+def test_an_unknown_runtime_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^runtime='quick' must be one of dense, packed, onnx$"):
+        mmc.load("anywhere", "quick")
 
 
 def test_a_backbone_by_its_name() -> None:
@@ -161,5 +160,5 @@ def test_a_setting_of_a_backbone_may_be_called_name() -> None:
 
 
 def test_an_export_to_an_unknown_library() -> None:
-    with pytest.raises(ValueError, match=r"^to='onnx' must be one of open_clip, hf$"):
-        mmc.export("anywhere", to="onnx", out="elsewhere")
+    with pytest.raises(ValueError, match=r"^to='gguf' must be one of open_clip, hf, onnx$"):
+        mmc.export("anywhere", to="gguf", out="elsewhere")

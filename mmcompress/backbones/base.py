@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Protocol, Self
 
 from torch import Tensor, nn
 
@@ -68,6 +68,25 @@ class Target:
     def name(self) -> str:
         """Of a weight, its key in `backbone.model.state_dict()`; of a module, its path."""
         return ".".join(part for part in (self.module, self.parameter) if part)
+
+
+class Prepares(Protocol):
+    """What makes a model's inputs: a backbone, or an export of one. See `Backbone`."""
+
+    modalities: tuple[str, ...]
+    sampling_rate: int
+
+    @property
+    def reads_alpha(self) -> bool: ...
+
+    @property
+    def window(self) -> float | None: ...
+
+    def preprocess(self, image: Any) -> Tensor: ...
+
+    def preprocess_audio(self, waveforms: Sequence[Tensor]) -> Tensor: ...
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor: ...
 
 
 class Backbone(nn.Module, ABC):

@@ -123,7 +123,7 @@ class Classifier(Backbone):
         return F.cross_entropy(self.class_logits(batch[modality]), batch["label"])
 
 
-def encoder(backbone: Backbone, asks: str, fix: str) -> Encoder:
+def encoder(backbone: object, asks: str, fix: str) -> Encoder:
     """The backbone, once it is known to embed its inputs.
 
     Args:
@@ -137,7 +137,7 @@ def encoder(backbone: Backbone, asks: str, fix: str) -> Encoder:
     return backbone
 
 
-def dual_encoder(backbone: Backbone, asks: str, fix: str) -> Encoder:
+def dual_encoder(backbone: object, asks: str, fix: str) -> Encoder:
     """The backbone, once it is known to embed pairs of two modalities; see `encoder`.
 
     Raises:
@@ -152,7 +152,7 @@ def dual_encoder(backbone: Backbone, asks: str, fix: str) -> Encoder:
     return found
 
 
-def generator(backbone: Backbone, asks: str, fix: str) -> Generator:
+def generator(backbone: object, asks: str, fix: str) -> Generator:
     """The backbone, once it is known to write captions; see `encoder`.
 
     Raises:
@@ -163,7 +163,7 @@ def generator(backbone: Backbone, asks: str, fix: str) -> Generator:
     return backbone
 
 
-def classifier(backbone: Backbone, asks: str, fix: str) -> Classifier:
+def classifier(backbone: object, asks: str, fix: str) -> Classifier:
     """The backbone, once it is known to tell classes apart; see `encoder`.
 
     Raises:
@@ -174,5 +174,5 @@ def classifier(backbone: Backbone, asks: str, fix: str) -> Classifier:
     return backbone
 
 
-def _name(backbone: Backbone) -> str:
+def _name(backbone: object) -> str:
     return type(backbone).__name__

@@ -39,6 +39,7 @@ Sizes = Annotated[
 SETTINGS: dict[str, Any] = {
     "name": str | int | float,
     "seed": Seed,
+    "runtime": str,
     "warmup_ratio": Share,
     "run_dir": str,
     "resume": str | None,

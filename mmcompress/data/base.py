@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mmcompress.backbones.base import Backbone
+from mmcompress.backbones.base import Prepares
 from mmcompress.config.errors import USER_ERRORS
 from mmcompress.data.content import content_id
 from mmcompress.data.decode import Waveform, cropped, resampled
@@ -76,7 +76,7 @@ class PairData(ABC):
 
     name: str
     splits: dict[str, Items]
-    backbone: Backbone
+    backbone: Prepares
     class_names: Sequence[str] = ()
     templates: Sequence[str] = ("{}",)
     remedy: str = Items.remedy
@@ -131,7 +131,7 @@ class PairData(ABC):
             log.warning("%s %s", self.name, message)
         self._told.add(message)
 
-    def attach(self, backbone: Backbone) -> None:
+    def attach(self, backbone: Prepares) -> None:
         """Read the splits and use `backbone` to preprocess and tokenize from now on.
 
         What splits leave out is logged, at most once.

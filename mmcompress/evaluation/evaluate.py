@@ -1,4 +1,4 @@
-"""Score a backbone: the one driver of all evaluators."""
+"""Score a model: the one driver of all evaluators."""
 
 import logging
 import math
@@ -11,7 +11,7 @@ from torch import Tensor
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.capabilities import encoder, generator
 from mmcompress.data.base import PairData
-from mmcompress.evaluation.base import Comparison, Evaluator, check_split, inference
+from mmcompress.evaluation.base import Comparison, Encode, Evaluator, check_split, inference
 from mmcompress.functional.finite import check_rows
 from mmcompress.system.mapped import layer_by_layer
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def evaluate(
-    backbone: Backbone,
+    model: Backbone | Encode,
     data: PairData,
     evaluators: Mapping[str, Evaluator | Comparison],
     split: str,
@@ -28,10 +28,12 @@ def evaluate(
 ) -> dict[str, float]:
     """Run every evaluator on one split.
 
-    The backbone runs in eval mode on the device where its weights are; its mode is restored. On
+    A backbone runs in eval mode on the device where its weights are; its mode is restored. On
     one machine the numbers are the same to the last digit in every process.
 
     Args:
+        model: what is scored: a backbone, or how another runtime embeds.
+        data: with what prepares its inputs attached.
         evaluators: by name, in the order in which they run.
         dense: what a `Comparison` compares with; without it none runs.
     Returns:
@@ -42,7 +44,7 @@ def evaluate(
         NotFiniteError: embeddings are NaN or infinite.
     """
     check_split(data, split)
-    encode = _Encoder(backbone)
+    encode = _Encoder(model) if isinstance(model, Backbone) else model
 
     def run(name: str, evaluator: Evaluator | Comparison) -> Iterable[tuple[str, float]]:
         if not isinstance(evaluator, Comparison):
@@ -56,9 +58,9 @@ def evaluate(
     # Loaders draw random numbers: without the fork, training after a baseline that was measured
     # would differ from training after one that was read from the cache.
     with torch.random.fork_rng(devices=[]), ExitStack() as stack:
-        for model in {backbone, dense or backbone}:
-            stack.enter_context(inference(model))
-            stack.enter_context(layer_by_layer(model))
+        for each in {each for each in (model, dense) if isinstance(each, Backbone)}:
+            stack.enter_context(inference(each))
+            stack.enter_context(layer_by_layer(each))
         for name, evaluator in evaluators.items():
             for metric, value in run(name, evaluator):
                 if metric in metrics:

@@ -65,6 +65,17 @@ TARGETS = {
 }
 
 
+def target_of(name: str) -> Target:
+    """The target of a name.
+
+    Raises:
+        ValueError: there is none; names those there are.
+    """
+    if name not in TARGETS:
+        raise ValueError(f"to={name!r} must be one of {', '.join(TARGETS)}")
+    return TARGETS[name]
+
+
 def export(
     artifact: "Artifact",
     target: str,
@@ -87,9 +98,7 @@ def export(
     Raises:
         ValueError: the target cannot express the model, what it loads differs, or `folder` exists.
     """
-    if target not in TARGETS:
-        raise ValueError(f"to={target!r} must be one of {', '.join(TARGETS)}")
-    chosen = TARGETS[target]
+    chosen = target_of(target)
     if activations is not None and activations not in chosen.activations:
         able = [name for name, other in TARGETS.items() if activations in other.activations]
         fix = f"set --to {' or '.join(able)}" if able else "int8 is what there is, for onnx"

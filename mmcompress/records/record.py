@@ -54,6 +54,7 @@ class RunRecord(Record):
             command=command(),
             config=config,
             config_hash=config_hash(config),
+            runtime=config.get("runtime", "dense"),
             seed=config.get("seed"),
             git_commit=git_commit(),
             versions=versions(),

@@ -209,6 +209,7 @@ class Record:
         config: the resolved configuration, plain containers.
         numerics: version of what the numbers mean, `records.numerics`.
         metrics, intervals: by name of the metric.
+        runtime: what ran the stored model when it was scored, of `runtime.loading.RUNTIMES`.
         dense_sha256: of the dense model, `artifact.dense.dense_checksum`.
         float16: the dense model cast to float16.
         size, latency: of what was stored; None before that.
@@ -233,6 +234,7 @@ class Record:
     float16: Cast | None = None
     numerics: int = NUMERICS
     intervals: dict[str, Interval] = field(default_factory=dict)
+    runtime: str = "dense"
     dense_sha256: str | None = None
     size: Size | None = None
     latency: Annotated[Latency, AfterValidator(_same_batches)] | None = None

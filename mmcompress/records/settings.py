@@ -47,6 +47,8 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
         {'data.ks.0': 1, 'data.ks.1': 5, 'dir': '<run_dir>/x'}
     """
     kept = {key: value for key, value in config.items() if key not in WITHOUT_EFFECT}
+    if kept.get("runtime") == "dense":  # as before there was a choice
+        del kept["runtime"]
     trainer = kept.get("trainer") or {}
     if trainer.get("max_steps") == 0 and "devices" in trainer:
         others = {key: value for key, value in trainer.items() if key not in PROCESSES}

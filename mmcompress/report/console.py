@@ -58,7 +58,9 @@ def print_report(record: Record, artifact: Path, *, console: Console | None = No
         console: standard output when None.
     """
     console = console or report_console()
-    table = Table(title="dense and compressed, reloaded from the artifact", title_justify="left")
+    runtime = "" if record.runtime == "dense" else f", in the runtime {record.runtime}"
+    title = f"dense and compressed, reloaded from the artifact{runtime}"
+    table = Table(title=title, title_justify="left")
     table.add_column("metric")
     for column in ("items", "dense", "compressed", "Δ"):
         table.add_column(column, justify="right")

@@ -20,7 +20,7 @@ from mmcompress.report.metrics import lower_is_better, main_metric, title
 from mmcompress.report.plot import front
 from mmcompress.report.table import MEGABYTE
 
-DETAILS = ("config_hash", "git_commit", "versions", "hardware", "command", "starts")
+DETAILS = ("runtime", "config_hash", "git_commit", "versions", "hardware", "command", "starts")
 """Of the run record, beside the configuration."""
 
 

@@ -25,6 +25,7 @@ KEYS = [
     "float16",
     "numerics",
     "intervals",
+    "runtime",
     "dense_sha256",
     "size",
     "latency",

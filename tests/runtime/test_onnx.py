@@ -130,9 +130,44 @@ def test_damage_is_one_sentence(clip: Path, tmp_path: Path) -> None:
 
 
 def test_other_runtimes_are_refused(clip: Path) -> None:
-    with pytest.raises(ValueError, match="runtime='gpu' must be one of dense, onnx"):
+    with pytest.raises(ValueError, match="runtime='gpu' must be one of dense, packed, onnx"):
         mmc.load(clip / "artifact", runtime="gpu")
     with pytest.raises(ValueError, match="device=cuda is not for runtime=onnx"):
         mmc.load(clip / "export", runtime="onnx", device="cuda")
     with pytest.raises(ValueError, match="this model embeds image and text, and no audio"):
         OnnxModel(clip / "export").embed_audio([np.zeros(3)])
+
+
+@pytest.fixture(scope="module")
+def pairs() -> list[tuple[Image.Image, str]]:
+    noise = np.random.default_rng(1)
+    return [
+        (Image.fromarray(noise.integers(0, 256, (40, 50, 3), dtype=np.uint8)), f"{color} {thing}")
+        for color in ("red", "blue", "green")
+        for thing in ("cat", "dog", "boat")
+    ]
+
+
+def test_evaluators_score_it(clip: Path, pairs: list[tuple[Image.Image, str]]) -> None:
+    """By an export, what `load` gives, and an artifact: each gives the dense model's numbers."""
+    dense = mmc.evaluate(clip / "artifact", data=pairs)
+    for model in (clip / "export", OnnxModel(clip / "export"), clip / "artifact"):
+        assert mmc.evaluate(model, data=pairs, runtime="onnx") == pytest.approx(dense)
+
+
+def test_captions_need_torch(clip: Path, pairs: list[tuple[Image.Image, str]]) -> None:
+    with pytest.raises(
+        ValueError, match="perplexity needs a generative model and Deployed is none"
+    ):
+        mmc.evaluate(OnnxModel(clip / "export"), data=pairs, evaluators="captioning")
+
+
+def test_what_is_scored_is_the_export(
+    clip: Path, pairs: list[tuple[Image.Image, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(self: OnnxModel, modality: str, inputs: np.ndarray) -> np.ndarray:
+        return np.eye(len(inputs), 32, dtype=np.float32)[:, ::-1].copy()
+
+    monkeypatch.setattr(OnnxModel, "encode", silent)
+    found = mmc.evaluate(clip / "export", data=pairs, runtime="onnx")
+    assert found["retrieval/mean_r@1"] == 1.0
