@@ -145,6 +145,13 @@ def test_an_unknown_runtime_is_refused() -> None:
         mmc.load("anywhere", "quick")
 
 
+def test_a_packed_model_embeds_as_a_dense_one(tiny_backbone: mmc.Backbone, tmp_path: Path) -> None:
+    mmc.compress(tiny_backbone, "int4").save(tmp_path / "small")
+    dense, packed = (mmc.load(tmp_path / "small", runtime) for runtime in ("dense", "packed"))
+    found, expected = packed.embed_texts(["red heart"]), dense.embed_texts(["red heart"])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
 def test_a_backbone_by_its_name() -> None:
     small = mmc.backbone("mlp", hidden=[16], classes=3)
     assert [tuple(p.shape) for p in small.parameters()] == [(16, 784), (16,), (3, 16), (3,)]

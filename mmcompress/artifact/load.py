@@ -114,8 +114,9 @@ def open_backbone(
         state[key] = nn.Parameter(value) if isinstance(skeleton[key], nn.Parameter) else value
     state |= {alias: state[key] for alias, key in manifest["aliases"].items() if key in state}
     backbone.model.load_state_dict({**skeleton, **state}, assign=True)
-    left = [name for name, buffer in backbone.model.named_buffers() if buffer.is_meta]
-    if left and not without:
+    buffers = backbone.model.named_buffers()
+    left = [name for name, buffer in buffers if buffer.is_meta and name not in without]
+    if left:
         raise ArtifactError(path, f"describes a model whose {left} are in no file", UPGRADE)
     return backbone.eval()
 

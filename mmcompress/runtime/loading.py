@@ -122,8 +122,13 @@ def open_model(
         ValueError: no such runtime, or anything about the folder is wrong.
     """
     check_runtime(runtime)
-    if runtime in _IN_TORCH:
-        return DenseModel(_IN_TORCH[runtime](artifact_folder(folder), skeleton).to(device))
+    if runtime == "packed":
+        packed = load_packed(artifact_folder(folder), skeleton=skeleton)
+        packed.backbone.to(device)
+        return packed
+    if runtime == "dense":
+        artifact = Artifact.load(artifact_folder(folder), skeleton=skeleton)
+        return DenseModel(artifact.backbone.to(device))
     if torch.device(device).type != "cpu":
         raise ValueError(f"device={device} is not for runtime={runtime}, which runs on the CPU")
     if not is_export(folder):

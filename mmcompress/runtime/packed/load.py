@@ -1,7 +1,7 @@
 """A model whose weights stay as they are stored, in ordinary PyTorch."""
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import nn
@@ -14,24 +14,25 @@ from mmcompress.format.reader import Reader
 from mmcompress.functional.finite import describe_not_finite
 from mmcompress.modules.quantized_input import QuantizedInput
 from mmcompress.modules.replace import replace_module
+from mmcompress.runtime.dense import DenseModel
 from mmcompress.runtime.packed.layers import PackedLayer, multiply_integers, pack_layer
 from mmcompress.runtime.packed.weight import PackedWeight
 
 ACTIVATIONS = (None, "int8")
 
 
-@dataclass(frozen=True)
-class PackedModel:
-    """A model that runs its stored codes.
+class PackedModel(DenseModel):
+    """Embeds pictures, texts and sounds with a model that runs its stored codes.
 
-    Attributes:
-        backbone: the model.
+    Args:
+        backbone: the model, its weights packed.
         kinds: by name of a weight: `integers multiply`, `rows are looked up`, `decoded for each
             call`, or why it is dense.
     """
 
-    backbone: Backbone
-    kinds: dict[str, str]
+    def __init__(self, backbone: Backbone, kinds: Mapping[str, str]) -> None:
+        super().__init__(backbone)
+        self.kinds = kinds
 
     @property
     def bytes(self) -> int:
@@ -40,9 +41,10 @@ class PackedModel:
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
         return sum(storages.values())
 
-    def __str__(self) -> str:
+    def describe(self) -> str:
+        """How many weights run in which way, in one line."""
         counts = Counter(self.kinds.values())
-        return ", ".join(f"{count} weights: {kind}" for kind, count in counts.most_common())
+        return "; ".join(f"{count} weights: {kind}" for kind, count in counts.most_common())
 
 
 def load_packed(
@@ -78,7 +80,7 @@ def load_packed(
             replace_module(backbone.model, path, faster)
             inner = f"{path}.linear" if isinstance(module, QuantizedInput) else path
             kinds[f"{inner}.weight"] = faster.kind
-    return PackedModel(backbone.eval(), kinds)
+    return PackedModel(backbone, kinds)
 
 
 def _pack(reader: Reader, name: str) -> PackedWeight:
