@@ -1,5 +1,6 @@
 """An embedding whose tokens mix rows of a small table that all tokens share."""
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -20,13 +21,19 @@ def hash_rows(ids: Tensor, *, buckets: int, hashes: int, seed: int) -> Tensor:
     Returns:
         (…, k) int64.
     """
+    rows = [(a * ids + b) % PRIME % buckets for a, b in hash_functions(hashes, seed)]
+    return torch.stack(rows, dim=-1)
+
+
+@cache
+def hash_functions(hashes: int, seed: int) -> tuple[tuple[int, int], ...]:
+    """Pairs (a, b): drawn once, for a generator cannot be traced."""
     generator = torch.Generator().manual_seed(seed)
     draws = [
         torch.randint(low, PRIME, (hashes,), generator=generator, device="cpu").tolist()
         for low in (1, 0)
     ]
-    rows = [(a * ids + b) % PRIME % buckets for a, b in zip(*draws, strict=True)]
-    return torch.stack(rows, dim=-1)
+    return tuple(zip(*draws, strict=True))
 
 
 class HashedEmbedding(nn.Module):
@@ -43,6 +50,7 @@ class HashedEmbedding(nn.Module):
         super().__init__()
         self.num_embeddings, self.embedding_dim = layer.num_embeddings, layer.embedding_dim
         self.buckets, self.hashes, self.seed = buckets, hashes, seed
+        hash_functions(hashes, seed)
         like: dict[str, Any] = {"dtype": layer.weight.dtype, "device": layer.weight.device}
         self.table = nn.Embedding(buckets, layer.embedding_dim, **like)
         self.importance = nn.Embedding(layer.num_embeddings, hashes, **like)

@@ -1,6 +1,8 @@
 """From a module to an ONNX graph: torch's own exporter, which reads what `torch.export` traces."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +36,7 @@ def trace(module: nn.Module, example: Tensor, *, reads: str, gives: str) -> "ONN
     free = {0: torch.export.Dim.DYNAMIC}
     if not example.is_floating_point():
         free[1] = torch.export.Dim.AUTO
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), _in_one_sentence(reads):
         warnings.simplefilter("ignore")  # of the exporter, about its own inner parts
         program = torch.onnx.export(
             module,
@@ -44,6 +46,7 @@ def trace(module: nn.Module, example: Tensor, *, reads: str, gives: str) -> "ONN
             dynamic_shapes=(free,),
             opset_version=OPSET,
             dynamo=True,
+            custom_translation_table={torch.ops.aten._is_all_true.default: _all_true},
             optimize=False,
             verbose=False,
         )
@@ -58,6 +61,30 @@ def write(program: "ONNXProgram", path: Path) -> None:
     tensors = program.model.graph.initializers.values()
     size = sum(t.const_value.nbytes for t in tensors if t.const_value is not None)
     program.save(path, external_data=size > LARGEST_FILE)
+
+
+def _all_true(values: Any) -> Any:
+    """What stands for an operator that the exporter of torch 2.14 does not know."""
+    from onnxscript import ir, opset20
+
+    numbers = opset20.Cast(values, to=ir.DataType.INT32)
+    return opset20.Cast(opset20.ReduceMin(numbers, keepdims=0), to=ir.DataType.BOOL)
+
+
+@contextmanager
+def _in_one_sentence(reads: str) -> Iterator[None]:
+    """What the exporter says on many lines, of which the last cause counts."""
+    try:
+        yield
+    except torch.onnx.OnnxExporterError as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        lines = [line.strip(" -") for line in str(cause).splitlines() if line.strip()]
+        raise ValueError(
+            f"the tower that reads {reads} cannot be written as an ONNX graph "
+            f"({' '.join(lines[:2])}): run the artifact with runtime=dense"
+        ) from error
 
 
 def _fold(program: "ONNXProgram") -> None:

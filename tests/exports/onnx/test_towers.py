@@ -108,6 +108,12 @@ def test_no_such_activations(tmp_path: Path) -> None:
         write_towers(artifact, tmp_path, activations="int4")
 
 
+def test_what_cannot_be_traced_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    backbone = FAMILIES["llava"].build(tmp_path)
+    with pytest.raises(ValueError, match=r"cannot be written as an ONNX graph .*run the artifact"):
+        write_dense_towers(backbone, tmp_path)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe(recipe: str, tmp_path: Path) -> None:
@@ -115,5 +121,9 @@ def test_every_recipe(recipe: str, tmp_path: Path) -> None:
     batch = batch_of(artifact.backbone)
     for tower in write_towers(artifact, tmp_path):
         inputs = batch[tower.modality]
+        found = run(tmp_path, tower, inputs)
         expects = encode(artifact.backbone, tower.modality, inputs)
-        np.testing.assert_allclose(run(tmp_path, tower, inputs), expects, atol=1e-4)
+        if tower.rounds_inputs:
+            assert (found * expects).sum(axis=1).mean() > 0.999
+        else:
+            np.testing.assert_allclose(found, expects, atol=1e-4)
