@@ -24,8 +24,9 @@ from mmcompress.evaluation.float16 import float16_baseline
 from mmcompress.functional.score import intervals
 from mmcompress.records.folder import ARTIFACT
 from mmcompress.records.record import RunRecord
-from mmcompress.records.schema import BudgetReport, Cast, Interval, Latency, Size, typed
+from mmcompress.records.schema import BudgetReport, Cast, Deployed, Interval, Latency, Size, typed
 from mmcompress.rehearsal import rehearse
+from mmcompress.runtime.deployment import measure_deployed
 from mmcompress.runtime.latency import measure_latency
 from mmcompress.runtime.loading import artifact_to_score, check_runtime
 from mmcompress.search.planning import check, search
@@ -172,6 +173,16 @@ def run(cfg: DictConfig | Sequence[str]) -> RunRecord:
                 **cfg.evaluation.latency,
             )
             record.latency = typed(Latency, latency)
+            if cfg.deployed is not None:
+                deployed = measure_deployed(
+                    teacher,
+                    artifact,
+                    data,
+                    split,
+                    keep=cfg.runtime == "onnx",
+                    **cfg.evaluation.latency,
+                )
+                record.deployed = typed(Deployed, deployed)
         record.data = data.summary()
         session.keep_results(artifact, plan)
         session.report()

@@ -42,6 +42,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(autouse=True)
+def _nothing_deployed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs in this process take no seconds to export; what is measured has tests of its own."""
+    monkeypatch.setattr("mmcompress.runtime.deployment.PACKAGES", ("no_package_in_tests",))
+
+
+@pytest.fixture(autouse=True)
 def _own_baselines(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,7 +32,12 @@ def run(*command: str, cwd: Path) -> str:
 @pytest.mark.slow
 def test_a_model_of_your_own(tmp_path: Path) -> None:
     own = ["--config-dir", str(OWN_MODEL), "backbone=own_model"]
-    short = ["trainer.max_steps=2", "logger=none", "evaluation.latency.batch_sizes=[1]"]
+    short = [
+        "trainer.max_steps=2",
+        "logger=none",
+        "deployed=null",
+        "evaluation.latency.batch_sizes=[1]",
+    ]
     folder = f"run_dir={tmp_path / 'run'}"
     train = str(project_path("train.py"))
     run(train, *own, "compression=magnitude_int4", *short, folder, cwd=tmp_path)
@@ -48,7 +53,12 @@ def test_a_model_of_your_own(tmp_path: Path) -> None:
 def test_methods_of_your_own(name: str, payload: str, tmp_path: Path) -> None:
     """Their artifacts load without the files that define them."""
     own = ["--config-dir", str(OWN_METHOD), f"compression={name}"]
-    short = ["trainer.max_steps=2", "logger=none", "evaluation.latency.batch_sizes=[1]"]
+    short = [
+        "trainer.max_steps=2",
+        "logger=none",
+        "deployed=null",
+        "evaluation.latency.batch_sizes=[1]",
+    ]
     train = str(project_path("train.py"))
     run(train, *own, *short, f"run_dir={tmp_path / 'run'}", cwd=tmp_path)
     small = Artifact.load(tmp_path / "run" / "artifact")

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 SMALL = [
     "logger=none",
+    "deployed=null",
     "data.calibration_size=32",
     "evaluation.latency.batch_sizes=[1]",
     "+evaluation.latency.seconds=0.1",

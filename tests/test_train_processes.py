@@ -24,6 +24,7 @@ TIMEOUT = 900
 # Three batches of calibration: one of two processes has nothing to do in the last round.
 SMALL = [
     "logger=none",
+    "deployed=null",
     "data.augment=false",
     "data.calibration_size=40",
     "data.eval_batch_size=16",

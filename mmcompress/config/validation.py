@@ -40,6 +40,7 @@ SETTINGS: dict[str, Any] = {
     "name": str | int | float,
     "seed": Seed,
     "runtime": str,
+    "deployed": Literal["onnx"] | None,
     "warmup_ratio": Share,
     "run_dir": str,
     "resume": str | None,

@@ -1,16 +1,21 @@
 """Exports by content, in the user cache directory: the same artifact is exported once."""
 
 import hashlib
+import json
 import logging
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 from filelock import FileLock
 
+from mmcompress.artifact.dense import dense_checksum
 from mmcompress.artifact.folder import Artifact
-from mmcompress.exports.onnx.folder import write_folder
+from mmcompress.backbones.base import Backbone
+from mmcompress.exports.onnx.folder import write_dense_folder, write_folder
 from mmcompress.format.manifest import MANIFEST_FILE
 from mmcompress.inputs.export import is_export
 
@@ -32,25 +37,43 @@ def exported(
     Raises:
         ValueError: it cannot be exported.
     """
+    # The manifest holds the checksums of the artifact's other files.
+    key = _key(activations, (artifact.folder / MANIFEST_FILE).read_text("utf-8"))
+    return _made(
+        key, lambda folder: write_folder(artifact, folder, activations=activations), cache_dir
+    )
+
+
+def exported_dense(backbone: Backbone, *, cache_dir: Path | None = None) -> Path:
+    """The same of a dense model, all of it in float32.
+
+    Args:
+        backbone: with its weights.
+        cache_dir: of `exported`.
+    Raises:
+        ValueError: it cannot be exported.
+    """
+    key = _key(dense_checksum(backbone.model), backbone.adapter, backbone.spec)
+    return _made(key, lambda folder: write_dense_folder(backbone, folder), cache_dir)
+
+
+def _made(key: str, write: Callable[[Path], None], cache_dir: Path | None) -> Path:
     place = cache_dir or platformdirs.user_cache_path("mmcompress") / "onnx"
-    folder = place / _key((artifact.folder / MANIFEST_FILE).read_bytes(), activations)
     place.mkdir(parents=True, exist_ok=True)
+    folder = place / key
     with FileLock(f"{folder}.lock"):
         if not is_export(folder):
-            log.info("exporting %s for ONNX Runtime", artifact.folder)
-            write_folder(artifact, folder, activations=activations)
-        log.debug("the export of %s lies in %s", artifact.folder, folder)
+            log.info("exporting for ONNX Runtime")
+            write(folder)
+        log.debug("the export lies in %s", folder)
     return folder
 
 
-def _key(manifest: bytes, activations: str | None) -> str:
-    """SHA-256 over all that the export depends on, 32 hexadecimal digits of it.
-
-    The artifact's manifest holds the checksums of its other files.
-    """
-    digest = hashlib.sha256(manifest)
-    for part in (activations, version("torch"), version("onnxscript"), _code()):
-        digest.update(f"\n{part}".encode())
+def _key(*parts: Any) -> str:
+    """SHA-256 over all that an export depends on, 32 hexadecimal digits of it."""
+    digest = hashlib.sha256()
+    for part in (*parts, version("torch"), version("onnxscript"), _code()):
+        digest.update(json.dumps(part, sort_keys=True, default=str).encode() + b"\n")
     return digest.hexdigest()[:32]
 
 

@@ -1,8 +1,6 @@
 """What another library loads from an export, against the artifact: `mmcompress export --test`."""
 
 import json
-import subprocess
-import sys
 import tempfile
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from torch import Tensor
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.capabilities import Encoder, encoder
 from mmcompress.exports.rounding import rounded_inputs
+from mmcompress.system.programs import run_program
 
 ITEMS = 32
 """Of each modality."""
@@ -138,10 +137,7 @@ _ITEMS = {"image": _pictures, "text": _texts, "audio": _sounds}
 def _read(reader: str, folder: Path, items: Path) -> dict[str, np.ndarray]:
     """Modality → embeddings (N, D) by the other library."""
     out = items / "embeddings.npz"
-    program = READERS / f"{reader}.py"
-    # -P: the programs lie in a package of ours, whose neighbors must not be found by their names.
-    words = [sys.executable, "-P", "-W", "ignore", str(program), str(folder), str(items), str(out)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    done = run_program(READERS / f"{reader}.py", folder, items, out)
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
         raise ValueError(

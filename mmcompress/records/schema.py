@@ -26,6 +26,7 @@ LARGEST = 1e100
 """So that sums and squares of numbers are numbers."""
 
 T = TypeVar("T")
+LatencyLike = TypeVar("LatencyLike", "Latency", "Deployed")
 
 Number = Annotated[float, Field(allow_inf_nan=False, ge=-LARGEST, le=LARGEST)]
 Positive = Annotated[float, Field(allow_inf_nan=False, gt=0, le=LARGEST)]
@@ -151,7 +152,29 @@ class Latency:
     no_speedup: str | None = None
 
 
-def _same_batches(latency: Latency) -> Latency:
+@dataclass
+class Deployed:
+    """Both models in the runtime that they are deployed in, `runtime.deployment`.
+
+    Attributes:
+        dense_ms, compressed_ms: medians by batch size.
+        dense_bytes, compressed_bytes: of all files that the runtime needs.
+        dense_memory_bytes, compressed_memory_bytes: resident after one run, without imports.
+        not_measured: why nothing was; the others are then None.
+    """
+
+    runtime: str | None = None
+    threads: int | None = None
+    dense_ms: ByBatch | None = None
+    compressed_ms: ByBatch | None = None
+    dense_bytes: Bytes | None = None
+    compressed_bytes: Bytes | None = None
+    dense_memory_bytes: Bytes | None = None
+    compressed_memory_bytes: Bytes | None = None
+    not_measured: str | None = None
+
+
+def _same_batches(latency: LatencyLike) -> LatencyLike:
     if not (latency.compressed_ms or {}).keys() <= (latency.dense_ms or {}).keys():
         raise ValueError("compressed_ms has batch sizes that dense_ms has not")
     return latency
@@ -212,7 +235,8 @@ class Record:
         runtime: what ran the stored model when it was scored, of `runtime.loading.RUNTIMES`.
         dense_sha256: of the dense model, `artifact.dense.dense_checksum`.
         float16: the dense model cast to float16.
-        size, latency: of what was stored; None before that.
+        size, latency, deployed: of what was stored; None before that, and `deployed` in records
+            of before it was measured.
         budget: None without a byte budget.
         ledger: where the artifact's bytes went; None in records of 0.1.
         data: split → number of items, and of those left out by reason, `PairData.summary()`.
@@ -238,6 +262,7 @@ class Record:
     dense_sha256: str | None = None
     size: Size | None = None
     latency: Annotated[Latency, AfterValidator(_same_batches)] | None = None
+    deployed: Annotated[Deployed, AfterValidator(_same_batches)] | None = None
     budget: Annotated[BudgetReport, AfterValidator(_same_lengths)] | None = None
     ledger: list[Row] | None = None
     timings: dict[str, Number] = field(default_factory=dict)

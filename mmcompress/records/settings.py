@@ -5,7 +5,16 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-WITHOUT_EFFECT = ("name", "logger", "callbacks", "run_dir", "resume", "experiment", "goals")
+WITHOUT_EFFECT = (
+    "name",
+    "logger",
+    "callbacks",
+    "run_dir",
+    "resume",
+    "experiment",
+    "goals",
+    "deployed",
+)
 """Top-level keys that do not change a result."""
 
 PROCESSES = ("devices", "num_nodes", "strategy", "use_distributed_sampler")

@@ -35,4 +35,9 @@ def summary_values(record: Record) -> dict[str, float]:
         which = f"{model}_{unit}"
         for batch, value in (getattr(record.latency, which, None) or {}).items():
             values[f"latency/{which}_batch_{batch}"] = value
+    for name, value in (asdict(record.deployed) if record.deployed else {}).items():
+        if isinstance(value, int | float):
+            values[f"deployed/{name}"] = value
+        elif isinstance(value, dict):
+            values |= {f"deployed/{name}_batch_{batch}": ms for batch, ms in value.items()}
     return values

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mmcompress.artifact.ledger import LedgerRow, Share, summarize, summarize_treatments
-from mmcompress.records.schema import Cast, Interval, Latency, Record, Size
+from mmcompress.records.schema import Cast, Deployed, Interval, Latency, Record, Size
 from mmcompress.report.metrics import format_interval, format_metric, is_percent, main_metric
 from mmcompress.system.text import printable
 
@@ -72,13 +72,15 @@ def print_report(record: Record, artifact: Path, *, console: Console | None = No
     for row in _latency_rows(latency) if latency else ():
         add_row(table, *row)
     console.print(table)
+    if record.deployed:
+        _print_deployed(record.deployed, console)
     for line in _interval_lines(record.intervals):
         console.print(_plain(line), soft_wrap=True)
     if record.float16:
         console.print(_plain(_float16_line(record.float16, record)), soft_wrap=True)
     if latency:
-        threads = f"{latency.threads} thread{'' if latency.threads == 1 else 's'}"
-        console.print(_plain(f"latency: {latency.runtime}, {threads}, median"))
+        how = f"{latency.runtime}, {_threads(latency.threads)}, median"
+        console.print(_plain(f"latency: {how}"))
     if latency and latency.no_speedup:
         console.print(_plain(f"no speed-up expected: {latency.no_speedup}"))
     for step, share in record.stored.coverage.items():
@@ -167,6 +169,35 @@ def _latency_rows(latency: Latency) -> Iterable[tuple[str, ...]]:
                 after = compressed[batch]
                 faster = dense / after if key == "ms" else after / dense
                 yield *cells, f"{after:.1f} {unit}", f"{faster:.2f}× as fast"
+
+
+def _print_deployed(deployed: Deployed, console: Console) -> None:
+    """The table of what a user of the runtime gets, or why there is none."""
+    if deployed.not_measured:
+        line = f"not measured in ONNX Runtime: {deployed.not_measured}"
+        console.print(_plain(line), soft_wrap=True)
+        return
+    title = (
+        f"deployed: {deployed.runtime}, {_threads(deployed.threads)}, dense and compressed in turn"
+    )
+    table = Table(title=title, title_justify="left")
+    for column in ("", "dense", "compressed", "Δ"):
+        table.add_column(column, justify="right" if column else "left")
+    after = deployed.compressed_ms or {}
+    for batch, dense in (deployed.dense_ms or {}).items():
+        cells = f"latency, batch {batch}, median", f"{dense:.1f} ms", f"{after[batch]:.1f} ms"
+        add_row(table, *cells, f"{dense / after[batch]:.2f}× as fast")
+    for name, key in (("resident memory", "memory_bytes"), ("files", "bytes")):
+        dense_bytes = getattr(deployed, f"dense_{key}")
+        compressed_bytes = getattr(deployed, f"compressed_{key}")
+        if dense_bytes and compressed_bytes:
+            cells = name, format_bytes(dense_bytes), format_bytes(compressed_bytes)
+            add_row(table, *cells, _minus(f"{compressed_bytes / dense_bytes - 1:+.1%}"))
+    console.print(table)
+
+
+def _threads(count: int | None) -> str:
+    return f"{count} thread{'' if count == 1 else 's'}"
 
 
 def _budget_line(limit: int, stored: int) -> str:

@@ -88,7 +88,7 @@ def measure_latency(
     gc.collect()  # what the stages before have left
     with inference(dense), inference(compressed):
         for size in batch_sizes:
-            batch = _first_pairs(data, split, size)
+            batch = first_pairs(data, split, size)
             passes = {name: _passes(model, batch) for name, model in models.items()}
             for part in passes["dense"]:
                 give_back_freed_memory()
@@ -114,7 +114,8 @@ def _throughput(latency: Mapping[str, float]) -> dict[str, float]:
     return {size: 1e3 * int(size) / milliseconds for size, milliseconds in latency.items()}
 
 
-def _first_pairs(data: PairData, split: str, size: int) -> dict[str, Tensor]:
+def first_pairs(data: PairData, split: str, size: int) -> dict[str, Tensor]:
+    """A batch of the first readable pairs of a split, from the start again when it has fewer."""
     pairs = data.splits[split]
     items = (pairs[i % len(pairs)] for i in itertools.count())
     readable = (item for item in items if not isinstance(item, Unreadable))

@@ -10,6 +10,8 @@ LOGGERS = (
     "httpx",
     "datasets",
     "huggingface_hub",
+    "onnx_ir",
+    "onnxscript",
 )
 """What they announce below a warning: devices, tips, services, requests."""
 

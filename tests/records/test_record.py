@@ -29,6 +29,7 @@ KEYS = [
     "dense_sha256",
     "size",
     "latency",
+    "deployed",
     "budget",
     "ledger",
     "timings",

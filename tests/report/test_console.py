@@ -157,3 +157,32 @@ def test_ledger_fits_a_hundred_columns(ledger, console):
     lines = console.file.getvalue().splitlines()
     assert max(map(len, lines)) <= 100
     assert not any("…" in line for line in lines)
+
+
+def test_what_is_deployed_has_a_table(make_record, console, tmp_path):
+    deployed = {
+        "runtime": "ONNX Runtime 1.32.0",
+        "threads": 1,
+        "dense_ms": {"1": 6.0, "32": 100.0},
+        "compressed_ms": {"1": 3.0, "32": 125.0},
+        "dense_bytes": 20_000_000,
+        "compressed_bytes": 5_000_000,
+        "dense_memory_bytes": 40_000_000,
+        "compressed_memory_bytes": None,
+    }
+    record = as_record(make_record("int4") | {"deployed": deployed})
+    print_report(record, tmp_path, console=console)
+    assert [row for row in rows(console) if len(row) == 4] == [
+        ["latency, batch 1, median", "6.0 ms", "3.0 ms", "2.00× as fast"],
+        ["latency, batch 32, median", "100.0 ms", "125.0 ms", "0.80× as fast"],
+        ["files", "20.00 MB (20,000,000)", "5.00 MB (5,000,000)", "−75.0%"],
+    ]
+    title = "deployed: ONNX Runtime 1.32.0, 1 thread, dense and compressed in turn"
+    assert title in console.file.getvalue()
+
+
+def test_why_nothing_is_deployed(make_record, console, tmp_path):
+    reason = 'onnxruntime is not installed: pip install "mmcompress[onnx]"'
+    record = as_record(make_record("int4") | {"deployed": {"not_measured": reason}})
+    print_report(record, tmp_path, console=console)
+    assert f"not measured in ONNX Runtime: {reason}" in console.file.getvalue().splitlines()

@@ -23,6 +23,7 @@ MLP = (
     "evaluation=accuracy",
     "evaluation.latency.batch_sizes=[1]",
     "logger=none",
+    "deployed=null",
 )
 
 

@@ -24,6 +24,7 @@ OPTIONS = (
     "data.calibration_size=64",
     "evaluation.latency.batch_sizes=[1]",
     "logger=none",
+    "deployed=null",
 )
 # How often in which stage, and within which share of the time that it took when undisturbed.
 KILLS = (("calibrate_s", 2, 0.9), ("fit_s", 4, 0.4), ("save_s", 2, 0.9), ("evaluate_s", 2, 0.5))

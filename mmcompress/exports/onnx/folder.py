@@ -1,15 +1,17 @@
 """The folder of an ONNX export: graphs, tokenizer, and a manifest that says how to feed them."""
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from mmcompress.artifact.folder import Artifact
-from mmcompress.backbones.capabilities import encoder
+from mmcompress.backbones.base import Backbone
+from mmcompress.backbones.capabilities import Encoder, encoder
 from mmcompress.exports.inputs import write_inputs
-from mmcompress.exports.onnx.towers import Tower, write_towers
+from mmcompress.exports.onnx.towers import Tower, write_dense_towers, write_towers
 from mmcompress.inputs.export import FILE, FORMAT, VERSION
 from mmcompress.system.files import folder_atomically, write_json
 
@@ -32,14 +34,41 @@ def write_folder(artifact: Artifact, folder: Path, *, activations: str | None = 
 def fill_folder(artifact: Artifact, folder: Path, *, activations: str | None = None) -> None:
     """The same, into a folder that is there and empty."""
     model = encoder(artifact.backbone, "an ONNX export needs", "keep the artifact")
-    prepare = write_inputs(model, folder)
+    prepare = write_inputs(model, folder)  # first: it takes less time, and may refuse
     towers = write_towers(artifact, folder, activations=activations)
+    _write_manifest(model, folder, prepare, towers, artifact.manifest["run"], activations)
+
+
+def write_dense_folder(backbone: Backbone, folder: Path) -> None:
+    """The same of a dense model, all in float32, to compare with.
+
+    Args:
+        backbone: with its weights.
+        folder: to create.
+    Raises:
+        ValueError: of `write_folder`.
+    """
+    with folder_atomically(folder) as temporary:
+        model = encoder(backbone, "an ONNX export needs", "keep the model")
+        prepare = write_inputs(model, temporary)
+        towers = write_dense_towers(model, temporary)
+        _write_manifest(model, temporary, prepare, towers, {}, None)
+
+
+def _write_manifest(
+    model: Encoder,
+    folder: Path,
+    prepare: Mapping[str, dict[str, Any]],
+    towers: Sequence[Tower],
+    run: Mapping[str, Any],
+    activations: str | None,
+) -> None:
     manifest = {
         "format": FORMAT,
         "version": VERSION,
         "runtime": "onnx",
         "producer": f"mmcompress {version('mmcompress')}",
-        "run": artifact.manifest["run"],
+        "run": dict(run),
         "activations": activations,
         "logit_scale": model.logit_scale.item(),
         "towers": {tower.modality: _described(tower, prepare[tower.modality]) for tower in towers},
@@ -56,6 +85,7 @@ def _described(tower: Tower, prepare: dict[str, Any]) -> dict[str, Any]:
         "file": tower.file,
         "inputs": [asdict(feed) for feed in tower.inputs],
         "output": asdict(tower.output),
+        "rounds_inputs": tower.rounds_inputs,
         "prepare": prepare,
     }
 
