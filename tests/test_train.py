@@ -15,7 +15,7 @@ from transformers import CLIPModel
 from mmcompress.artifact.dense import dense_checksum
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.hf.clip import HFClip
-from mmcompress.cli import inspect, score, write_back
+from mmcompress.cli import inspect, score, write_export
 from mmcompress.records.record import read_record
 from mmcompress.report.details import with_ledger
 from mmcompress.system.locations import project_path
@@ -86,7 +86,7 @@ def test_the_whole_line(run_train, tmp_path: Path, capsys: pytest.CaptureFixture
     assert "position" in ledger
 
     # The library alone reads what is written back; low-rank layers are multiplied out.
-    write_back(run / "artifact", "hf", None)
+    write_export(run / "artifact", "hf", None, activations=None, test=False)
     assert "transformers" in capsys.readouterr().out
     exported = CLIPModel.from_pretrained(run / "artifact_hf").eval()
     ids = artifact.backbone.tokenize(["a red heart"])
