@@ -15,6 +15,7 @@ from torch import Tensor
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.capabilities import Encoder, encoder
 from mmcompress.exports.rounding import rounded_inputs
+from mmcompress.modules.quantized_input import QuantizedInput
 from mmcompress.system.programs import run_program
 
 ITEMS = 32
@@ -66,8 +67,8 @@ def compare(
             with then rounds too.
     Raises:
         ValueError: the model gives no embeddings, the other library cannot load the folder, or its
-            embeddings differ by more than `LARGEST`; with `activations`, their mean cosine is below
-            `LEAST_COSINE`.
+            embeddings differ by more than `LARGEST`; where linear layers round what they read,
+            their mean cosine is below `LEAST_COSINE`.
     """
     model = encoder(artifact.backbone, "--test compares", "export it without --test")
     with tempfile.TemporaryDirectory() as place:
@@ -78,7 +79,10 @@ def compare(
     with torch.inference_mode(), rounding:
         wanted = {modality: model.encode(modality, inputs[modality]) for modality in inputs}
     difference = _difference(wanted, found)
-    bad = _too_far(difference, activations)
+    rounds = activations is not None or any(
+        isinstance(module, QuantizedInput) for module in model.modules()
+    )
+    bad = _too_far(difference, rounds=rounds)
     if bad:
         raise ValueError(
             f"what is loaded from the export is not the artifact: {bad}; nothing is kept, load the "
@@ -158,12 +162,12 @@ def _difference(wanted: dict[str, Tensor], found: dict[str, np.ndarray]) -> Diff
     return Difference(largest, cosine)
 
 
-def _too_far(difference: Difference, activations: str | None) -> str:
+def _too_far(difference: Difference, *, rounds: bool) -> str:
     """What is too far off, in words; empty where nothing is."""
     for modality, largest in difference.largest.items():
         cosine = difference.cosine[modality]
-        if activations is None and not largest <= LARGEST:
+        if not rounds and not largest <= LARGEST:
             return f"{modality} embeddings differ by up to {largest:.1e}, more than {LARGEST:g}"
-        if activations is not None and not cosine >= LEAST_COSINE:
+        if rounds and not cosine >= LEAST_COSINE:
             return f"{modality} embeddings have a mean cosine of {cosine:.4f}, below {LEAST_COSINE}"
     return ""

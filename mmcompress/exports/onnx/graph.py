@@ -65,10 +65,11 @@ def write(program: "ONNXProgram", path: Path) -> None:
 
 def _all_true(values: Any) -> Any:
     """What stands for an operator that the exporter of torch 2.14 does not know."""
-    from onnxscript import ir, opset20
+    import onnxscript
 
-    numbers = opset20.Cast(values, to=ir.DataType.INT32)
-    return opset20.Cast(opset20.ReduceMin(numbers, keepdims=0), to=ir.DataType.BOOL)
+    opset: Any = onnxscript.opset20
+    numbers = opset.Cast(values, to=onnxscript.ir.DataType.INT32)
+    return opset.Cast(opset.ReduceMin(numbers, keepdims=0), to=onnxscript.ir.DataType.BOOL)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ class Held(nn.Module):
 
     Attributes:
         container: in words.
-        exact: whether it computes with what the artifact decodes to.
+        exact: whether it holds what the artifact decodes to; inputs may be rounded all the same.
     """
 
     container: str
@@ -60,7 +60,6 @@ class NBits(Held):
         self.container = f"MatMulNBits {blocks.bits} bits, blocks of {blocks.block_size}"
         if level == INTEGER:
             self.container += ", inputs int8"
-        self.exact = level == EXACT
         self._hold(codes=blocks.codes, scale=blocks.scale, zero_point=blocks.zero_point)
         self._hold(column_scale=column_scale)
         self.rows = len(blocks.codes)
@@ -102,7 +101,6 @@ class Int8(Held):
     zero_point: Tensor | None
     column_scale: Tensor | None
     container = "MatMulInteger, inputs int8 per tensor"
-    exact = False
 
     def __init__(
         self,
@@ -141,7 +139,6 @@ class Int8Tokens(Int8):
     """
 
     container = "MatMulInteger, inputs int8 per token"
-    exact = True
     middle: Tensor
 
     def __init__(self, *args: Any, bits: int) -> None:

@@ -48,7 +48,8 @@ class Row:
         name: its key in the model's state dict.
         container: what holds it, such as `MatMulNBits 4 bits` or `float16`.
         bytes: in the graph's file.
-        exact: whether what is computed with is what the artifact decodes to.
+        exact: whether it holds what the artifact decodes to; where `container` says so, inputs
+            are rounded all the same.
     """
 
     name: str
