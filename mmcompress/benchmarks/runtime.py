@@ -65,7 +65,7 @@ class Row:
 Steps = dict[str, dict[str, Any]]
 INT8: Steps = {"int8": {}}
 INT4: Steps = {"int4": {"group_size": 32}}
-LOWRANK: Steps = {"lowrank": {"rank_ratio": 0.25}}
+LOWRANK: Steps = {"lowrank": {"rank_ratio": 0.25, "weighting": "none"}}
 CUT: Steps = {"neurons": {"pruning_ratio": 0.5}, "heads": {"pruning_ratio": 0.5}}
 ROWS = (
     Row("int8", INT8, "int8", "dynamic int8"),
@@ -86,7 +86,9 @@ def own_dynamic(graph: Path, to: Path) -> None:
     """Dynamic int8 by ONNX Runtime's quantizer, a scale for each output."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    quantize_dynamic(graph, to, per_channel=True, weight_type=QuantType.QInt8)
+    quantize_dynamic(
+        graph, to, per_channel=True, weight_type=QuantType.QInt8, use_external_data_format=True
+    )
 
 
 def own_four_bits(graph: Path, to: Path, *, level: int) -> None:
@@ -99,7 +101,7 @@ def own_four_bits(graph: Path, to: Path, *, level: int) -> None:
         onnx.load(graph), block_size=32, is_symmetric=True, accuracy_level=level
     )
     made.process()
-    made.model.save_model_to_file(str(to))
+    made.model.save_model_to_file(str(to), use_external_data_format=True)
 
 
 PEERS: dict[str, Callable[[Path, Path], None]] = {
@@ -163,7 +165,7 @@ def measure(
             if row.peer:
                 graphs["own"] = _peer(row.peer, modality, dense, work)
             resident = {name: resident_bytes(graph, threads) for name, graph in graphs.items()}
-            bytes_ = {name: graph.stat().st_size for name, graph in graphs.items()}
+            bytes_ = {name: file_bytes(graph) for name, graph in graphs.items()}
             for batch in BATCHES:
                 medians = time_graphs(graphs, example, batch, threads=threads, seconds=seconds)
                 yield {
@@ -236,6 +238,11 @@ def resident_bytes(graph: Path, threads: int) -> int | None:
     command = [sys.executable, "-c", RESIDENT, str(graph), str(threads)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def file_bytes(graph: Path) -> int:
+    """Of a graph and of the tensors that lie beside it."""
+    return sum(file.stat().st_size for file in graph.parent.glob(f"{graph.name}*"))
 
 
 def build_recipe(row: Row) -> Recipe:

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 OPSET = 20
 """The first with a Gelu."""
 
-LARGEST_FILE = 1_500_000_000
-"""Bytes of tensors from which on these lie in a file beside the graph: protobuf ends at 2 GB."""
+LARGEST_FILE = 16_000_000
+"""Bytes of tensors from which on these lie in a file beside the graph: ONNX Runtime maps it, where
+of tensors in the graph a copy stays in memory. Protobuf ends at 2 GB."""
 
 
 def trace(module: nn.Module, example: Tensor, *, reads: str, gives: str) -> "ONNXProgram":
@@ -57,7 +58,7 @@ def trace(module: nn.Module, example: Tensor, *, reads: str, gives: str) -> "ONN
 
 
 def write(program: "ONNXProgram", path: Path) -> None:
-    """Write the graph; large tensors into `<name>.onnx.data` beside it."""
+    """Write the graph; tensors of more than `LARGEST_FILE` to `<name>.onnx.data` beside it."""
     tensors = program.model.graph.initializers.values()
     size = sum(t.const_value.nbytes for t in tensors if t.const_value is not None)
     program.save(path, external_data=size > LARGEST_FILE)

@@ -90,7 +90,7 @@ def write_towers(
 
     Args:
         artifact: of `Artifact.load`.
-        folder: exists; a graph of more than 1.5 GB has its tensors in a file beside it.
+        folder: exists; tensors of more than 16 MB lie in `<tower>.onnx.data`, beside the graph.
         activations: `int8` for inputs of linear layers in 8 bits, one scale for a whole tensor,
             found while the graph runs; None for what the artifact says.
     Raises:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.capabilities import Encoder
-from mmcompress.exports.onnx import Tower, write_dense_towers, write_towers
+from mmcompress.exports.onnx import Tower, graph, write_dense_towers, write_towers
 from mmcompress.testing.contract import RECIPES, build_recipe
 from mmcompress.testing.zoo.families import FAMILIES
 from mmcompress.testing.zoo.family import batch_of
@@ -100,6 +100,19 @@ def test_integer_inputs(recipe: str, activations: str | None, scale: str, tmp_pa
         found = run(tmp_path, tower, inputs)
         cosine = (found * encode(artifact.backbone, tower.modality, inputs)).sum(axis=1)
         assert 0.999 < cosine.mean() < 1.0001
+
+
+def test_large_tensors_lie_beside_the_graph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graph, "LARGEST_FILE", 10_000)
+    backbone = FAMILIES["mlp"].build(tmp_path)
+    assert isinstance(backbone, Encoder)
+    (tower,) = write_dense_towers(backbone, tmp_path)
+    assert (tmp_path / "image.onnx.data").stat().st_size > 10_000
+    inputs = batch_of(backbone)["image"]
+    expected = encode(backbone, "image", inputs)
+    np.testing.assert_allclose(run(tmp_path, tower, inputs), expected, atol=CLOSE)
 
 
 def test_no_such_activations(tmp_path: Path) -> None:
