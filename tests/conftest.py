@@ -30,15 +30,17 @@ collect_ignore = ["fixtures"]  # the script that made them ran with older code
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what is marked slow, unless `-m` says what to run.
+    """Skip what is marked slow or gpu, unless `-m` says what to run.
 
     Skipped tests are counted in the last line; those that `addopts` deselects are not under xdist.
     """
     if config.option.markexpr:
         return
     for item in items:
-        if item.get_closest_marker("slow"):
-            item.add_marker(pytest.mark.skip(reason="slow: run it with pytest -m slow"))
+        for name in ("slow", "gpu"):
+            if item.get_closest_marker(name):
+                reason = f"{name}: run it with pytest -m {name}"
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(autouse=True)

@@ -36,6 +36,13 @@ class DenseModel(Embedder[Tensor]):
     def modalities(self) -> tuple[str, ...]:
         return self.backbone.modalities
 
+    @property
+    def bytes(self) -> int:
+        """What parameters and buffers take in memory, those that are shared once."""
+        tensors = [*self.backbone.parameters(), *self.backbone.buffers()]
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+        return sum(storages.values())
+
     def _read(self, modality: str, value: Any) -> Any:
         return as_picture(value) if modality == "image" else as_waveform(value)
 

@@ -34,13 +34,6 @@ class PackedModel(DenseModel):
         super().__init__(backbone)
         self.kinds = kinds
 
-    @property
-    def bytes(self) -> int:
-        """What parameters and buffers take in memory, those that are shared once."""
-        tensors = [*self.backbone.parameters(), *self.backbone.buffers()]
-        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
-        return sum(storages.values())
-
     def describe(self) -> str:
         """How many weights run in which way, in one line."""
         counts = Counter(self.kinds.values())
