@@ -7,7 +7,8 @@ from mmcompress.inputs.export import FILE, is_export
 
 
 def containers(folder: Path) -> list[str]:
-    """One line for each container: tensors, bytes, share, and whether it holds them exactly.
+    """One line for each container: tensors, bytes, share, and whether what is computed with it
+    is exactly what the artifact decodes to.
 
     Args:
         folder: of an export; no line for a checkpoint of another library, which is dense.
@@ -21,6 +22,6 @@ def containers(folder: Path) -> list[str]:
         groups.setdefault((row["container"], row["exact"]), []).append(row["bytes"])
     return [
         f"{container}: {len(sizes)} tensors, {sum(sizes):,} bytes ({sum(sizes) / total:.1%})"
-        + ("" if exact else ", rounded: no container holds them exactly")
+        + ("" if exact else ", not exact")
         for (container, exact), sizes in sorted(groups.items(), key=lambda g: -sum(g[1]))
     ]

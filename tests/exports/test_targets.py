@@ -135,5 +135,5 @@ def test_containers(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     assert containers(tmp_path) == [
         "MatMulNBits: 2 tensors, 90 bytes (90.0%)",
-        "float16: 1 tensors, 10 bytes (10.0%), rounded: no container holds them exactly",
+        "float16: 1 tensors, 10 bytes (10.0%), not exact",
     ]
