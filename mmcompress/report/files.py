@@ -141,12 +141,15 @@ def _latex(section: Section) -> str:
 
 def _pictures(section: Section, out: Path, suffix: str) -> list[Path]:
     marks, dense = size_marks(section.summaries, section.metric)
-    drawn = [("accuracy_vs_size", marks, dense, SIZE)]
-    drawn.append(("accuracy_vs_latency", *latency_marks(section.summaries, section.metric)))
+    times, slow, costs = latency_marks(section.summaries, section.metric)
+    drawn = [
+        ("accuracy_vs_size", list(marks.values()), dense, SIZE),
+        ("accuracy_vs_latency", list(times.values()), slow, costs),
+    ]
     files = []
     for name, points, references, costs in drawn:
         if points:
-            figure = pareto_figure(list(points.values()), references, section.metric, costs)
+            figure = pareto_figure(points, references, section.metric, costs)
             for form in ("png", "svg"):
                 files.append(out / f"{name}{suffix}.{form}")
                 save(figure, files[-1])

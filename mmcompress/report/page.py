@@ -6,7 +6,7 @@ the run under the pointer. Without JavaScript the page still says everything.
 """
 
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,26 +107,30 @@ def _part(section: Section) -> Part:
     pictures = []
     marks, dense = size_marks(section.summaries, section.metric)
     if marks:
-        svg = _interactive(section, marks, dense, SIZE)
+        svg = _interactive(section, list(marks), list(marks.values()), dense, SIZE)
         pictures.append(Picture("Accuracy against stored size", svg))
-    marks, dense, costs = latency_marks(section.summaries, section.metric)
-    if marks:
+    times, dense, costs = latency_marks(section.summaries, section.metric)
+    if times:
         recipes = sum(summary.family != CAST for summary in section.summaries)
-        absent = recipes - len(marks)
+        rows = [row for row, _ in times]
+        absent = recipes - len(set(rows))
         note = (
             f"Not here: {absent} of {recipes} recipes, whose methods cannot be faster than the "
             "dense model, so that nothing was measured."
         )
-        svg = _interactive(section, marks, dense, costs)
+        svg = _interactive(section, rows, list(times.values()), dense, costs)
         pictures.append(Picture("Accuracy against latency", svg, note if absent else ""))
     return Part(section, table, pictures)
 
 
 def _interactive(
-    section: Section, marks: Mapping[int, Mark], dense: Sequence[Mark], costs: Costs
+    section: Section,
+    rows: Sequence[int],
+    points: Sequence[Mark],
+    dense: Sequence[Mark],
+    costs: Costs,
 ) -> Markup:
-    """The plot as SVG, its points told by `data-row`, the index of the summary."""
-    points = list(marks.values())
+    """The plot as SVG, its points told by `data-row`, the index of the summary of each."""
     figure = pareto_figure(
         points, dense, section.metric, costs, width=5.6, height=3.7, labels=False
     )
@@ -135,7 +139,6 @@ def _interactive(
     # What is parsed here was written two lines above.
     tree = ET.fromstring(rendered(figure, "svg", text=True))
     best = set(best_of(points, section.metric))
-    rows = list(marks)
     for group in tree.iter(f"{{{SVG}}}g"):
         kind, _, members = group.get("id", "").partition(":")
         if kind != "marks":

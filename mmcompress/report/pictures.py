@@ -10,6 +10,9 @@ from mmcompress.report.plot import SIZE, Costs, Mark, pareto_figure, save
 from mmcompress.report.summary import Summary, summarize
 from mmcompress.report.table import MEGABYTE, largest_batch
 
+DEPLOYED = "ONNX Runtime"
+"""What a point of the deployed model is called; one of PyTorch has no name."""
+
 
 def accuracy_vs_size(records: Sequence[Record], path: Path, *, metric: str | None = None) -> None:
     """Draw one point per configuration and the dense model they started from; write a PNG or SVG.
@@ -55,30 +58,34 @@ def size_marks(summaries: Sequence[Summary], metric: str) -> tuple[dict[int, Mar
 
 def latency_marks(
     summaries: Sequence[Summary], metric: str
-) -> tuple[dict[int, Mark], list[Mark], Costs]:
+) -> tuple[dict[tuple[int, str], Mark], list[Mark], Costs]:
     """Points over the latency of the largest batch, as a share of the dense model's.
 
     Absolute times of two runs compare what else their machines did; dense and compressed of one
-    run were measured in turn. Methods that cannot be faster have no latency and are not there.
+    run were measured in turn, in the same runtime. In PyTorch, methods that cannot be faster have
+    no latency and are not there.
 
     Returns:
-        As `size_marks`, and the axis.
+        Index of the summary and runtime → its mark, of those that have the metric; one mark for
+        each dense model; and the axis.
     """
     batch = largest_batch(summaries) or ""
     marks = {
-        i: Mark(
-            s.latency[batch].mean,
+        (i, runtime): Mark(
+            latency[batch].mean,
             s.compressed[metric].mean,
             std=s.compressed[metric].std,
-            cost_std=s.latency[batch].std,
-            label=s.name,
+            cost_std=latency[batch].std,
+            label=f"{s.name}, {runtime}" if runtime else s.name,
             family=s.family,
+            runtime=runtime,
         )
         for i, s in enumerate(summaries)
-        if batch in s.latency and metric in s.compressed and metric in s.dense
+        for runtime, latency in (("", s.latency), (DEPLOYED, s.deployed))
+        if batch in latency and metric in s.compressed and metric in s.dense
     }
-    dense = sorted({summaries[i].dense[metric].mean for i in marks})
-    known = [summaries[i].dense_ms[batch].mean for i in marks if batch in summaries[i].dense_ms]
-    typical = f" ≈ {median(known):.3g} ms" if known else ""
+    dense = sorted({summaries[i].dense[metric].mean for i, _ in marks})
+    known = [summaries[i].dense_ms[batch].mean for i, r in marks if not r]
+    typical = f" ≈ {median(known):.3g} ms in PyTorch" if known else ""
     costs = Costs(f"latency, batch {batch} (dense = 1{typical})")
     return marks, [Mark(1.0, value) for value in dense], costs

@@ -55,6 +55,7 @@ class Mark:
         label: its name.
         family: whose color it has.
         peer: another library's: gray, and no part of the front.
+        runtime: what ran it, where that is not PyTorch: it is outlined.
     """
 
     cost: float
@@ -64,6 +65,7 @@ class Mark:
     label: str = ""
     family: str = "other"
     peer: bool = False
+    runtime: str = ""
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,9 @@ def pareto_figure(
     lines = _front_lines(axes, marks, shown, metric)
     _draw_points(axes, marks, shown, metric, edge)
     axes.plot(*zip(*references, strict=True), "D", color=INK, markersize=5, label="uncompressed")
+    for runtime in dict.fromkeys(mark.runtime for mark in marks if mark.runtime):
+        label = f"outlined: {runtime}"
+        axes.plot([], [], "o", mfc="none", color=INK, markersize=4, mew=0.8, label=label)
     hidden = sum(_beyond(mark, metric, edge) for mark in marks)
     if hidden:
         text = f"hollow: {hidden} lie {'above' if lower_is_better(metric) else 'below'}"
@@ -239,6 +244,7 @@ def _draw_points(
         families.setdefault(mark.family, []).append(i)
     for family, members in sorted(families.items(), key=lambda item: _rank(item[0])):
         color, marker = _style(family)
+        outlined = [i for i in members if marks[i].runtime]
         if marks[members[0]].peer:
             color, marker = MUTED, next(grays)
         axes.plot([], [], marker, color=color, markersize=4, label=family, mew=0.8)
@@ -247,7 +253,12 @@ def _draw_points(
             "rest": [i for i in members if i not in best and not _beyond(marks[i], metric, edge)],
             "edge": [i for i in members if _beyond(marks[i], metric, edge)],
         }
-        for kind, group in kinds.items():
+        groups = [
+            (kind, [i for i in group if (i in outlined) == rim], rim)
+            for kind, group in kinds.items()
+            for rim in (False, True)
+        ]
+        for kind, group, rim in groups:
             if not group:
                 continue
             bare, peer = kind == "edge", marks[group[0]].peer
@@ -270,8 +281,8 @@ def _draw_points(
                     s={"best": 26, "rest": 14, "edge": 14}[kind],
                     marker=marker,
                     facecolor=(1, 1, 1, 0) if bare else color,
-                    edgecolor=color if bare else "white",
-                    linewidth=0.5,
+                    edgecolor=color if bare else INK if rim else "white",
+                    linewidth=0.8 if rim else 0.5,
                     zorder=4 if kind == "best" else 3,
                     clip_on=False,
                     gid="marks:" + ",".join(map(str, group)),

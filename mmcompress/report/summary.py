@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from mmcompress.records.schema import COMPLETE, CastSize, Interval, Latency, Record
+from mmcompress.records.schema import COMPLETE, CastSize, Deployed, Interval, Latency, Record
 from mmcompress.records.settings import config_hash, distinct_names, family
 
 
@@ -54,6 +54,7 @@ class Summary:
         size: `dense_bytes`, `artifact_bytes`, `compression_ratio`, `bits_per_weight`.
         latency: batch size → compressed / dense latency of each run, which were measured in turn in
             one process; empty where the method cannot be faster and none was measured.
+        deployed: the same in the runtime that is deployed; empty where none was measured.
         dense_ms: batch size → milliseconds of the dense model.
         intervals: metric name → `items`, and the 95 % intervals `dense`, `compressed` and `delta`,
             of several seeds the mean of their bounds; empty for records that have none.
@@ -72,6 +73,7 @@ class Summary:
     dense_ms: Mapping[str, Spread]
     family: str
     records: Sequence[Record]
+    deployed: Mapping[str, Spread] = field(default_factory=dict)
     intervals: Mapping[str, Interval] = field(default_factory=dict)
 
 
@@ -144,6 +146,7 @@ def _summary(name: str, runs: Sequence[Record]) -> Summary:
         size=over([{key: getattr(run.stored, key) for key in SIZES} for run in runs]),
         dense_dtype=runs[0].stored.dense_dtype,
         latency=over([_relative_latency(run.latency) for run in runs]),
+        deployed=over([_relative_latency(run.deployed) for run in runs]),
         dense_ms=over([(run.latency and run.latency.dense_ms) or {} for run in runs]),
         family=family(runs[0].config),
         records=runs,
@@ -210,7 +213,7 @@ def _cast_summaries(record: Record) -> list[Summary]:
     ]
 
 
-def _relative_latency(latency: Latency | None) -> dict[str, float]:
+def _relative_latency(latency: Latency | Deployed | None) -> dict[str, float]:
     if latency is None or not latency.dense_ms:
         return {}
     dense = latency.dense_ms

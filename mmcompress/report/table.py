@@ -130,8 +130,10 @@ def _columns(
         yield name, form.cells([summary.size[key] for summary in summaries])
     batch = largest_batch(summaries) if latency else None
     if batch is not None:
-        ratios = [summary.latency.get(batch) for summary in summaries]
-        yield f"latency, batch {batch} (dense = 1)", _Format(2).cells(ratios)
+        for where, name in (("latency", "latency"), ("deployed", "latency in ONNX Runtime")):
+            ratios = [getattr(summary, where).get(batch) for summary in summaries]
+            if any(ratios):
+                yield f"{name}, batch {batch} (dense = 1)", _Format(2).cells(ratios)
     for name in more:
         yield name.rpartition("/")[2].replace("_", " "), _Format(4).cells(compressed(name))
 
@@ -147,7 +149,8 @@ def _bounds(
 
 def largest_batch(summaries: Sequence[Summary]) -> str | None:
     """The largest batch size at which some compressed model was measured."""
-    return max({batch for summary in summaries for batch in summary.latency}, key=int, default=None)
+    found = {b for summary in summaries for b in (*summary.latency, *summary.deployed)}
+    return max(found, key=int, default=None)
 
 
 def all_values(name: str, summaries: Sequence[Summary]) -> list[dict[str, Any]]:
@@ -175,6 +178,8 @@ def all_values(name: str, summaries: Sequence[Summary]) -> list[dict[str, Any]]:
             row |= _numbers(key, spread)
         for batch, spread in summary.latency.items():
             row |= _numbers(f"latency_ratio_batch_{batch}", spread)
+        for batch, spread in summary.deployed.items():
+            row |= _numbers(f"deployed_latency_ratio_batch_{batch}", spread)
         rows.append(row)
     return rows
 

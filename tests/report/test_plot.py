@@ -4,12 +4,14 @@ import matplotlib.text
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 from mmcompress.report.axes import log_ticks
 from mmcompress.report.labels import place_labels
 from mmcompress.report.pictures import accuracy_vs_size, latency_marks
 from mmcompress.report.plot import (
+    INK,
     PALETTE,
     SIZE,
     STYLES,
@@ -110,7 +112,32 @@ def test_latency_is_that_of_the_dense_model_measured_beside_it(make_record):
     )
     assert [(m.label, m.cost) for m in marks.values()] == [("a", 0.5), ("b", 0.75)]
     assert [(m.cost, m.value) for m in dense] == [(1.0, 0.6)]
-    assert costs.label == "latency, batch 32 (dense = 1 ≈ 60 ms)"
+    assert costs.label == "latency, batch 32 (dense = 1 ≈ 60 ms in PyTorch)"
+
+
+def test_each_runtime_has_a_mark(make_record):
+    """A method that cannot be faster in PyTorch may be so in ONNX Runtime."""
+    both, never = make_record("a"), make_record("b")
+    both["deployed"] = {"dense_ms": {"32": 10.0}, "compressed_ms": {"32": 4.0}}
+    never["deployed"] = {"dense_ms": {"32": 10.0}, "compressed_ms": {"32": 20.0}}
+    never["latency"] |= {"compressed_ms": None, "no_speedup": "decoded"}
+    summaries = summarize([as_record(both), as_record(never)])
+    marks, dense, costs = latency_marks(summaries, "zeroshot/acc@1")
+    assert {place: (mark.label, mark.cost) for place, mark in marks.items()} == {
+        (0, ""): ("a", 0.5),
+        (0, "ONNX Runtime"): ("a, ONNX Runtime", 0.4),
+        (1, "ONNX Runtime"): ("b, ONNX Runtime", 2.0),
+    }
+    figure = pareto_figure(list(marks.values()), dense, "zeroshot/acc@1", costs)
+    (legend,) = figure.legends
+    assert "outlined: ONNX Runtime" in [text.get_text() for text in legend.get_texts()]
+    rims = [
+        collection.get_edgecolor()[0].tolist()
+        for collection in figure.axes[0].collections
+        if (collection.get_gid() or "").startswith("marks:")
+    ]
+    assert to_rgba(INK) in map(tuple, rims)
+    assert to_rgba("white") in map(tuple, rims)
 
 
 @pytest.mark.parametrize("ratio", [1.05, 2, 30, 1000, 1e7])
