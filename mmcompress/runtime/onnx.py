@@ -108,6 +108,8 @@ class OnnxModel(Embedder[Any]):
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = self.threads or 0
             options.log_severity_level = 3
+            # Without VNNI, sums of two products of uint8 and int8 do not fit their 16 bits.
+            options.add_session_config_entry("session.x64quantprecision", "1")
             file = self.folder / self.manifest["towers"][modality]["file"]
             self._sessions[modality] = onnxruntime.InferenceSession(
                 file, options, providers=["CPUExecutionProvider"]
