@@ -136,6 +136,7 @@ class Recipe:
         plan: Plan | None = None,
         *,
         dense: DenseSize | None = None,
+        statistics: dict[str, Statistic] | None = None,
     ) -> Compressed:
         """The backbone, compressed: calibrate, decide, and edit it in place.
 
@@ -146,6 +147,8 @@ class Recipe:
             plan: decisions that a search has found; what it lacks is left alone. None lets each
                 step decide.
             dense: size of the backbone, where it is known.
+            statistics: of the dense backbone, as earlier calls with the same batches found them; it
+                gets what the first step needs beyond that.
         Raises:
             ValueError: a step compresses nothing, calibration data are needed and there are none, a
                 target saw none of them, or they make numbers that are not finite.
@@ -159,11 +162,13 @@ class Recipe:
         made = Compressed(
             backbone, self.steps, self.dense_dtype, dense or DenseSize.of(backbone.model)
         )
-        statistics: dict[str, Statistic] = {}
+        statistics = {} if statistics is None else statistics
         for name, step in self.steps.items():
             targets = self._select(name, step, backbone)
             inside = weights_of(backbone, targets)
             _calibrate(backbone, batches, step, inside, statistics)
+            # What later steps add is of an edited model, and not the caller's.
+            statistics = {key: copy.copy(found) for key, found in statistics.items()}
             weights = {t.name: weight_of(backbone, t) for t in inside}
             for target in targets:
                 if target.parameter:

@@ -26,6 +26,7 @@ from mmcompress.backbones.base import Backbone
 from mmcompress.compression.base import NothingCompressed
 from mmcompress.compression.compressed import Compressed, Plan
 from mmcompress.compression.recipe import Recipe
+from mmcompress.compression.statistics import Statistic
 from mmcompress.search.budget import Budget, Choice, label
 from mmcompress.search.groups import Group, bytes_outside, find_groups, stored_bytes, swapped
 from mmcompress.search.knapsack import solve
@@ -95,6 +96,8 @@ class Search:
         self.choices = budget.choices_of(recipe)
         self.groups = find_groups(recipe, backbone)
         self.dense = DenseSize.of(backbone.model)
+        self.statistics: dict[str, Statistic] = {}
+        """Of the dense model, which every choice begins with: collected once."""
 
     def run(self) -> tuple[Plan, dict[str, Any]]:
         plans = self._measure()
@@ -130,7 +133,9 @@ class Search:
         """One choice for all layers; a step too weak to change any leaves them dense."""
         varied, backbone = self.recipe.varied(choice), copy.deepcopy(self.backbone)
         try:
-            return varied.apply(backbone, self.batches, dense=self.dense)
+            return varied.apply(
+                backbone, self.batches, dense=self.dense, statistics=self.statistics
+            )
         except NothingCompressed as error:
             log.info("budget: a choice is dropped, %s", error)
             nothing: Plan = {name: {} for name in varied.steps}
@@ -169,7 +174,9 @@ class Search:
     def _trial(self, plan: Plan) -> int:
         """Bytes of both files when the plan is carried out and stored as it is."""
         backbone = copy.deepcopy(self.backbone)
-        made = self.recipe.apply(backbone, self.batches, plan, dense=self.dense)
+        made = self.recipe.apply(
+            backbone, self.batches, plan, dense=self.dense, statistics=self.statistics
+        )
         with tempfile.TemporaryDirectory() as folder:
             run = {"config_hash": "0" * 64, "recipe": "trial"}
             return broadcast(made.save(Path(folder) / "artifact", run=run).bytes)

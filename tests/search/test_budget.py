@@ -13,10 +13,15 @@ from mmcompress.artifact.dense import dense_file_bytes
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.compression.base import LEFT_DENSE
+from mmcompress.compression.calibration import collect
+from mmcompress.compression.compressed import Compressed
 from mmcompress.compression.lowrank.svd import LowRank
+from mmcompress.compression.pruning.magnitude import Magnitude
 from mmcompress.compression.pruning.upop import UPop
+from mmcompress.compression.quantization.gptq import GPTQ
 from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.recipe import Recipe
+from mmcompress.compression.statistics import Statistic
 from mmcompress.data.base import PairData
 from mmcompress.search.budget import Budget
 from mmcompress.search.groups import Group, find_groups, swapped
@@ -202,3 +207,41 @@ def test_one_plan_that_is_too_large_does_not_end_the_search_for_a_fuller_one(
     stored = [80, 105, 99]
     chosen = fitted(tiny_backbone, tiny_data, monkeypatch, sizes=[119, 110, 95], stored=stored)
     assert chosen == [1]
+
+
+def test_the_dense_model_is_calibrated_once(
+    tiny_backbone: HFClip, tiny_data: PairData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the plan is that of a search which calibrates for every choice."""
+    calls: list[int] = []
+
+    def spy(*arguments: Any) -> dict[str, Statistic]:
+        calls.append(len(arguments))
+        return collect(*arguments)
+
+    monkeypatch.setattr("mmcompress.compression.recipe.collect", spy)
+    tiny_data.attach(tiny_backbone)
+    budget, given = Budget(ratio=3), batches(tiny_data)
+    found = search(Recipe({"gptq": GPTQ(bits=4)}), budget, tiny_backbone, given)
+    once = len(calls)
+
+    def alone(recipe: Recipe, *arguments: Any, **settings: Any) -> Compressed:
+        return apply(recipe, *arguments, **settings | {"statistics": None})
+
+    apply = Recipe.apply
+    monkeypatch.setattr(Recipe, "apply", alone)
+    assert search(Recipe({"gptq": GPTQ(bits=4)}), budget, tiny_backbone, given) == found
+    assert once == 1 < len(calls) - once
+
+
+def test_statistics_of_an_edited_model_are_not_kept(
+    tiny_backbone: HFClip, tiny_data: PairData
+) -> None:
+    tiny_data.attach(tiny_backbone)
+    kept: dict[str, Statistic] = {}
+    steps = {"magnitude": Magnitude(sparsity=0.5), "gptq": GPTQ(bits=4)}
+    Recipe(steps).apply(copy.deepcopy(tiny_backbone), batches(tiny_data), statistics=kept)
+    assert kept == {}
+    steps = {"gptq": steps["gptq"]}
+    Recipe(steps).apply(copy.deepcopy(tiny_backbone), batches(tiny_data), statistics=kept)
+    assert {found.inputs is not None for found in kept.values()} == {True}
