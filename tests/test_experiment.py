@@ -94,3 +94,22 @@ def test_mistakes_are_exceptions(words: list[str], kind: type[Exception], messag
     with pytest.raises(kind, match=message):
         run(words)
     assert not HydraConfig.initialized()
+
+
+@pytest.mark.slow
+def test_a_run_scores_what_onnx_runtime_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights alone are compressed: the scores are those of the dense decode."""
+    packages = ("onnxruntime", "onnxscript")
+    for package in packages:
+        pytest.importorskip(package)
+    monkeypatch.setattr("mmcompress.runtime.deployment.PACKAGES", packages)
+    dense = run([*SMALL, f"run_dir={tmp_path / 'dense'}", "deployed=null"])
+    found = run([*SMALL, f"run_dir={tmp_path / 'onnx'}", "runtime=onnx"])
+    assert (dense.runtime, found.runtime) == ("dense", "onnx")
+    assert dense.deployed is None
+    assert found.deployed is not None
+    assert found.deployed.not_measured is None
+    for name, value in dense.metrics.compressed.items():
+        assert found.metrics.compressed[name] == pytest.approx(value, abs=1e-3), name

@@ -129,7 +129,7 @@ COMMAND_LINES = [
     ("evaluate nowhere data.batch_size=big", "data.batch_size=big must be a whole number"),
     ("evaluate", "arguments are required: artifact"),
     ("export nowhere --to hf", "nowhere: is no folder"),
-    ("export nowhere --to onnx", "invalid choice: 'onnx'"),
+    ("export nowhere --to gguf", "invalid choice: 'gguf'"),
     ("export nowhere", "arguments are required: --to"),
     ("targets backbone=hf_text", "backbone.folder must be given"),
     ("targets backbone = open_clip", "'backbone' cannot be read"),
