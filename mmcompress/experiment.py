@@ -32,8 +32,7 @@ from mmcompress.runtime.loading import artifact_to_score, check_runtime
 from mmcompress.search.planning import check, search
 from mmcompress.system.distributed import on_first
 from mmcompress.system.imports import collector_paused
-from mmcompress.system.mapped import mapped_copy
-from mmcompress.system.memory import large_blocks_apart
+from mmcompress.system.memory import dense_copy
 from mmcompress.system.quiet import quiet_libraries
 from mmcompress.system.seeds import seed_everything
 
@@ -64,8 +63,7 @@ def run(cfg: DictConfig | Sequence[str]) -> RunRecord:
     check_settings(cfg, *(str(key) for key in cfg if key not in late))
     quiet_libraries()
     seed_everything(cfg.seed)
-    with large_blocks_apart():
-        backbone = instantiate(cfg.backbone)
+    backbone = instantiate(cfg.backbone)
     recipe = instantiate(cfg.compression)
     budget = instantiate(cfg.budget)
     check(recipe, budget, backbone)
@@ -101,7 +99,7 @@ def run(cfg: DictConfig | Sequence[str]) -> RunRecord:
             session.report()
             return record
 
-        teacher = mapped_copy(backbone)
+        teacher = dense_copy(backbone)
 
         def score_dense() -> None:
             record.dense_sha256 = dense_checksum(teacher.model)
@@ -156,7 +154,7 @@ def run(cfg: DictConfig | Sequence[str]) -> RunRecord:
 
         del backbone, compressed, module, trainer  # what follows looks at the stored model alone
         artifact = Artifact.load(
-            session.folder / ARTIFACT, skeleton=partial(instantiate, cfg.backbone), in_file=True
+            session.folder / ARTIFACT, skeleton=partial(instantiate, cfg.backbone)
         )
         with session.stage("evaluate_s"):
             scored = artifact_to_score(artifact, cfg.runtime)

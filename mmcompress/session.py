@@ -45,6 +45,7 @@ from mmcompress.system.devices import gpu_name
 from mmcompress.system.distributed import broadcast, is_first_process
 from mmcompress.system.files import set_aside, write_atomically, write_json
 from mmcompress.system.interruption import Interrupted, interruptible, listen
+from mmcompress.system.memory import hand_back_memory
 from mmcompress.system.seeds import seed_from
 from mmcompress.tracking.loggers import Sink, finish
 from mmcompress.training.launch import start_processes
@@ -95,6 +96,7 @@ class Session:
         stages.debug("%s %s", name, BEGINS)
         with self.record.time(name):
             yield
+        hand_back_memory()
         stages.debug("%s %s", name, ENDS)
 
     def start_trainer(self, settings: DictConfig) -> pl.Trainer:

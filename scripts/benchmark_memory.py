@@ -7,7 +7,8 @@ safetensors file; then `compression=int8 trainer=post_training` runs on it, in a
 from reading the file to scoring what was stored. Its proportional set size (`Pss` of
 `/proc/PID/smaps_rollup`, which counts a page once even if two maps show it) is read all the while.
 What the libraries alone take is subtracted. The peak of all stages except scoring must stay below
-`ALLOWED` times the dense float32 file. The pairs are OpenMoji's, as files in a table.
+`ALLOWED` times the dense float32 file; scoring is kept short, by retrieval of a few pairs and
+latency one at a time. The pairs are OpenMoji's, as files in a table.
 """
 
 import argparse
@@ -133,6 +134,8 @@ def overrides(args: argparse.Namespace, folder: Path) -> list[str]:
         f"data.calibration_size={args.pairs}",
         "data.eval_batch_size=16",
         "data.num_workers=0",
+        "~evaluation.evaluators.zeroshot",
+        "evaluation.latency.batch_sizes=[1]",
         "logger=none",
         f"run_dir={folder / 'run'}",
     ]

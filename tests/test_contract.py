@@ -18,7 +18,7 @@ from mmcompress.compression.steps import CutsWhenBaked
 from mmcompress.data.base import PairData
 from mmcompress.format.reader import read
 from mmcompress.objectives.objective import Objective
-from mmcompress.system.mapped import mapped_copy
+from mmcompress.system.memory import dense_copy
 from mmcompress.testing.contract import RECIPES, Contract, build_recipe
 from mmcompress.testing.zoo.families import FAMILIES
 from mmcompress.training.module import CompressionModule, TrainingData, calibrated_in
@@ -94,9 +94,9 @@ def test_line_from_dense_to_reloaded(
 
     All that happens leaves the dense model alone, with which it shares a file.
     """
-    monkeypatch.setattr("mmcompress.system.mapped.LARGE", 1)
+    monkeypatch.setattr("mmcompress.system.memory.LARGE", 1)
     untouched = copy.deepcopy(tiny_backbone)
-    dense = mapped_copy(tiny_backbone)
+    dense = dense_copy(tiny_backbone)
     recipe = build_recipe(name)
     compressed = recipe.apply(tiny_backbone, tiny_data.calibration_dataloader())
     before = {n: p.detach().clone() for n, p in tiny_backbone.named_parameters()}
@@ -123,7 +123,7 @@ def test_line_from_dense_to_reloaded(
     else:
         assert torch.equal(baked, parametrized), "baking changed it"
 
-    loaded = Artifact.load(tmp_path / "artifact", in_file=True)
+    loaded = Artifact.load(tmp_path / "artifact")
     state = loaded.backbone.model.state_dict()
     for key, tensor in tiny_backbone.model.state_dict().items():
         assert torch.equal(state[key], tensor), key

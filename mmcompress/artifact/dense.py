@@ -11,8 +11,6 @@ import torch
 from safetensors.torch import save_model
 from torch import nn
 
-from mmcompress.system.memory import give_back, large_blocks_apart
-
 
 @dataclass(frozen=True)
 class DenseSize:
@@ -32,7 +30,6 @@ class DenseSize:
         return cls(dense_file_bytes(model), sum(p.numel() for p in model.parameters()))
 
 
-@large_blocks_apart()
 def dense_file_bytes(model: nn.Module, *, halved: bool = False) -> int:
     """Size of the safetensors file that holds the model as it is, tied tensors once.
 
@@ -64,7 +61,6 @@ def dense_checksum(model: nn.Module) -> str:
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         digest.update(flat.view(torch.uint8).numpy().data)
-        give_back([tensor])
     return digest.hexdigest()
 
 

@@ -87,7 +87,7 @@ class Artifact:
         return cls(Path(folder), manifest, backbone)
 
     @classmethod
-    def load(cls, folder: Path, *, skeleton: Skeleton | None = None, in_file: bool = False) -> Self:
+    def load(cls, folder: Path, *, skeleton: Skeleton | None = None) -> Self:
         """Rebuild the model: dense, ordinary modules, float tensors, evaluation mode.
 
         Runs no code from the folder, and allocates nothing before sizes, shapes and checksums are
@@ -96,13 +96,11 @@ class Artifact:
         Args:
             skeleton: builds the dense model; called only where its code is not part of mmcompress
                 (`mmcompress.backbones.custom`).
-            in_file: large weights lie in a temporary file, from which they are read when they are
-                used (`mmcompress.system.mapped`).
         Raises:
             ArtifactError: anything about the folder is wrong.
         """
         manifest = read_manifest(Path(folder), skeleton)
-        backbone = read_backbone(Path(folder), manifest, skeleton, in_file=in_file)
+        backbone = read_backbone(Path(folder), manifest, skeleton)
         return cls(Path(folder), manifest, backbone)
 
     @classmethod

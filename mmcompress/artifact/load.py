@@ -15,8 +15,6 @@ from mmcompress.format.manifest import MANIFEST_FILE, Manifest
 from mmcompress.format.names import Entry
 from mmcompress.format.reader import Reader, StoredWeight, decode
 from mmcompress.functional.finite import describe_not_finite
-from mmcompress.system.mapped import mapped
-from mmcompress.system.memory import large_blocks_apart
 from mmcompress.system.progress import progress
 from mmcompress.system.threads import in_threads
 
@@ -71,19 +69,14 @@ def read_skeleton(folder: Path, manifest: Manifest, own: Skeleton | None = None)
         return _build(reader, own)
 
 
-@large_blocks_apart()
-def read_backbone(
-    folder: Path, manifest: Manifest, own: Skeleton | None = None, *, in_file: bool = False
-) -> Backbone:
+def read_backbone(folder: Path, manifest: Manifest, own: Skeleton | None = None) -> Backbone:
     """The backbone with its weights, dense and in evaluation mode.
 
-    Args:
-        in_file: large weights lie in a temporary file, see `mmcompress.system.mapped`.
     Raises:
         ArtifactError: as `read_skeleton`; or a payload does not decode.
     """
     with Reader(folder, manifest) as reader:
-        return open_backbone(reader, own, in_file=in_file)
+        return open_backbone(reader, own)
 
 
 def open_backbone(
@@ -91,13 +84,11 @@ def open_backbone(
     own: Skeleton | None = None,
     *,
     without: Collection[str] = (),
-    in_file: bool = False,
 ) -> Backbone:
     """The backbone of an open artifact with its weights, dense and in evaluation mode.
 
     Args:
         without: names of weights that stay on the meta device, under all their names.
-        in_file: as in `read_backbone`.
     Raises:
         ArtifactError: as `read_backbone`.
     """
@@ -107,8 +98,7 @@ def open_backbone(
         # They follow from the code of the model, which has just been found harmless.
         backbone = build_skeleton(manifest, reader.folder, path=path, on_meta=False, own=own)
     skeleton = backbone.model.state_dict(keep_vars=True)
-    values = _finite(reader, skeleton, without)
-    state = mapped(values)[0] if in_file else dict(values)
+    state = dict(_finite(reader, skeleton, without))
     for key, value in state.items():
         # A Parameter is taken as it is, so that two names can share one.
         state[key] = nn.Parameter(value) if isinstance(skeleton[key], nn.Parameter) else value

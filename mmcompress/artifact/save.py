@@ -27,7 +27,7 @@ from mmcompress.format.writer import MOST_BYTES, Writer
 from mmcompress.functional.finite import describe_not_finite
 from mmcompress.functional.float16 import fits_float16
 from mmcompress.system.files import check_new, folder_atomically
-from mmcompress.system.memory import give_back, large_blocks_apart
+from mmcompress.system.memory import handing_back
 from mmcompress.system.progress import progress
 from mmcompress.system.threads import in_threads
 
@@ -37,7 +37,6 @@ LIBRARIES = (
 )
 
 
-@large_blocks_apart()
 def write_artifact(
     folder: Path,
     backbone: Backbone,
@@ -121,8 +120,9 @@ def _write_tensors(
 ) -> dict[str, str]:
     """A checksum of the values of each tensor; a few of them are in memory at a time."""
     digests: dict[str, str] = {}
-    in_order = sorted(entries, key=lambda entry: entry.name)
-    jobs = _jobs(writer, progress(in_order, "store"), state, encodings)
+    in_order = progress(sorted(entries, key=lambda entry: entry.name), "store")
+    used = handing_back(in_order, lambda entry: 4 * entry.count)
+    jobs = _jobs(writer, used, state, encodings)
     for job, (candidate, digest) in in_threads(_prepare, jobs, lambda job: job.tensor.nbytes):
         if candidate is None:
             writer.add_dense(job.entry, to_numpy(job.tensor))
@@ -131,7 +131,6 @@ def _write_tensors(
             codebook = job.encoding.tensors.get("codebook")
             writer.add_encoded(job.entry, job.encoding.steps, *candidate, codebook=codebook)
         digests[job.entry.name] = digest
-        give_back([job.tensor.detach()])
     return digests
 
 
@@ -172,7 +171,6 @@ def _digest(values: np.ndarray) -> str:
 def _check_finite(key: str, tensor: Tensor) -> None:
     """Buffers may hold −inf, as masks do."""
     found = describe_not_finite(tensor.detach(), is_mask=not isinstance(tensor, nn.Parameter))
-    give_back([tensor.detach()])
     _refuse(found and f"{key} holds {found}")
 
 

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from mmcompress.backbones.native import native_state
-from mmcompress.system.memory import give_back
 
 PARTS = {"qkv": ("q", "k", "v"), "kv": ("k", "v")}
 """Name of a fused layer → what its output rows are for, in order."""
@@ -74,5 +73,4 @@ def linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     layer.weight = nn.Parameter(weight.detach().clone())
     if bias is not None:
         layer.bias = nn.Parameter(bias.detach().clone())
-    give_back([weight])  # of a file, the fused matrix is not needed again
     return layer

@@ -12,7 +12,6 @@ from torch.nn.utils import parametrize
 from mmcompress.artifact.encoding import Encoding
 from mmcompress.compression.base import Applied
 from mmcompress.compression.steps import ParametrizingStep, Step
-from mmcompress.system.memory import give_back
 
 
 @dataclass
@@ -59,7 +58,6 @@ class Baking(Mapping[str, Encoding]):
     def __getitem__(self, key: str) -> Encoding:
         part = self._parts[key]
         weight = part.values() + 0.0  # −0 becomes +0
-        give_back([part.values.original])
         encoding = Encoding(weight=weight)
         for name, step, parametrization in part.steps:
             found = step.finalize(parametrization, weight)

@@ -26,7 +26,6 @@ from mmcompress.compression.statistics import (
 from mmcompress.functional.contrastive import contrastive_loss
 from mmcompress.functional.finite import describe_not_finite
 from mmcompress.system.distributed import all_gather, in_order, rank, size
-from mmcompress.system.mapped import layer_by_layer
 from mmcompress.system.progress import progress
 
 PERTURBED_PAIRS = 64
@@ -59,16 +58,15 @@ def collect(
     batches, found = list(batches), {t.name: Statistic() for t in targets}
     training = backbone.training
     backbone.eval()
-    with layer_by_layer(backbone.model):
-        if INPUTS in needs:
-            for name, seen in collect_inputs(backbone, batches, targets).items():
-                found[name].inputs = seen
-        if GRADIENTS in needs:
-            for name, gradient in collect_gradients(backbone, batches, targets).items():
-                found[name].gradients = gradient
-        if LOSS_CHANGE in needs:
-            for name, change in collect_loss_changes(backbone, batches, targets).items():
-                found[name].loss_change = change
+    if INPUTS in needs:
+        for name, seen in collect_inputs(backbone, batches, targets).items():
+            found[name].inputs = seen
+    if GRADIENTS in needs:
+        for name, gradient in collect_gradients(backbone, batches, targets).items():
+            found[name].gradients = gradient
+    if LOSS_CHANGE in needs:
+        for name, change in collect_loss_changes(backbone, batches, targets).items():
+            found[name].loss_change = change
     backbone.train(training)
     for name, statistic in found.items():
         _check_finite(name, statistic)

@@ -30,7 +30,6 @@ from mmcompress.functional.finite import check_trained
 from mmcompress.functional.float16 import round_to_float16
 from mmcompress.modules.edits import find_edit
 from mmcompress.modules.replace import replace_module
-from mmcompress.system.memory import give_back
 
 log = logging.getLogger(__name__)
 
@@ -222,13 +221,11 @@ class Compressed:
         """
         step, model = self.steps[name], self.backbone.model
         module = model.get_submodule(target.module)
-        weights = list(module.parameters())
         new = step.apply(module, target.parameter, decision, step.statistic_for(target, statistics))
         if isinstance(step, ParametrizingStep):
             self.applied[name][target.name] = _parametrize(step, module, target.parameter, new)
         else:
             replace_module(model, target.module, new)
-        give_back(weights)
 
 
 def _parametrize(

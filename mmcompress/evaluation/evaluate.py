@@ -13,7 +13,6 @@ from mmcompress.backbones.capabilities import encoder, generator
 from mmcompress.data.base import PairData
 from mmcompress.evaluation.base import Comparison, Encode, Evaluator, check_split, inference
 from mmcompress.functional.finite import check_rows
-from mmcompress.system.mapped import layer_by_layer
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +59,6 @@ def evaluate(
     with torch.random.fork_rng(devices=[]), ExitStack() as stack:
         for each in {each for each in (model, dense) if isinstance(each, Backbone)}:
             stack.enter_context(inference(each))
-            stack.enter_context(layer_by_layer(each))
         for name, evaluator in evaluators.items():
             for metric, value in run(name, evaluator):
                 if metric in metrics:

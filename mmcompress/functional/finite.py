@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 
 from mmcompress.functional.not_finite import NotFiniteError, not_scored
-from mmcompress.system.memory import give_back
 
 
 def describe_not_finite(values: Tensor, *, is_mask: bool = False) -> str | None:
@@ -38,7 +37,6 @@ def find_not_finite(named: Iterable[tuple[str, Tensor]]) -> str | None:
     """
     for name, tensor in named:
         found = describe_not_finite(tensor.detach(), is_mask=not isinstance(tensor, nn.Parameter))
-        give_back([tensor])
         if found is not None:
             return f"{name} holds {found}"
     return None

@@ -15,7 +15,6 @@ from mmcompress.backbones.base import Backbone
 from mmcompress.data.base import PairData
 from mmcompress.evaluation.base import check_split, inference
 from mmcompress.inputs.files import Unreadable
-from mmcompress.system.memory import give_back, give_back_freed_memory
 
 MIN_ROUNDS = 5
 MAX_ROUNDS = 200
@@ -63,8 +62,8 @@ def measure_latency(
 ) -> dict[str, Any]:
     """Latency of one batch of real pairs through every tower, dense and compressed in turn.
 
-    Towers are timed one after the other and their medians added up, so that no more than one has
-    to lie in memory.
+    Towers are timed one after the other and their medians added up, so that no tower drives another
+    out of the processor's cache.
 
     Args:
         no_speedup: why the compressed model cannot be faster; it is then not measured.
@@ -91,13 +90,11 @@ def measure_latency(
             batch = first_pairs(data, split, size)
             passes = {name: _passes(model, batch) for name, model in models.items()}
             for part in passes["dense"]:
-                give_back_freed_memory()
                 workloads = {name: passes[name][part] for name in models}
                 medians = alternate(workloads, seconds=seconds / len(passes["dense"]))
-                for name, model in models.items():
+                for name in models:
                     milliseconds = found[name].get(str(size), 0.0) + 1e3 * medians[name]
                     found[name][str(size)] = milliseconds
-                    give_back(model.parameters())
     return {
         "dense_ms": found["dense"],
         "compressed_ms": found.get("compressed"),

@@ -1,16 +1,40 @@
-"""How the process gets its memory from the operating system, and gives it back."""
+"""How the process gets memory from the operating system, and hands it back.
 
+No other file knows of mapped files or of the C library's allocator. Weights that two models have in
+common lie once in memory; what a run no longer needs is handed back at the end of each stage, and
+while an artifact is written; what a training step frees is kept for the next one.
+"""
+
+import copy
 import ctypes
 import mmap
 import platform
-import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from io import RawIOBase
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, TypeVar
+from weakref import WeakSet
 
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+
+from mmcompress.system.files import room_for
+
+M = TypeVar("M", bound=nn.Module)
+T = TypeVar("T")
+
+LARGE = 2**20
+"""Bytes from which a tensor is worth pages of its own."""
+
+HELD = 2**26
+"""Bytes that are worked on before `handing_back` hands memory back."""
+
+PRESENT_FILE_PAGE = np.uint64(0b101 << 61)
+"""Bits 63 and 61 of an entry of `/proc/self/pagemap`: in memory, and a file's, not written to."""
+
+_maps: WeakSet[mmap.mmap] = WeakSet()
+"""Those that `dense_copy` has made, as long as a weight lies in them."""
 
 M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
@@ -20,14 +44,108 @@ M_MMAP_MAX = -4
 MMAP_MAX = 65536
 """glibc's default."""
 
-LARGE = 2**20
-"""Bytes from which a tensor is worth pages of its own."""
-
 HIGHEST_MMAP_THRESHOLD = 2**25
 """Bytes up to which glibc raises its threshold by itself, as blocks of that size are freed."""
 
-PRESENT_FILE_PAGE = np.uint64(0b101 << 61)
-"""Bits 63 and 61 of an entry of `/proc/self/pagemap`: in memory, and a file's, not written to."""
+
+def dense_copy(model: M) -> M:
+    """A copy of the model as it is now; a weight takes memory twice only once one of the two models
+    has changed it.
+
+    The weights of both move into a temporary file without a name, which each of them maps: pages
+    that neither has written to are the same memory.
+
+    Args:
+        model: on the CPU.
+    Raises:
+        FullDisk: the temporary folder has no room for the weights.
+    """
+    owners: dict[tuple[Any, ...], str] = {}
+    names: dict[str, str] = {}
+    """Of a weight → of the one that lies in the same memory, itself when its own."""
+    weights = dict(model.named_parameters())
+    for name, weight in weights.items():
+        place = weight.data_ptr(), weight.shape, weight.stride()
+        names[name] = owners.setdefault(place, name)
+    own, other = _mapped_twice((name, weights[name].detach()) for name in owners.values())
+    copies: dict[int, Any] = {}
+    for name, weight in weights.items():
+        weight.data = own[names[name]]
+        copies[id(weight)] = nn.Parameter(other[names[name]], weight.requires_grad)
+    return copy.deepcopy(model, copies)
+
+
+def _mapped_twice(
+    tensors: Iterable[tuple[str, Tensor]],
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The tensors in two private maps of one file, contiguous; small ones are copies."""
+    found: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
+    places: dict[str, tuple[int, torch.Size, torch.dtype]] = {}
+    folder = Path(tempfile.gettempdir())
+    fix = "make room there, or name another folder in TMPDIR"
+    with room_for(folder / "weights", fix), tempfile.TemporaryFile() as file:
+        for name, tensor in tensors:
+            if tensor.nbytes < LARGE:
+                for tensors_of_map in found:
+                    tensors_of_map[name] = tensor.clone()
+                continue
+            # Whole pages: it is aligned, and a write to a neighbor does not copy a part of it.
+            start = -(-file.tell() // mmap.PAGESIZE) * mmap.PAGESIZE
+            places[name] = start, tensor.shape, tensor.dtype
+            file.seek(start)
+            file.write(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+        file.flush()
+        for tensors_of_map in found if places else ():
+            buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            _maps.add(buffer)
+            for name, (start, shape, dtype) in places.items():
+                flat = torch.frombuffer(buffer, dtype=dtype, count=shape.numel(), offset=start)
+                tensors_of_map[name] = flat.view(shape)
+    return found
+
+
+def hand_back_memory() -> None:
+    """Hand back what is free, and the pages of weights that `dense_copy` put into its file.
+
+    These are read again when they are used. Pages that have been written to are the model's own,
+    and stay; where the kernel does not say which they are, all stay. Nothing may write to these
+    weights meanwhile. glibc keeps what lies between blocks in use until it is told; other C
+    libraries are left alone.
+    """
+    if _has_glibc():
+        ctypes.CDLL(None).malloc_trim(0)
+    for buffer in _maps:
+        _drop_unwritten_pages(buffer)
+
+
+def handing_back(items: Iterable[T], size: Callable[[T], int]) -> Iterator[T]:
+    """The items, while memory is handed back after each 64 MB of them.
+
+    Args:
+        size: bytes of an item.
+    """
+    used = 0
+    for item in items:
+        yield item
+        used += size(item)
+        if used >= HELD:
+            hand_back_memory()
+            used = 0
+
+
+def _drop_unwritten_pages(buffer: mmap.mmap) -> None:
+    start = ctypes.addressof(ctypes.c_char.from_buffer(buffer)) // mmap.PAGESIZE
+    pages = -(-len(buffer) // mmap.PAGESIZE)
+    try:
+        with Path("/proc/self/pagemap").open("rb", buffering=0) as pagemap:
+            pagemap.seek(8 * start)
+            entries = np.frombuffer(pagemap.read(8 * pages), np.uint64)
+    except OSError:  # not Linux, or a container that does not show it
+        return
+    unwritten = (entries & PRESENT_FILE_PAGE) == PRESENT_FILE_PAGE
+    edges = np.flatnonzero(np.diff(np.pad(unwritten.astype(np.int8), 1))) * mmap.PAGESIZE
+    for begin, end in edges.reshape(-1, 2).tolist():
+        buffer.madvise(mmap.MADV_DONTNEED, begin, end - begin)
 
 
 def keep_freed_memory() -> None:
@@ -45,59 +163,11 @@ def free_as_usual() -> None:
     _set({M_MMAP_MAX: MMAP_MAX, M_MMAP_THRESHOLD: usual, M_TRIM_THRESHOLD: 2 * usual})
 
 
-@contextmanager
-def large_blocks_apart() -> Iterator[None]:
-    """Let each large block that is allocated meanwhile have pages that go when it is freed.
-
-    For weights that are worked on one after the other, and a model that is read and then moved
-    into a file (`system.mapped`). By default glibc takes blocks of up to 32 MiB out of its
-    heap, once it has seen a larger one freed: what is left there are holes among small blocks,
-    which keep the pages of all that is ever put into them. Also a decorator.
-    """
-    _set({M_MMAP_MAX: MMAP_MAX, M_MMAP_THRESHOLD: LARGE})
-    try:
-        yield
-    finally:
-        free_as_usual()
-
-
 def _set(options: Mapping[int, int]) -> None:
-    if platform.libc_ver()[0] == "glibc":
+    if _has_glibc():
         for option, value in options.items():
             ctypes.CDLL(None).mallopt(option, value)
 
 
-def give_back_freed_memory() -> None:
-    """Let the C library hand back what is free between blocks in use; glibc keeps it by itself."""
-    if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def give_back(tensors: Iterable[Tensor | None]) -> None:
-    """Give back the memory of what a file holds: it is read again where it is needed again.
-
-    Pages that have been written to are the process's own, and stay. Tensors that lie in no mapped
-    file, or on another device, are left alone; so are all where the kernel is not Linux, which
-    alone says which page is which. Nothing may write to the tensors meanwhile.
-    """
-    if sys.platform != "linux":
-        return
-    try:
-        with Path("/proc/self/pagemap").open("rb", buffering=0) as pagemap:
-            for tensor in tensors:
-                if tensor is not None and tensor.device.type == "cpu":
-                    _give_back(tensor.data_ptr(), tensor.nbytes, pagemap)
-    except OSError:  # not every container shows it
-        return
-
-
-def _give_back(start: int, size: int, pagemap: RawIOBase) -> None:
-    first, last = start // mmap.PAGESIZE, -(-(start + size) // mmap.PAGESIZE)
-    pagemap.seek(8 * first)
-    entries = np.frombuffer(pagemap.read(8 * (last - first)) or b"", np.uint64)
-    ours = (entries & PRESENT_FILE_PAGE) == PRESENT_FILE_PAGE
-    edges = np.flatnonzero(np.diff(np.pad(ours.astype(np.int8), 1)))
-    for begin, end in edges.reshape(-1, 2).tolist():
-        place = ctypes.c_void_p((first + begin) * mmap.PAGESIZE)
-        length = ctypes.c_size_t((end - begin) * mmap.PAGESIZE)
-        ctypes.CDLL(None).madvise(place, length, mmap.MADV_DONTNEED)  # advice; locked pages stay
+def _has_glibc() -> bool:
+    return platform.libc_ver()[0] == "glibc"

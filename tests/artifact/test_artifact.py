@@ -13,7 +13,6 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from mmcompress.artifact.dense import dense_file_bytes
 from mmcompress.artifact.encoding import Encoding
 from mmcompress.artifact.folder import Artifact, backbone_in
 from mmcompress.backbones.hf.clip import HFClip
@@ -24,7 +23,6 @@ from mmcompress.format.reader import Reader
 from mmcompress.functional.lookup import lookup
 from mmcompress.modules.edits import EDITS, Edit
 from mmcompress.modules.lowrank import LowRankLinear
-from mmcompress.system import memory
 
 Save = Callable[..., Artifact]
 EncodeAs = Callable[[str, Tensor], Encoding]
@@ -66,16 +64,12 @@ def test_every_kind_of_encoding_comes_back(
     assert loaded.backbone.tokenize(["cat"]).tolist() == backbone.tokenize(["cat"]).tolist()
 
 
-def test_its_weights_can_lie_in_a_file(
-    backbone: HFClip,
-    encode_as: EncodeAs,
-    save_artifact: Save,
-    monkeypatch: pytest.MonkeyPatch,
+def test_tied_weights_are_one_again(
+    backbone: HFClip, encode_as: EncodeAs, save_artifact: Save
 ) -> None:
-    monkeypatch.setattr("mmcompress.system.mapped.LARGE", 1)
     backbone.model.text_projection.weight = backbone.model.visual_projection.weight
     saved = save_artifact(backbone, encodings=encode_all(backbone, "pruned+int4", encode_as))
-    loaded = Artifact.load(saved.folder, in_file=True)
+    loaded = Artifact.load(saved.folder)
     assert_same_model(loaded.backbone, backbone)
     assert all(p.requires_grad and p.is_leaf for p in loaded.backbone.parameters())
     model = loaded.backbone.model
@@ -124,25 +118,6 @@ def test_same_input_gives_the_same_bytes(
     assert names == ["manifest.json", "model.safetensors", "tokenizer.json"]
     for name in names:
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
-
-
-def test_large_weights_have_pages_of_their_own_meanwhile(
-    backbone: HFClip,
-    encode_as: EncodeAs,
-    save_artifact: Save,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    thresholds: list[int] = []
-    monkeypatch.setattr(
-        memory, "_set", lambda options: thresholds.append(options[memory.M_MMAP_THRESHOLD])
-    )
-    once = [memory.LARGE, memory.HIGHEST_MMAP_THRESHOLD]
-    dense_file_bytes(backbone.model)
-    assert thresholds == once
-    saved = save_artifact(backbone, encodings=encode_all(backbone, "int4", encode_as))
-    assert thresholds == 2 * once
-    Artifact.load(saved.folder)
-    assert thresholds == 3 * once
 
 
 def test_half_precision_remainder(
