@@ -12,12 +12,12 @@ from mmcompress.backbones.base import Row
 from mmcompress.backbones.capabilities import Encoder
 from mmcompress.backbones.complete import check_loaded
 from mmcompress.backbones.hf.files import (
+    FromTransformers,
     about,
     named,
     not_loadable,
     refuse_adapters_of,
     stay_local,
-    write_native,
 )
 from mmcompress.backbones.hf.processors import pixels_of, read_image_processor
 from mmcompress.backbones.hf.tokenizer_files import (
@@ -38,7 +38,7 @@ from mmcompress.backbones.hf.tokenizers import (
 from mmcompress.backbones.images import CLIP_MEAN, CLIP_STD
 
 
-class HFClip(Encoder):
+class HFClip(FromTransformers, Encoder):
     """Adapter for any `CLIPModel`.
 
     Its attention already is four `nn.Linear`s, so nothing needs to be rewritten.
@@ -52,7 +52,6 @@ class HFClip(Encoder):
     """
 
     adapter = "hf_clip"
-    library = "hf"
     reads_alpha = True
     roles: Sequence[Row] = [
         (rf"{tower}.*{name}\.weight", modality, role)
@@ -196,8 +195,7 @@ class HFClip(Encoder):
         rest = {key: value for key, value in spec.items() if key != "config"}
         return cls(CLIPModel(config), tokenizer, **rest)
 
-    def write_native(self, folder: Path) -> None:
-        write_native(self, folder)
+    def write_settings(self, folder: Path) -> None:
         write_tokenizer(self.tokenizer, folder)
         self._pixels.save(folder)
 

@@ -1,12 +1,13 @@
 """What all adapters for transformers read beside weights and tokenizer: preprocessing, errors."""
 
 import copy
+from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import cached_file
 
 from mmcompress.backbones.base import Backbone
@@ -51,23 +52,36 @@ def refuse_adapters_of(name_or_path: str, local: bool) -> None:
     refuse_adapters(named(name_or_path), folder)
 
 
-def write_native(backbone: Backbone, folder: Path) -> None:
-    """What `from_pretrained` of transformers reads: config, weights, tokenizer, image processor.
+class FromTransformers(Backbone):
+    """A model that transformers has too: what all adapters for it write in the same way.
 
-    Args:
-        backbone: its `model` is a model of transformers, with a config for each tower.
-        folder: is there.
-    Raises:
-        ValueError: transformers cannot express what it computes.
+    Its `model` is a model of transformers, with a config for each tower.
     """
-    model: Any = backbone.model
-    config = copy.deepcopy(model.config)
-    for name, modality in (("vision_config", "image"), ("text_config", "text")):
-        if hasattr(config, name):
-            fit_config(getattr(config, name), backbone, modality)
-    native = type(model)(config)
-    fill(native, native_state(model), "transformers")
-    native.save_pretrained(folder)
+
+    library = "hf"
+
+    def native_model(self) -> PreTrainedModel:
+        """The library's own model with these weights, dense.
+
+        Raises:
+            ValueError: transformers cannot express what this one computes.
+        """
+        model: Any = self.model
+        config = copy.deepcopy(model.config)
+        for name, modality in (("vision_config", "image"), ("text_config", "text")):
+            if hasattr(config, name):
+                fit_config(getattr(config, name), self, modality)
+        native = type(model)(config)
+        fill(native, native_state(model), "transformers")
+        return native
+
+    @abstractmethod
+    def write_settings(self, folder: Path) -> None:
+        """Write what `from_pretrained` reads beside config and weights: tokenizer, processors."""
+
+    def write_native(self, folder: Path) -> None:
+        self.native_model().save_pretrained(folder)
+        self.write_settings(folder)
 
 
 def fit_config(config: PretrainedConfig, backbone: Backbone, modality: str) -> None:

@@ -24,12 +24,12 @@ from mmcompress.backbones.capabilities import Encoder, Generator
 from mmcompress.backbones.complete import check_loaded
 from mmcompress.backbones.hf.bert import mean_pool
 from mmcompress.backbones.hf.files import (
+    FromTransformers,
     about,
     named,
     not_loadable,
     refuse_adapters_of,
     stay_local,
-    write_native,
 )
 from mmcompress.backbones.hf.llava import drop_unused_blocks, image_blocks, number_blocks
 from mmcompress.backbones.hf.processors import pixels_of, read_image_processor
@@ -53,7 +53,7 @@ from mmcompress.backbones.passes import Batch, Pass
 from mmcompress.functional.tokens import IGNORED
 
 
-class HFGenerative(Generator, Encoder):
+class HFGenerative(FromTransformers, Generator, Encoder):
     """Adapter for `LlavaForConditionalGeneration` with a language model like Llama's.
 
     The image comes first, then the caption, whose every token is predicted from all before it. As
@@ -73,7 +73,6 @@ class HFGenerative(Generator, Encoder):
     """
 
     adapter = "hf_generative"
-    library = "hf"
     reads_alpha = True
     roles: Sequence[Row] = [
         *(
@@ -279,8 +278,7 @@ class HFGenerative(Generator, Encoder):
         rest = {key: value for key, value in spec.items() if key != "config"}
         return cls(LlavaForConditionalGeneration(config), tokenizer, **rest)
 
-    def write_native(self, folder: Path) -> None:
-        write_native(self, folder)
+    def write_settings(self, folder: Path) -> None:
         write_tokenizer(self.tokenizer, folder, pad_id=self._pad)
         self._pixels.save(folder)
 

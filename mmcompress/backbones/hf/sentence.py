@@ -13,13 +13,13 @@ from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from mmcompress.backbones.base import Row
 from mmcompress.backbones.capabilities import Encoder
 from mmcompress.backbones.complete import check_loaded, refuse_adapters
 from mmcompress.backbones.hf.bert import TextEncoder, check_kind, mean_pool
-from mmcompress.backbones.hf.files import about, fit_config
+from mmcompress.backbones.hf.files import FromTransformers, about, fit_config
 from mmcompress.backbones.hf.tokenizer_files import (
     TOKENIZER_FILE,
     load_tokenizer,
@@ -58,7 +58,7 @@ TEXT_SETTINGS = tuple(f"sentence_{kind}_config.json" for kind in _KINDS)
 PROMPT_SETTINGS = "config_sentence_transformers.json"
 
 
-class HFText(Encoder):
+class HFText(FromTransformers, Encoder):
     """Adapter for an encoder that `TextEncoder` understands. There is no other modality.
 
     Args:
@@ -72,7 +72,6 @@ class HFText(Encoder):
     """
 
     adapter = "hf_text"
-    library = "hf"
     modalities = ("text",)
     roles: Sequence[Row] = [
         (rf"{name}\.weight", "text", role)
@@ -206,17 +205,20 @@ class HFText(Encoder):
         model = AutoModel.from_config(config, trust_remote_code=False)
         return cls(TextEncoder(model), tokenizer, **rest)
 
-    def write_native(self, folder: Path) -> None:
-        """A folder that transformers and sentence-transformers load, without pooler."""
+    def native_model(self) -> PreTrainedModel:
+        """The library's own encoder without pooler."""
         config = copy.deepcopy(self.model.config)
         fit_config(config, self, "text")
         kind = type(AutoModel.from_config(config, trust_remote_code=False))
         poolless = {"add_pooling_layer": False} if config.model_type != "distilbert" else {}
         native = kind(config, **poolless)
         fill(native, native_state(self.model), "transformers")
-        native.save_pretrained(folder)
+        return native
+
+    def write_settings(self, folder: Path) -> None:
+        """Those of sentence-transformers, too."""
         write_tokenizer(self.tokenizer, folder)
-        _write_settings(folder, self, config.hidden_size)
+        _write_settings(folder, self, self.model.config.hidden_size)
 
     def feeding(self, folder: Path) -> dict[str, dict[str, Any]]:
         words = self.model.config.vocab_size

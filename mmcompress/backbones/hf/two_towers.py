@@ -19,12 +19,12 @@ from mmcompress.backbones.complete import check_loaded
 from mmcompress.backbones.fused import split_fused
 from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.backbones.hf.files import (
+    FromTransformers,
     about,
     named,
     not_loadable,
     refuse_adapters_of,
     stay_local,
-    write_native,
 )
 from mmcompress.backbones.hf.kinds import image_size_of, kind_of, max_tokens
 from mmcompress.backbones.hf.processors import Pixels, pixels_of, read_image_processor
@@ -69,7 +69,7 @@ _TOWERS = [
 ]
 
 
-class HF(Encoder):
+class HF(FromTransformers, Encoder):
     """Adapter for the models of `KINDS`.
 
     Fused attention is split into `nn.Linear`s, BERT's blocks are put together anew, at once.
@@ -86,7 +86,6 @@ class HF(Encoder):
     """
 
     adapter = "hf"
-    library = "hf"
     reads_alpha = True
     roles: Sequence[Row] = [
         *((pattern, modality, "proj") for modality, _, pattern in _TOWERS),
@@ -208,8 +207,7 @@ class HF(Encoder):
         rest = {key: value for key, value in spec.items() if key != "config"}
         return cls(kind_of(config).model(config), tokenizer, **rest)
 
-    def write_native(self, folder: Path) -> None:
-        write_native(self, folder)
+    def write_settings(self, folder: Path) -> None:
         write_tokenizer(self.tokenizer, folder)
         if self._pixels is not None:
             self._pixels.save(folder)
