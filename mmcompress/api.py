@@ -185,6 +185,7 @@ def export(
     to: str,
     out: str | Path,
     activations: str | None = None,
+    target: str | None = None,
     test: bool = False,
 ) -> Path:
     """The folder of an artifact as another library or runtime loads it.
@@ -193,9 +194,12 @@ def export(
         artifact: an `Artifact`, its folder, or that of its run.
         to: `open_clip`, or `hf` for transformers: a dense checkpoint of the library that the model
             comes from, with no trace of mmcompress. `onnx`: graphs that ONNX Runtime runs with the
-            stored integers.
+            stored integers. `compressed-tensors`: a checkpoint that transformers loads and whose
+            weights stay integers.
         out: folder to create.
         activations: `int8` makes the inputs of linear layers integers as well (`onnx`).
+        target: `transformers` or `vllm`, which keeps embeddings and head dense
+            (`compressed-tensors`).
         test: load what was written with the other library, and compare embeddings of 32 items.
     Raises:
         ValueError: the model comes from elsewhere, the target cannot express it, what was loaded
@@ -213,7 +217,7 @@ def export(
     target_of(to)
     if not isinstance(artifact, Artifact):
         artifact = Artifact.load(artifact_folder(Path(artifact)))
-    write(artifact, to, Path(out), activations=activations, test=test)
+    write(artifact, to, Path(out), activations=activations, program=target, test=test)
     return Path(out)
 
 

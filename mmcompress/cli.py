@@ -135,21 +135,26 @@ def inspect(folder: Path, overrides: Sequence[str]) -> None:
 
 @in_one_sentence
 def write_export(
-    folder: Path, target: str, out: Path | None, *, activations: str | None, test: bool
+    folder: Path,
+    to: str,
+    out: Path | None,
+    *,
+    activations: str | None,
+    target: str | None,
+    test: bool,
 ) -> None:
     """Write an artifact for another library, and say what loads it and what holds its weights."""
     from mmcompress.artifact.folder import Artifact, artifact_folder
-    from mmcompress.exports.summary import containers
     from mmcompress.exports.targets import export
 
-    out = out or folder.with_name(f"{folder.name}_{target}")
+    out = out or folder.with_name(f"{folder.name}_{to}")
     artifact = Artifact.load(artifact_folder(folder))
-    found = export(artifact, target, out, activations=activations, test=test)
-    for line in containers(out):
+    found = export(artifact, to, out, activations=activations, program=target, test=test)
+    for line in found.containers:
         print(line)
-    if found is not None:
-        print(found)
-    print(f"{out}: read it with {TARGETS[target].loaded_by.format(out)}")
+    if found.difference is not None:
+        print(found.difference)
+    print(f"{out}: read it with {TARGETS[to].loaded_by.format(out)}")
 
 
 @in_one_sentence
@@ -244,9 +249,14 @@ COMMANDS = {
         overrides="such as runtime=onnx data=openmoji evaluation.split=val",
     ),
     "export": Command(
-        "write an artifact for ONNX Runtime, or as a dense checkpoint of the library it comes from",
+        "write an artifact for another runtime, or as a checkpoint of the library it comes from",
         lambda args: write_export(
-            args.artifact, args.to, args.out, activations=args.activations, test=args.test
+            args.artifact,
+            args.to,
+            args.out,
+            activations=args.activations,
+            target=args.target,
+            test=args.test,
         ),
         [
             ARTIFACT,
@@ -255,6 +265,10 @@ COMMANDS = {
             (
                 "--activations",
                 {"help": "int8: inputs of linear layers are integers too (onnx); score it then"},
+            ),
+            (
+                "--target",
+                {"help": "transformers (default) or vllm: who reads it (compressed-tensors)"},
             ),
             (
                 "--test",

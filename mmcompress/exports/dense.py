@@ -18,6 +18,16 @@ def fill_folder(artifact: Artifact, library: str, folder: Path) -> None:
     Raises:
         ValueError: the model comes from elsewhere, or the library cannot express it.
     """
+    check_library(artifact, library)
+    artifact.backbone.write_native(folder)
+
+
+def check_library(artifact: Artifact, library: str) -> None:
+    """Refuse a model that comes from elsewhere.
+
+    Raises:
+        ValueError: says where it comes from.
+    """
     backbone = artifact.backbone
     if backbone.library != library:
         origin = (
@@ -25,4 +35,3 @@ def fill_folder(artifact: Artifact, library: str, folder: Path) -> None:
         )
         hint = f": set --to {backbone.library}" if backbone.library else ": keep the artifact"
         raise ValueError(f"{artifact.folder} holds a model {origin}, not of {library}{hint}")
-    backbone.write_native(folder)

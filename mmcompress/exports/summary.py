@@ -1,6 +1,7 @@
 """What holds the weights of an export, in a few lines."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from mmcompress.inputs.export import FILE, is_export
@@ -16,10 +17,15 @@ def containers(folder: Path) -> list[str]:
     if not is_export(folder):
         return []
     rows = json.loads((folder / FILE).read_bytes())["tensors"]
-    total = sum(row["bytes"] for row in rows)
+    return lines((row["container"], row["bytes"], row["exact"]) for row in rows)
+
+
+def lines(rows: Iterable[tuple[str, int, bool]]) -> list[str]:
+    """The same of tensors that are known: container, bytes, and whether it is exact."""
     groups: dict[tuple[str, bool], list[int]] = {}
-    for row in rows:
-        groups.setdefault((row["container"], row["exact"]), []).append(row["bytes"])
+    for container, size, exact in rows:
+        groups.setdefault((container, exact), []).append(size)
+    total = sum(map(sum, groups.values()))
     return [
         f"{container}: {len(sizes)} tensors, {sum(sizes):,} bytes ({sum(sizes) / total:.1%})"
         + ("" if exact else ", not exact")

@@ -15,19 +15,45 @@ if TYPE_CHECKING:
     from mmcompress.exports.check import Difference
 
 
-def _library(name: str) -> Callable[["Artifact", Path, str | None], None]:
-    def fill(artifact: "Artifact", folder: Path, activations: str | None) -> None:
+@dataclass(frozen=True)
+class Options:
+    """What some targets can be told; None for what they do by themselves.
+
+    Attributes:
+        activations: `int8` makes the inputs of linear layers integers as well.
+        program: what the folder is for, of several programs that read the format.
+    """
+
+    activations: str | None = None
+    program: str | None = None
+
+
+Fill = Callable[["Artifact", Path, Options], list[str]]
+"""Writes the files of an artifact into an empty folder; says what holds its weights, in lines."""
+
+
+def _library(name: str) -> Fill:
+    def fill(artifact: "Artifact", folder: Path, options: Options) -> list[str]:
         from mmcompress.exports.dense import fill_folder
 
         fill_folder(artifact, name, folder)
+        return []
 
     return fill
 
 
-def _onnx(artifact: "Artifact", folder: Path, activations: str | None) -> None:
+def _onnx(artifact: "Artifact", folder: Path, options: Options) -> list[str]:
     from mmcompress.exports.onnx.folder import fill_folder
+    from mmcompress.exports.summary import containers
 
-    fill_folder(artifact, folder, activations=activations)
+    fill_folder(artifact, folder, activations=options.activations)
+    return containers(folder)
+
+
+def _compressed_tensors(artifact: "Artifact", folder: Path, options: Options) -> list[str]:
+    from mmcompress.exports.compressed_tensors.checkpoint import fill_folder
+
+    return fill_folder(artifact, folder, program=options.program or "transformers")
 
 
 @dataclass(frozen=True)
@@ -36,15 +62,17 @@ class Target:
 
     Attributes:
         loaded_by: what reads the folder, `{}` in its place.
-        fill: writes the files of an artifact into an empty folder.
+        fill: writes the folder.
         reader: of `mmcompress.exports.readers`: loads them by other libraries alone.
         activations: what `--activations` may be.
+        programs: what `--target` may be, the default first.
     """
 
     loaded_by: str
-    fill: Callable[["Artifact", Path, str | None], None]
+    fill: Fill
     reader: str
     activations: tuple[str, ...] = ()
+    programs: tuple[str, ...] = ()
 
 
 TARGETS = {
@@ -56,6 +84,12 @@ TARGETS = {
     "hf": Target(
         'transformers.AutoModel.from_pretrained("{}")', _library("hf"), "with_transformers"
     ),
+    "compressed-tensors": Target(
+        'transformers.AutoModel.from_pretrained("{}")',
+        _compressed_tensors,
+        "with_transformers",
+        programs=("transformers", "vllm"),
+    ),
     "onnx": Target(
         'mmcompress.runtime.onnx.OnnxModel("{}"), which needs no torch',
         _onnx,
@@ -63,6 +97,19 @@ TARGETS = {
         activations=("int8",),
     ),
 }
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What became of an artifact.
+
+    Attributes:
+        containers: what holds its weights, in lines; none where they are dense.
+        difference: how far the embeddings of what was written are from its own; None untested.
+    """
+
+    containers: list[str]
+    difference: "Difference | None" = None
 
 
 def target_of(name: str) -> Target:
@@ -78,36 +125,51 @@ def target_of(name: str) -> Target:
 
 def export(
     artifact: "Artifact",
-    target: str,
+    to: str,
     folder: Path,
     *,
     activations: str | None = None,
+    program: str | None = None,
     test: bool = False,
-) -> "Difference | None":
+) -> Exported:
     """Write a folder for another library or runtime; all of it appears, or nothing.
 
     Args:
         artifact: of `Artifact.load`.
-        target: a key of `TARGETS`.
+        to: a key of `TARGETS`.
         folder: to create.
         activations: `int8` makes the inputs of linear layers integers as well, where the target
             can.
+        program: what reads the folder, where several programs read the format.
         test: load what was written with the other library, in a process of its own, and compare.
-    Returns:
-        How far its embeddings are from the artifact's; None without `test`.
     Raises:
         ValueError: the target cannot express the model, what it loads differs, or `folder` exists.
     """
-    chosen = target_of(target)
-    if activations is not None and activations not in chosen.activations:
-        able = [name for name, other in TARGETS.items() if activations in other.activations]
-        fix = f"set --to {' or '.join(able)}" if able else "int8 is what there is, for onnx"
-        raise ValueError(f"activations={activations!r} is not for an export to {target}: {fix}")
+    chosen, options = target_of(to), Options(activations, program)
+    _check_option("activations", activations, to, lambda target: target.activations)
+    _check_option("target", program, to, lambda target: target.programs)
     check_new(folder)  # before anything that takes time
     with folder_atomically(folder) as temporary:
-        chosen.fill(artifact, temporary, activations)
+        containers = chosen.fill(artifact, temporary, options)
         if not test:
-            return None
+            return Exported(containers)
         from mmcompress.exports.check import compare
 
-        return compare(artifact, temporary, chosen.reader, activations=activations)
+        difference = compare(artifact, temporary, chosen.reader, activations=activations)
+        return Exported(containers, difference)
+
+
+def _check_option(
+    key: str, value: str | None, to: str, allowed: Callable[[Target], tuple[str, ...]]
+) -> None:
+    """Refuse an option that the target does not take, and say which one does."""
+    if value is None or value in allowed(TARGETS[to]):
+        return
+    able = [name for name, target in TARGETS.items() if value in allowed(target)]
+    takers = {name: allowed(target) for name, target in TARGETS.items() if allowed(target)}
+    fix = "; ".join(
+        f"{' or '.join(values)} is what there is, for {n}" for n, values in takers.items()
+    )
+    if able:
+        fix = f"set --to {' or '.join(able)}"
+    raise ValueError(f"{key}={value!r} is not for an export to {to}: {fix}")

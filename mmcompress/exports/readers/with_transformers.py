@@ -17,6 +17,8 @@ missing = [key for key in info["missing_keys"] if not key.startswith("pooler.")]
 if missing or info["unexpected_keys"]:
     sys.exit(f"keys do not match: {missing[:3]} are missing, {info['unexpected_keys']} are left")
 model.eval()
+if hasattr(model, "ct_decompress_hook"):  # else `model(...)` alone makes floats of integers
+    model.hf_quantizer.compressor.decompress_model(model)
 found: dict[str, np.ndarray] = {}
 
 
