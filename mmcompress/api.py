@@ -29,8 +29,8 @@ from mmcompress.exports.targets import target_of
 from mmcompress.runtime.base import Embedder
 from mmcompress.runtime.dense import DenseModel
 from mmcompress.runtime.deployed import Deployed
+from mmcompress.runtime.graphs import GraphModel
 from mmcompress.runtime.loading import Scored, open_model, to_score
-from mmcompress.runtime.onnx import OnnxModel
 from mmcompress.search.budget import Budget
 from mmcompress.search.planning import check, search
 from mmcompress.system.locations import project_path
@@ -52,10 +52,11 @@ def load(
     A process without torch loads an export by `mmcompress.runtime.onnx.OnnxModel`.
 
     Args:
-        folder: of an artifact, of the run that made it, or for `onnx` of an export.
+        folder: of an artifact, of the run that made it, or of an export for `onnx` or `openvino`.
         runtime: `dense` decodes every weight to float32; `packed` keeps the stored integers in
-            memory and multiplies with them where PyTorch can; `onnx` runs them in ONNX Runtime: an
-            artifact is exported to the user's cache directory when it is first loaded.
+            memory and multiplies with them where PyTorch can; `onnx` runs them in ONNX Runtime and
+            `openvino` in OpenVINO: an artifact is exported to the user's cache directory when it
+            is first loaded.
         device: where it runs.
         skeleton: builds the dense model, for artifacts of a model of your own (`Custom`).
     Raises:
@@ -144,7 +145,7 @@ def compress(
 
 
 def evaluate(
-    model: Artifact | Backbone | DenseModel | OnnxModel | str | Path,
+    model: Artifact | Backbone | DenseModel | GraphModel | str | Path,
     *,
     data: PairData | Pairs | str,
     runtime: str = "dense",
@@ -193,9 +194,9 @@ def export(
     Args:
         artifact: an `Artifact`, its folder, or that of its run.
         to: `open_clip`, or `hf` for transformers: a dense checkpoint of the library that the model
-            comes from, with no trace of mmcompress. `onnx`: graphs that ONNX Runtime runs with the
-            stored integers. `compressed-tensors`: a checkpoint that transformers loads and whose
-            weights stay integers.
+            comes from, with no trace of mmcompress. `onnx`, `openvino`: graphs that ONNX Runtime
+            or OpenVINO runs with the stored integers. `compressed-tensors`: a checkpoint that
+            transformers loads and whose weights stay integers.
         out: folder to create.
         activations: `int8` makes the inputs of linear layers integers as well (`onnx`).
         target: `transformers` or `vllm`, which keeps embeddings and head dense
@@ -232,7 +233,7 @@ def _scored(model: Any, runtime: str) -> Scored:
         raise ValueError("save it first: what is scored is what was stored, evaluate(x.save(…))")
     if isinstance(model, str | Path):
         return to_score(Path(model), runtime)
-    if isinstance(model, OnnxModel):
+    if isinstance(model, GraphModel):
         deployed = Deployed(model)
         return Scored(deployed, deployed)
     if isinstance(model, Artifact) and runtime != "dense":

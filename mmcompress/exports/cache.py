@@ -16,6 +16,7 @@ from mmcompress.artifact.dense import dense_checksum
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.base import Backbone
 from mmcompress.exports.onnx.folder import write_dense_folder, write_folder
+from mmcompress.exports.openvino import write_openvino
 from mmcompress.format.manifest import MANIFEST_FILE
 from mmcompress.inputs.export import is_export
 
@@ -26,19 +27,28 @@ ROOMS = ("exports", "inputs", "backbones", "modules")
 
 
 def exported(
-    artifact: Artifact, *, activations: str | None = None, cache_dir: Path | None = None
+    artifact: Artifact,
+    *,
+    runtime: str = "onnx",
+    activations: str | None = None,
+    cache_dir: Path | None = None,
 ) -> Path:
-    """The folder of an artifact's ONNX export, written unless it is there.
+    """The folder of an artifact's export, written unless it is there.
 
     Args:
         artifact: of `Artifact.load`.
-        activations: of `write_folder`.
+        runtime: `onnx` or `openvino`.
+        activations: of `write_folder`, for `onnx`.
         cache_dir: where folders lie; `onnx` in the user cache directory when None.
     Raises:
         ValueError: it cannot be exported.
     """
     # The manifest holds the checksums of the artifact's other files.
-    key = _key(activations, (artifact.folder / MANIFEST_FILE).read_text("utf-8"))
+    manifest = (artifact.folder / MANIFEST_FILE).read_text("utf-8")
+    if runtime == "openvino":
+        key = _key(runtime, version("openvino"), manifest)
+        return _made(key, lambda folder: write_openvino(artifact, folder), cache_dir)
+    key = _key(activations, manifest)
     return _made(
         key, lambda folder: write_folder(artifact, folder, activations=activations), cache_dir
     )
@@ -63,7 +73,7 @@ def _made(key: str, write: Callable[[Path], None], cache_dir: Path | None) -> Pa
     folder = place / key
     with FileLock(f"{folder}.lock"):
         if not is_export(folder):
-            log.info("exporting for ONNX Runtime")
+            log.info("exporting for the runtime")
             write(folder)
         log.debug("the export lies in %s", folder)
     return folder

@@ -50,6 +50,14 @@ def _onnx(artifact: "Artifact", folder: Path, options: Options) -> list[str]:
     return containers(folder)
 
 
+def _openvino(artifact: "Artifact", folder: Path, options: Options) -> list[str]:
+    from mmcompress.exports.openvino import fill_folder
+    from mmcompress.exports.summary import containers
+
+    fill_folder(artifact, folder)
+    return containers(folder)
+
+
 def _compressed_tensors(artifact: "Artifact", folder: Path, options: Options) -> list[str]:
     from mmcompress.exports.compressed_tensors.checkpoint import fill_folder
 
@@ -90,10 +98,15 @@ TARGETS = {
         "with_transformers",
         programs=("transformers", "vllm"),
     ),
+    "openvino": Target(
+        'mmcompress.runtime.openvino.OpenVINOModel("{}"), which needs no torch',
+        _openvino,
+        "with_graphs",
+    ),
     "onnx": Target(
         'mmcompress.runtime.onnx.OnnxModel("{}"), which needs no torch',
         _onnx,
-        "with_onnxruntime",
+        "with_graphs",
         activations=("int8",),
     ),
 }

@@ -6,19 +6,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmcompress.runtime.onnx import OnnxModel
+from mmcompress.runtime.graphs import GraphModel
 
 
 class Deployed:
     """Prepares inputs for `PairData` and embeds them for evaluators, by another runtime.
 
     Args:
-        model: of `OnnxModel`.
+        model: of `GraphModel`.
     """
 
     reads_alpha = True
 
-    def __init__(self, model: OnnxModel) -> None:
+    def __init__(self, model: GraphModel) -> None:
         self.model = model
         self.modalities, self.sampling_rate = model.modalities, model.sampling_rate
 

@@ -18,11 +18,11 @@ from mmcompress.inputs.export import is_export
 from mmcompress.runtime.base import Embedder
 from mmcompress.runtime.dense import DenseModel
 from mmcompress.runtime.deployed import Deployed
-from mmcompress.runtime.onnx import OnnxModel
+from mmcompress.runtime.exported import GRAPHS
 from mmcompress.runtime.packed.load import load_packed
 from mmcompress.system.extras import require_package
 
-RUNTIMES = ("dense", "packed", "onnx")
+RUNTIMES = ("dense", "packed", "onnx", "openvino")
 """By the names that configurations, commands and `load` take."""
 
 
@@ -44,9 +44,9 @@ def check_runtime(runtime: str, backbone: Backbone | None = None) -> None:
     """
     if runtime not in RUNTIMES:
         raise ValueError(f"runtime={runtime!r} must be one of {', '.join(RUNTIMES)}")
-    if runtime == "onnx":
-        for package in ("onnxruntime", "onnxscript"):
-            require_package(package, extra="onnx", asks="runtime=onnx")
+    if runtime in GRAPHS:
+        for package in (GRAPHS[runtime].package, "onnxscript"):
+            require_package(package, extra=runtime, asks=f"runtime={runtime}")
         if backbone is not None:
             with tempfile.TemporaryDirectory() as folder:
                 write_inputs(backbone, Path(folder))
@@ -81,7 +81,7 @@ def to_score(folder: Path, runtime: str, *, skeleton: Skeleton | None = None) ->
         backbone = _IN_TORCH[runtime](artifact_folder(folder), skeleton)
         return Scored(backbone, backbone)
     if is_export(folder):
-        deployed = Deployed(OnnxModel(folder))
+        deployed = Deployed(GRAPHS[runtime](folder))
         return Scored(deployed, deployed)
     artifact = Artifact.load(artifact_folder(folder), skeleton=skeleton)
     return Scored(artifact_to_score(artifact, runtime), artifact.backbone)
@@ -101,7 +101,7 @@ def artifact_to_score(artifact: Artifact, runtime: str) -> Backbone | Encode:
         return artifact.backbone
     if runtime == "packed":
         return load_packed(artifact.folder).backbone
-    return Deployed(OnnxModel(exported(artifact)))
+    return Deployed(GRAPHS[runtime](exported(artifact, runtime=runtime)))
 
 
 def open_model(
@@ -132,5 +132,6 @@ def open_model(
     if torch.device(device).type != "cpu":
         raise ValueError(f"device={device} is not for runtime={runtime}, which runs on the CPU")
     if not is_export(folder):
-        folder = exported(Artifact.load(artifact_folder(folder), skeleton=skeleton))
-    return OnnxModel(folder, rows=torch.from_numpy)
+        artifact = Artifact.load(artifact_folder(folder), skeleton=skeleton)
+        folder = exported(artifact, runtime=runtime)
+    return GRAPHS[runtime](folder, rows=torch.from_numpy)

@@ -72,7 +72,8 @@ def test_what_cannot_be_loaded_leaves_no_folder(
 def test_refusals(tmp_path: Path) -> None:
     artifact = Artifact(tmp_path, {}, build_clip())
     with pytest.raises(
-        ValueError, match="to='gguf' must be one of open_clip, hf, compressed-tensors, onnx"
+        ValueError,
+        match="to='gguf' must be one of open_clip, hf, compressed-tensors, openvino, onnx",
     ):
         export(artifact, "gguf", tmp_path / "out")
     with pytest.raises(ValueError, match="activations='int8' is not for an export to hf: set --to"):

@@ -75,7 +75,7 @@ def _write_manifest(
         "tensors": [
             {"tower": tower.modality} | asdict(row) for tower in towers for row in tower.rows
         ],
-        "files": {file.name: _identity(file) for file in sorted(folder.iterdir())},
+        "files": {file.name: identity(file) for file in sorted(folder.iterdir())},
     }
     write_json(folder / FILE, manifest)
 
@@ -90,7 +90,8 @@ def _described(tower: Tower, prepare: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _identity(file: Path) -> dict[str, Any]:
+def identity(file: Path) -> dict[str, Any]:
+    """Size and checksum of a file, as a manifest holds them."""
     with file.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256")
     return {"bytes": file.stat().st_size, "sha256": digest.hexdigest()}

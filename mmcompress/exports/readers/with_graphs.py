@@ -1,4 +1,4 @@
-"""Embeds pictures, texts and sounds by ONNX Runtime, in a process that cannot import torch."""
+"""Embeds pictures, texts and sounds by the graphs of an export, in a process without torch."""
 
 import json
 import sys
@@ -9,10 +9,10 @@ import numpy as np
 for name in ("torch", "torchvision", "transformers", "open_clip"):
     sys.modules[name] = None  # type: ignore[assignment]
 
-from mmcompress.runtime.onnx import OnnxModel  # noqa: E402
+from mmcompress.runtime.exported import open_export  # noqa: E402
 
 folder, items, out = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
-model = OnnxModel(folder)
+model = open_export(folder)
 found: dict[str, np.ndarray] = {}
 if "image" in model.modalities:
     found["image"] = model.embed_images(sorted(items.glob("*.png")))
