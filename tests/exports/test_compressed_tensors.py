@@ -135,6 +135,12 @@ def test_a_generative_model(tmp_path: Path) -> None:
         assert torch.equal(model(input_ids=ids[:, 1:]).logits, dense(input_ids=ids[:, 1:]).logits)
 
 
+def test_a_pooler_that_is_not_written_is_ignored(tmp_path: Path) -> None:
+    artifact = stored(tmp_path, of_family("hf_text/bert", tmp_path), Integer(bits=8))
+    export(artifact, TO, tmp_path / "out")
+    assert matches(config_of(tmp_path / "out")["ignore"], "pooler.dense")
+
+
 def matches(patterns: list[str], name: str) -> bool:
     return any(re.match(pattern.removeprefix("re:"), name) for pattern in patterns)
 

@@ -12,10 +12,15 @@ from torch import nn
 from transformers import PreTrainedModel
 
 
+def empty_like(native: PreTrainedModel) -> PreTrainedModel:
+    """The model that `from_pretrained` makes of the same config, without values."""
+    with torch.device("meta"):
+        return type(native)(native.config)
+
+
 def looked_for(native: PreTrainedModel) -> set[str]:
     """Linear layers and embeddings that must have a `weight`, by name; tried on an empty model."""
-    with torch.device("meta"):
-        empty = type(native)(native.config)
+    empty = empty_like(native)
     found = set()
     for path, layer in empty.named_modules():
         weight = layer._parameters.get("weight")

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from mmcompress.backbones.hf.files import FromTransformers
 from mmcompress.backbones.native import native_state
+from mmcompress.exports.compressed_tensors.initialization import empty_like
 from mmcompress.exports.compressed_tensors.integers import Integers, integers_of
 from mmcompress.exports.compressed_tensors.patterns import patterns_of
 from mmcompress.format.reader import StoredWeight
@@ -193,9 +194,11 @@ def quantization_config(
         held: its layers with integers.
         saved: name of a layer in the checkpoint, of its name in the model.
     """
+    # What is loaded may have a pooler that is not written; it would wait for integers.
     quantizable = {
         path: (path, saved(path))
-        for path, module in native.named_modules()
+        for model in (native, empty_like(native))
+        for path, module in model.named_modules()
         if isinstance(module, nn.Linear | nn.Embedding)
     }
     groups: dict[Scheme, list[str]] = {}
