@@ -12,6 +12,7 @@ def dynamic_uint8(x: Tensor) -> Tensor:
     `DynamicQuantizeLinear` of the ONNX standard: one scale for the whole tensor.
 
     Example:
+        >>> import torch
         >>> dynamic_uint8(torch.tensor([0.0, 0.4, 1.0, 255.0]))
         tensor([  0.,   0.,   1., 255.])
     """

@@ -10,6 +10,7 @@ def summary_values(record: Record) -> dict[str, float]:
     """The numbers of a run record, one level deep.
 
     Example:
+        >>> from pathlib import Path
         >>> record = Record(folder=Path(), config={}, status="finished", timings={"fit_s": 7})
         >>> record.metrics.dense["a"], record.metrics.compressed["a"] = 0.5, 0.4
         >>> summary_values(record)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -169,7 +170,7 @@ def test_bundles_of_several_frames_are_read_in_parts(
     frames = np.concatenate(list(to_frames(values)))
     (tmp_path / "x").write_bytes(frames.tobytes())
     with (tmp_path / "x").open("rb") as file:
-        stored = Stored(file, 0, len(frames), "U8", frames.shape)
+        stored = Stored(file, Lock(), 0, len(frames), "U8", frames.shape)
         opened = Bundle(stored, "int64", size, framed=True)
         for start in range(size + 1):
             for stop in range(start, size + 1):

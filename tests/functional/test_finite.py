@@ -152,7 +152,7 @@ def test_no_artifact_is_written_with_them_or_read(
     assert not (tmp_path / "refused").exists()
     if "fc1" in key:
         return  # its codes are integers
-    monkeypatch.setattr("mmcompress.compression.recipe.check_trained", lambda model: None)
+    monkeypatch.setattr("mmcompress.compression.compressed.check_trained", lambda model: None)
     with pytest.raises(ValueError, match=rf"^{key} holds \d+ NaN of .*: lower optimizer\.lr"):
         store(tmp_path / "refused", compressed)
     monkeypatch.setattr("mmcompress.artifact.save._refuse", lambda problem: None)
