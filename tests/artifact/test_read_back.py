@@ -66,7 +66,7 @@ def test_such_files_of_0_1_load(
 ) -> None:
     """0.1 wrote a plane of zeros as seven bytes, which it refused to read."""
 
-    def as_0_1_did(plane: np.ndarray) -> tuple[int, np.ndarray]:
+    def as_0_1_did(plane: np.ndarray, *, by_rows: bool) -> tuple[int, np.ndarray]:
         frame = ans.encode_symbols(plane, planes.ROW)
         return min((planes.RAW, plane), (planes.ANS, frame), key=lambda coded: len(coded[1]))
 
