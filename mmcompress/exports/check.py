@@ -29,7 +29,7 @@ LEAST_COSINE = 0.999
 """Mean over items, where activations are rounded: a value at the edge of a level may fall on
 either side."""
 
-READERS = Path(__file__).with_name("readers")
+READERS = Path(__file__).parents[1] / "readers"
 
 WORDS = ("red", "green", "blue", "black", "cat", "dog", "house", "tree", "boat", "moon")
 

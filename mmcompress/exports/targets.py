@@ -71,7 +71,7 @@ class Target:
     Attributes:
         loaded_by: what reads the folder, `{}` in its place.
         fill: writes the folder.
-        reader: of `mmcompress.exports.readers`: loads them by other libraries alone.
+        reader: of `mmcompress/readers/`: loads them by other libraries alone.
         activations: what `--activations` may be.
         programs: what `--target` may be, the default first.
     """
