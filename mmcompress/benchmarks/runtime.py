@@ -75,8 +75,8 @@ ROWS = (
     Row("int4, blocks of 32", INT4, "int8", "4 bits, inputs int8"),
     Row("int4, blocks of 32, weights alone", INT4, None, "4 bits"),
     Row(
-        "int2, blocks of 64, zero points",
-        {"int2": {"group_size": 64, "symmetric": False, "midrise": False}},
+        "int2, blocks of 128, zero points",
+        {"int2": {"group_size": 128, "symmetric": False, "midrise": False}},
         "int8",
     ),
 )

@@ -18,6 +18,9 @@ from mmcompress.inputs.files import Unreadable
 
 MIN_ROUNDS = 5
 MAX_ROUNDS = 200
+PAUSE = 0.05
+"""Seconds before each run: the threads of the workload before it spin for a while when it is done,
+in the hope of more work, and would take the processor from this one."""
 
 
 def alternate(
@@ -25,6 +28,7 @@ def alternate(
     *,
     seconds: float,
     clock: Callable[[], float] = time.perf_counter,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> dict[str, float]:
     """Median duration of each workload in seconds, all of them run in turn in this process.
 
@@ -35,6 +39,7 @@ def alternate(
         workloads: by name.
         seconds: about how long to measure; at least `MIN_ROUNDS` rounds, at most `MAX_ROUNDS`.
         clock: seconds, monotonic.
+        sleep: lets seconds pass.
     """
     durations: dict[str, list[float]] = {name: [] for name in workloads}
     for run in [*workloads.values()] * 2:
@@ -44,6 +49,7 @@ def alternate(
         if done >= MIN_ROUNDS and clock() - begin >= seconds:
             break
         for name, run in workloads.items():
+            sleep(PAUSE)
             start = clock()
             run()
             durations[name].append(clock() - start)

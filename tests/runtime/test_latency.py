@@ -1,7 +1,13 @@
 import pytest
 import torch
 
-from mmcompress.runtime.latency import MAX_ROUNDS, MIN_ROUNDS, alternate, measure_latency
+from mmcompress.runtime.latency import (
+    MAX_ROUNDS,
+    MIN_ROUNDS,
+    PAUSE,
+    alternate,
+    measure_latency,
+)
 
 
 class Clock:
@@ -10,6 +16,7 @@ class Clock:
     def __init__(self):
         self.now = 0.0
         self.order = []
+        self.pauses = []
 
     def __call__(self):
         return self.now
@@ -25,16 +32,23 @@ class Clock:
 def test_median_of_alternating_runs():
     clock = Clock()
     runs = {"a": clock.workload("a", 1.0, 1.0, 9.0), "b": clock.workload("b", 2.0)}
-    assert alternate(runs, seconds=0.0, clock=clock) == {"a": 1.0, "b": 2.0}
+    assert alternate(runs, seconds=0.0, clock=clock, sleep=clock.pauses.append) == {
+        "a": 1.0,
+        "b": 2.0,
+    }
     assert clock.order == ["a", "b"] * (2 + MIN_ROUNDS)
+    # Threads of the one before would take the processor from the other.
+    assert clock.pauses == [PAUSE] * 2 * MIN_ROUNDS
 
 
 def test_measures_for_the_given_time_but_not_for_ever():
     clock = Clock()
-    alternate({"a": clock.workload("a", 1.0)}, seconds=10.0, clock=clock)
+    alternate({"a": clock.workload("a", 1.0)}, seconds=10.0, clock=clock, sleep=clock.pauses.append)
     assert len(clock.order) == 2 + 10
     clock = Clock()
-    alternate({"a": clock.workload("a", 0.001)}, seconds=10.0, clock=clock)
+    alternate(
+        {"a": clock.workload("a", 0.001)}, seconds=10.0, clock=clock, sleep=clock.pauses.append
+    )
     assert len(clock.order) == 2 + MAX_ROUNDS
 
 
