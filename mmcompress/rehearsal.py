@@ -6,7 +6,7 @@ found out by doing it.
 
 import copy
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mmcompress.backbones.base import Backbone
+from mmcompress.backbones.examples import Example
 from mmcompress.data.base import PairData
 from mmcompress.evaluation.base import Comparison, Evaluator, inference
 from mmcompress.objectives.base import Loss
@@ -33,7 +34,10 @@ class _Encode:
     def __call__(self, modality: str, inputs: Tensor, /) -> Tensor:
         raise _Enough
 
-    def caption_logits(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def answer_logits(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        raise _Enough
+
+    def generate(self, examples: Sequence[Example], *, max_tokens: int) -> list[str]:
         raise _Enough
 
 

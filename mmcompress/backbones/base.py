@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol, Self
 
 from torch import Tensor, nn
 
+from mmcompress.backbones.examples import Example
 from mmcompress.backbones.passes import Batch, Pass
 from mmcompress.functional.finite import check_weights
 from mmcompress.modules.anatomy import attention_of, find_stacks, heads_of, mlp_of
@@ -88,6 +89,11 @@ class Prepares(Protocol):
 
     def tokenize(self, texts: Sequence[str]) -> Tensor: ...
 
+    @property
+    def reads_examples(self) -> bool: ...
+
+    def prepare(self, examples: Sequence[Example]) -> Batch: ...
+
 
 class Backbone(nn.Module, ABC):
     """A multimodal model around a library's.
@@ -122,6 +128,9 @@ class Backbone(nn.Module, ABC):
 
     reads_alpha: ClassVar[bool] = False
     """Whether `preprocess` takes PIL images of mode RGBA, and not RGB alone."""
+
+    reads_examples: ClassVar[bool] = False
+    """Whether data hand over whole examples, to `prepare`, and not each modality by itself."""
 
     window: float | None = None
     """Seconds that `preprocess_audio` keeps of a longer sound, its middle; None when all."""
@@ -163,6 +172,10 @@ class Backbone(nn.Module, ABC):
             f"{type(self).__name__} has no text tower: set evaluation=accuracy for a classifier, "
             "or choose another backbone"
         )
+
+    def prepare(self, examples: Sequence[Example], *, answers: bool = True) -> Batch:
+        """What the model reads of examples; see `Generator`."""
+        raise ValueError(f"{type(self).__name__} answers no questions: choose backbone=hf_vlm")
 
     @property
     @abstractmethod

@@ -1,15 +1,17 @@
-"""What a backbone can do: embed its inputs, write captions, tell classes apart.
+"""What a backbone can do: embed its inputs, write answers, tell classes apart.
 
 Each capability is a class with methods of its own, and a backbone inherits those that it has. Who
 needs one asks for it (`dual_encoder(backbone, …)`), which says in one sentence what is missing.
 """
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from mmcompress.backbones.base import Backbone
+from mmcompress.backbones.examples import Example
 from mmcompress.backbones.passes import Batch, Pass
 from mmcompress.functional.contrastive import contrastive_loss
 from mmcompress.functional.tokens import IGNORED
@@ -82,31 +84,49 @@ class Encoder(Backbone):
 
 
 class Generator(Backbone):
-    """Writes a text about an image."""
+    """Writes a text about images, a sound, or a text."""
 
     @abstractmethod
-    def caption_logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """What the model expects of a caption's tokens, and what they are.
+    def prepare(self, examples: Sequence[Example], *, answers: bool = True) -> Batch:
+        """What the model reads of examples, padded, as the library's own processor makes it.
+
+        Beside the processor's keys there are `token_kind` (B, L), of each token of the sequence
+        `PADDING`, `TEXT`, `IMAGE` or `AUDIO` (`mmcompress.functional.tokens`), and `labels` (B, L),
+        the tokens of the answers, `IGNORED` elsewhere. What has only one kind of tokens may leave
+        both out.
 
         Args:
-            batch: `image` (B, 3, S, S) and `text` (B, L).
-        Returns:
-            Logits (B, T, V) for each token that is predicted, and the tokens (B, T) int64,
-            `IGNORED` where padding stands.
+            examples: what is asked.
+            answers: whether the first answer of each follows its prompt; else there are no labels,
+                and the model may go on from the last token.
+        Raises:
+            ValueError: an example has no answer and one is wanted, has an image or a sound that
+                the model does not take, or is longer than the model's context.
         """
 
     @abstractmethod
-    def generate(self, images: Tensor, *, max_tokens: int = 32) -> list[str]:
-        """A caption for each image, the most probable token at each place.
+    def answer_logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What the model expects of the answers' tokens, and what they are.
 
         Args:
-            images: (B, 3, S, S), preprocessed.
-            max_tokens: that a caption has at most.
+            batch: of `prepare`.
+        Returns:
+            Logits (B, T, V) for each token that is predicted, and the tokens (B, T) int64,
+            `IGNORED` where no answer stands.
+        """
+
+    @abstractmethod
+    def generate(self, examples: Sequence[Example], *, max_tokens: int = 32) -> list[str]:
+        """An answer to each example, the most probable token at each place.
+
+        Args:
+            examples: what is asked; their answers are not looked at.
+            max_tokens: that an answer has at most.
         """
 
     def loss(self, batch: Batch) -> Tensor:
-        """Mean cross entropy of the captions' tokens, a scalar."""
-        logits, targets = self.caption_logits(batch)
+        """Mean cross entropy of the answers' tokens, a scalar."""
+        logits, targets = self.answer_logits(batch)
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
 
 
@@ -153,7 +173,7 @@ def dual_encoder(backbone: object, asks: str, fix: str) -> Encoder:
 
 
 def generator(backbone: object, asks: str, fix: str) -> Generator:
-    """The backbone, once it is known to write captions; see `encoder`.
+    """The backbone, once it is known to write texts; see `encoder`.
 
     Raises:
         ValueError: it does not.

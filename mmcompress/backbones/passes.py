@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 Batch = Mapping[str, Tensor]
-"""Modality → preprocessed inputs."""
+"""Modality → preprocessed inputs; of a `Generator` what its `prepare` gives."""
+
+LABELS, TOKEN_KIND = "labels", "token_kind"
+"""Keys that every `Generator` gives beside those of its library's processor."""
 
 
 def all_tokens(batch: Batch) -> None:

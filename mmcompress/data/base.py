@@ -2,7 +2,7 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -12,9 +12,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mmcompress.backbones.base import Prepares
+from mmcompress.backbones.examples import Example, Waveform
 from mmcompress.config.errors import USER_ERRORS
 from mmcompress.data.content import content_id
-from mmcompress.data.decode import Waveform, cropped, resampled
+from mmcompress.data.decode import cropped, resampled
+from mmcompress.data.examples import EXAMPLES, example_of
 from mmcompress.data.items import Item, Items, Repeatable, Sample
 from mmcompress.data.loading import FAILED, LOST, EpochOrder, Loader, ResumableLoader
 from mmcompress.data.losses import NAMED, Losses, by_reason
@@ -231,6 +233,8 @@ class PairData(ABC):
         batch: dict[str, Any] = {LOST: [i for i in items if isinstance(i, Unreadable)]}
         if not read:
             return batch
+        if self.backbone.reads_examples:
+            return {**batch, **self.backbone.prepare([self._example(i, captions) for i in read])}
         if "image" in self.backbone.modalities and "image" in read[0]:
             batch["image"] = self._pixels([item["image"] for item in read])
         if "audio" in self.backbone.modalities and "audio" in read[0]:
@@ -245,11 +249,30 @@ class PairData(ABC):
             batch["content"] = torch.tensor([content_id(item[seen]) for item in read])
         return batch
 
-    def _batch(self, items: Sequence[Any], *, captions: Captions) -> dict[str, Any]:
+    def collate_examples(self, items: Sequence[Item | Unreadable]) -> dict[str, Any]:
+        """What a generative model is asked, with all answers, and which items are lost."""
+        lost = [item for item in items if isinstance(item, Unreadable)]
+        read = [item for item in items if not isinstance(item, Unreadable)]
+        examples = {EXAMPLES: [self._example(item, "all") for item in read]} if read else {}
+        return {LOST: lost, **examples}
+
+    def _example(self, item: Item, captions: Captions) -> Example:
+        texts = _as_list(item.get("text", []))
+        if captions == "random" and texts:
+            texts = [_drawn(texts)]
+        sound = None
+        if "audio" in item and "audio" in self.backbone.modalities:
+            heard = self._heard(item["audio"], False)
+            sound = Waveform(heard, self.backbone.sampling_rate)
+        return example_of(item, texts, sound)
+
+    def _batch(
+        self, items: Sequence[Any], *, collate: Callable[..., dict[str, Any]]
+    ) -> dict[str, Any]:
         """`collate`, or the error that ends the run: see `Items.__getitems__`."""
         failures = [i for i in items if isinstance(i, Exception) and not isinstance(i, Unreadable)]
         try:
-            return {FAILED: failures[0]} if failures else self.collate(items, captions=captions)
+            return {FAILED: failures[0]} if failures else collate(items)
         except USER_ERRORS as error:
             return {FAILED: error}
 
@@ -309,18 +332,22 @@ class PairData(ABC):
         *,
         captions: Captions = "all",
         kind: type[Loader] = Loader,
+        collate: Callable[..., dict[str, Any]] | None = None,
         **options: Any,
     ) -> Loader:
         """Preprocessed batches of items.
 
         Args:
             captions: of `collate`.
+            collate: items → batch, in place of `self.collate`.
             **options: of `torch.utils.data.DataLoader`; in order, `eval_batch_size` at a time,
                 when there are none.
         """
         return kind(
             items,
-            collate_fn=partial(self._batch, captions=captions),
+            collate_fn=partial(
+                self._batch, collate=collate or partial(self.collate, captions=captions)
+            ),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
@@ -345,6 +372,10 @@ class PairData(ABC):
     def eval_dataloader(self, split: str) -> DataLoader:
         """All of a split for evaluation, with all captions."""
         return self.loader(self.splits[split])
+
+    def example_dataloader(self, split: str) -> DataLoader:
+        """All of a split as lists of `Example`, under the key `EXAMPLES`, with all answers."""
+        return self.loader(self.splits[split], collate=self.collate_examples)
 
     def calibration_dataloader(self) -> DataLoader:
         """Pairs of `train` without augmentation, a sample that depends on `seed` only."""

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mmcompress.data.decode import Waveform
+from mmcompress.backbones.examples import Waveform
 
 
 def content_id(value: Any) -> int:

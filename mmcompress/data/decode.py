@@ -1,25 +1,11 @@
 """Sounds as tensors, read from files and brought to the rate and length that a model hears."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
+from mmcompress.backbones.examples import Waveform
 from mmcompress.inputs.files import Unreadable, read_sound, resample
-
-
-@dataclass(frozen=True)
-class Waveform:
-    """Sound of one channel.
-
-    Attributes:
-        samples: (n,), float32 in [−1, 1].
-        rate: samples per second.
-    """
-
-    samples: Tensor
-    rate: int
 
 
 def read_audio(source: bytes | Path) -> Waveform:

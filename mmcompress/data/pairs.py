@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
+from mmcompress.backbones.examples import Waveform
 from mmcompress.data.base import PairData
-from mmcompress.data.decode import Waveform, read_audio
+from mmcompress.data.decode import read_audio
 from mmcompress.data.items import Item, Items
 from mmcompress.functional.pictures import with_alpha
 from mmcompress.inputs.files import Unreadable, read_image

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from mmcompress.backbones.examples import Example
 from mmcompress.data.base import PairData
 from mmcompress.functional.finite import check_rows
 from mmcompress.functional.not_finite import NotFiniteError, not_scored
@@ -27,8 +28,11 @@ class Encode(Protocol):
             NotFiniteError: some are NaN or infinite; what follows from them would be no score.
         """
 
-    def caption_logits(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def answer_logits(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Of a `Generator` what it expects of each token, and the tokens."""
+
+    def generate(self, examples: Sequence[Example], *, max_tokens: int) -> list[str]:
+        """Of a `Generator` what it answers."""
 
 
 class Evaluator(Protocol):

@@ -2,14 +2,15 @@
 
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 
 import torch
 from torch import Tensor
 
 from mmcompress.backbones.base import Backbone
-from mmcompress.backbones.capabilities import encoder, generator
+from mmcompress.backbones.capabilities import Generator, encoder, generator
+from mmcompress.backbones.examples import Example
 from mmcompress.data.base import PairData
 from mmcompress.evaluation.base import Comparison, Encode, Evaluator, check_split, inference
 from mmcompress.functional.finite import check_rows
@@ -86,8 +87,14 @@ class _Encoder:
         rows = model.encode(modality, inputs.to(self.device)).float().cpu()
         return check_rows(f"{modality} embeddings", rows)
 
-    def caption_logits(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def answer_logits(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         moved = {key: tensor.to(self.device) for key, tensor in batch.items()}
-        model = generator(self.backbone, "this evaluation needs", "choose another evaluation")
-        logits, targets = model.caption_logits(moved)
+        logits, targets = self._generator.answer_logits(moved)
         return logits.float().cpu(), targets.cpu()
+
+    def generate(self, examples: Sequence[Example], *, max_tokens: int) -> list[str]:
+        return self._generator.generate(examples, max_tokens=max_tokens)
+
+    @property
+    def _generator(self) -> Generator:
+        return generator(self.backbone, "this evaluation needs", "choose another evaluation")

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class Perplexity:
-    """Yields `captioning/perplexity`, over all captions of a split."""
+    """Yields `captioning/perplexity`, over all captions of a split; of answers the first."""
 
     def __call__(self, encode: Encode, data: PairData, split: str) -> Iterator[tuple[str, float]]:
         if not data.splits[split].captioned:
@@ -33,8 +33,9 @@ class Perplexity:
         )
         found = []
         for batch in bar:
-            inputs = {"image": batch["image"][batch["owner"]], "text": batch["text"]}
-            found.append(token_losses(*encode.caption_logits(inputs)))
+            if "owner" in batch:  # each caption has its image before it
+                batch = {"image": batch["image"][batch["owner"]], "text": batch["text"]}
+            found.append(token_losses(*encode.answer_logits(batch)))
         losses, tokens = (torch.cat(part) for part in zip(*found, strict=True))
         check_rows(f"losses of the captions of {split}", losses)
         yield "captioning/perplexity", perplexity(losses, tokens)

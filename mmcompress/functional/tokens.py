@@ -7,6 +7,9 @@ from torch import Tensor
 IGNORED = -100
 """Label of a position that no loss is asked for."""
 
+PADDING, TEXT, IMAGE, AUDIO = range(4)
+"""What a token of a sequence stands for."""
+
 
 def token_losses(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Sums over the tokens of each caption.

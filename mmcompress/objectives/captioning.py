@@ -70,6 +70,6 @@ class Captioning:
 
 
 def _logits(backbone: Backbone, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """See `Generator.caption_logits`."""
+    """See `Generator.answer_logits`."""
     fix = "choose backbone=llava, or objective=contrastive"
-    return generator(backbone, "objective=captioning needs", fix).caption_logits(batch)
+    return generator(backbone, "objective=captioning needs", fix).answer_logits(batch)

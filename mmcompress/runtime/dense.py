@@ -7,7 +7,8 @@ from torch import Tensor
 
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.capabilities import encoder
-from mmcompress.data.decode import Waveform, resampled
+from mmcompress.backbones.examples import Waveform
+from mmcompress.data.decode import resampled
 from mmcompress.data.pairs import as_picture, as_waveform
 from mmcompress.functional.finite import check_rows
 from mmcompress.functional.pictures import drop_alpha

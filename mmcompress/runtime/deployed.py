@@ -6,7 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmcompress.backbones.examples import Example
+from mmcompress.backbones.passes import Batch
 from mmcompress.runtime.graphs import GraphModel
+
+WRITES_NOTHING = (
+    "this evaluation needs a model that writes texts and an export gives embeddings: set "
+    "runtime=dense"
+)
 
 
 class Deployed:
@@ -17,6 +24,7 @@ class Deployed:
     """
 
     reads_alpha = True
+    reads_examples = False
 
     def __init__(self, model: GraphModel) -> None:
         self.model = model
@@ -53,9 +61,14 @@ class Deployed:
         """
         return torch.from_numpy(self.model.encode(modality, inputs.numpy()))
 
-    def caption_logits(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def answer_logits(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Refused: an export embeds."""
-        raise ValueError(
-            "this evaluation needs a model that writes captions and an export gives embeddings: "
-            "set runtime=dense"
-        )
+        raise ValueError(WRITES_NOTHING)
+
+    def generate(self, examples: Sequence[Example], *, max_tokens: int) -> list[str]:
+        """Refused: an export embeds."""
+        raise ValueError(WRITES_NOTHING)
+
+    def prepare(self, examples: Sequence[Example]) -> Batch:
+        """Refused: an export embeds."""
+        raise ValueError(WRITES_NOTHING)

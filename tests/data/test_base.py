@@ -8,12 +8,12 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 
+from mmcompress.backbones.examples import Waveform
 from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.backbones.hf.two_towers import HF
 from mmcompress.compression.pruning.magnitude import Magnitude
 from mmcompress.compression.recipe import Recipe
 from mmcompress.data.base import PairData
-from mmcompress.data.decode import Waveform
 from mmcompress.data.items import PairDataset
 from mmcompress.inputs.files import Unreadable
 from mmcompress.objectives.objective import Objective

@@ -3,8 +3,8 @@ import pytest
 import torch
 from PIL import Image
 
+from mmcompress.backbones.examples import Waveform
 from mmcompress.data.content import content_id
-from mmcompress.data.decode import Waveform
 
 PIXELS = torch.arange(48, dtype=torch.uint8).reshape(3, 4, 4)
 SOUND = torch.linspace(-1, 1, 9)

@@ -8,7 +8,8 @@ import pytest
 import soundfile
 import torch
 
-from mmcompress.data.decode import Waveform, cropped, read_audio, resampled
+from mmcompress.backbones.examples import Waveform
+from mmcompress.data.decode import cropped, read_audio, resampled
 from mmcompress.inputs.files import Unreadable, read_image
 from tests.data.conftest import picture, tone
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from mmcompress.backbones.examples import Waveform
 from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.data.base import PairData
-from mmcompress.data.decode import Waveform, read_audio
+from mmcompress.data.decode import read_audio
 from mmcompress.data.items import Item, Items, PairDataset, Sample
 from mmcompress.data.loading import ResumableLoader
 from mmcompress.data.losses import NAMED, Losses

@@ -168,14 +168,14 @@ def test_accuracy(levels: tuple[MLP, Levels], monkeypatch: pytest.MonkeyPatch) -
 def test_perplexity(tmp_path: Path, tiny_data: PairData, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = FAMILIES["llava"].build(tmp_path)
     tiny_data.attach(backbone)
-    plain = backbone.caption_logits
+    plain = backbone.answer_logits
 
     def spoilt(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         logits, targets = plain(batch)
         logits[3, 0] = NAN
         return logits, targets
 
-    monkeypatch.setattr(backbone, "caption_logits", spoilt)
+    monkeypatch.setattr(backbone, "answer_logits", spoilt)
     with pytest.raises(NotFiniteError, match=r"losses of the captions of test .* 1 of 8 .*"):
         evaluate(backbone, tiny_data, {"perplexity": Perplexity()}, "test")
 

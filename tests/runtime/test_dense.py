@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from mmcompress.backbones.base import Backbone
+from mmcompress.backbones.examples import Waveform
 from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.backbones.hf.two_towers import HF
-from mmcompress.data.decode import Waveform
 from mmcompress.runtime.dense import DenseModel
 
 

@@ -22,6 +22,7 @@ from mmcompress.backbones.attention import split_attention
 from mmcompress.backbones.base import Row
 from mmcompress.backbones.capabilities import Encoder, Generator
 from mmcompress.backbones.complete import check_loaded
+from mmcompress.backbones.examples import Example
 from mmcompress.backbones.hf.bert import mean_pool
 from mmcompress.backbones.hf.files import (
     FromTransformers,
@@ -165,7 +166,7 @@ class HFGenerative(FromTransformers, Generator, Encoder):
         )
         return mean_pool(found.last_hidden_state, valid)
 
-    def caption_logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def answer_logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """See `Generator`; every token is predicted except the first, (B, L − 1, V)."""
         ids = batch["text"]
         joined, valid = self._joined(ids)
@@ -202,9 +203,32 @@ class HFGenerative(FromTransformers, Generator, Encoder):
         joined = torch.cat([places, ids], dim=1)
         return joined, torch.ne(joined, self._pad)
 
+    def prepare(self, examples: Sequence[Example], *, answers: bool = True) -> Batch:
+        """See `Generator`: `image` (B, 3, S, S), and the captions, `text` (B, L)."""
+        for example in examples:
+            if len(example.images) != 1 or example.prompt or example.sound is not None:
+                raise ValueError(
+                    "backbone=llava writes captions of one image each and is asked something else: "
+                    "choose backbone=hf_vlm"
+                )
+        pixels = torch.stack([self.preprocess(example.images[0]) for example in examples])
+        texts = [example.first_answer for example in examples] if answers else []
+        return {"image": pixels, "text": self.tokenize(texts)} if answers else {"image": pixels}
+
+    def generate(self, examples: Sequence[Example], *, max_tokens: int = 32) -> list[str]:
+        """See `Generator`: a caption of each image."""
+        device = next(self.parameters()).device
+        pixels = self.prepare(examples, answers=False)["image"].to(device)
+        return self.caption(pixels, max_tokens=max_tokens)
+
     @torch.no_grad()
-    def generate(self, images: Tensor, *, max_tokens: int = 32) -> list[str]:
-        """See `Generator`; the captions without special tokens."""
+    def caption(self, images: Tensor, *, max_tokens: int = 32) -> list[str]:
+        """A caption for each image, without special tokens, of the most probable tokens.
+
+        Args:
+            images: (B, 3, S, S), preprocessed.
+            max_tokens: that a caption has at most.
+        """
         first = torch.full((len(images), 1), self._first, device=images.device)
         joined, valid = self._joined(first)
         cached = number_blocks(self.model.model.language_model)
@@ -233,7 +257,7 @@ class HFGenerative(FromTransformers, Generator, Encoder):
         """The image encoder alone; image and caption together, where the language model reads."""
 
         def logits(batch: Batch) -> Tensor:
-            return self.caption_logits(batch)[0]
+            return self.answer_logits(batch)[0]
 
         def valid(batch: Batch) -> Tensor:
             return self._joined(batch["text"])[1]

@@ -90,8 +90,8 @@ def test_padding_makes_no_difference(backbone: HFGenerative) -> None:
     batch = batch_of(backbone)
     short = {"image": batch["image"][2:], "text": batch["text"][2:, :3]}
     with torch.no_grad():
-        alone, _ = backbone.caption_logits(short)
-        together, _ = backbone.caption_logits(batch)
+        alone, _ = backbone.answer_logits(short)
+        together, _ = backbone.answer_logits(batch)
     torch.testing.assert_close(together[2:, :2], alone, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(
         backbone.encode_text(batch["text"])[2:], backbone.encode_text(short["text"])
@@ -134,7 +134,7 @@ def greedy(backbone: HFGenerative, images: Tensor) -> list[str]:
         while len(ids) <= 6 and ids[-1] != backbone._end:
             padded = torch.tensor([[*ids, backbone._end]])  # what comes last is not read
             with torch.no_grad():
-                logits, _ = backbone.caption_logits({"image": image[None], "text": padded})
+                logits, _ = backbone.answer_logits({"image": image[None], "text": padded})
             ids.append(int(logits[0, len(ids) - 1].argmax()))
         captions.append(backbone.tokenizer.decode([i for i in ids[1:] if i != backbone._end]))
     return captions
@@ -159,7 +159,7 @@ def test_captions_are_the_most_probable_tokens(backbone: HFGenerative, edit) -> 
     language_model = backbone.model.model.language_model
     language_model.layers = edit(language_model.layers)
     expected = greedy(backbone, images)
-    assert backbone.generate(images, max_tokens=6) == expected
+    assert backbone.caption(images, max_tokens=6) == expected
     assert all(expected)
 
 
@@ -171,8 +171,8 @@ def test_the_language_model_is_written_back_with_fewer_blocks_and_neurons(
     keep_neurons(language_model.layers[0].mlp, range(20))
     backbone.write_native(tmp_path)
     with torch.no_grad():
-        found, _ = from_pretrained(str(tmp_path)).caption_logits(batch)
-        assert torch.equal(found, backbone.caption_logits(batch)[0])
+        found, _ = from_pretrained(str(tmp_path)).answer_logits(batch)
+        assert torch.equal(found, backbone.answer_logits(batch)[0])
 
 
 def test_calibration_sees_image_and_caption_and_no_padding(backbone: HFGenerative) -> None:
@@ -192,7 +192,7 @@ def test_blocks_run_one_by_one_on_image_and_caption(backbone: HFGenerative) -> N
             for block in language_model.layers:
                 again.hidden = again.run(block)
             logits = backbone.model.lm_head(language_model.norm(again.hidden))[:, 16:-1]
-            torch.testing.assert_close(logits, backbone.caption_logits(batch)[0])
+            torch.testing.assert_close(logits, backbone.answer_logits(batch)[0])
 
 
 def test_stored_loaded_and_written_back(backbone: HFGenerative, tmp_path: Path) -> None:
@@ -203,11 +203,11 @@ def test_stored_loaded_and_written_back(backbone: HFGenerative, tmp_path: Path) 
     loaded = Artifact.load(artifact.folder)
     assert torch.equal(loaded.backbone.tokenize(TEXTS), batch["text"])
     with torch.no_grad():
-        expected, _ = backbone.caption_logits(batch)
-        found, _ = loaded.backbone.caption_logits(batch)
+        expected, _ = backbone.answer_logits(batch)
+        found, _ = loaded.backbone.answer_logits(batch)
         assert torch.equal(found, expected)
         export(loaded, "hf", tmp_path / "out")
-        again, _ = from_pretrained(str(tmp_path / "out")).caption_logits(batch)
+        again, _ = from_pretrained(str(tmp_path / "out")).answer_logits(batch)
     assert torch.equal(again, expected)
 
 
