@@ -150,7 +150,11 @@ def run(cfg: DictConfig | Sequence[str]) -> RunRecord:
                 session.folder / ARTIFACT,
                 run={"config_hash": record.config_hash, "recipe": cfg.name},
             )
-        plan, coverage = compressed.plan, compressed.coverage
+        plan = compressed.plan
+        coverage = {
+            "coverage": compressed.coverage,
+            "coverage_by_part": compressed.coverage_by_part,
+        }
 
         del backbone, compressed, module, trainer  # what follows looks at the stored model alone
         artifact = Artifact.load(
@@ -161,7 +165,7 @@ def run(cfg: DictConfig | Sequence[str]) -> RunRecord:
             record.metrics.compressed = evaluate(scored, data, evaluators, split, dense=teacher)
             found = intervals(record.metrics.dense, record.metrics.compressed)
             record.intervals = typed(dict[str, Interval], found)
-            record.size = typed(Size, artifact.size_summary() | {"coverage": coverage})
+            record.size = typed(Size, artifact.size_summary() | coverage)
             latency = measure_latency(
                 teacher.cpu(),
                 artifact.backbone,

@@ -10,6 +10,7 @@ from mmcompress.format.bundles import bundle_names
 from mmcompress.format.dtypes import DTYPES
 from mmcompress.format.manifest import MANIFEST_FILE, Manifest, files_of
 from mmcompress.format.names import Entry
+from mmcompress.format.parts import in_order, usual_part
 from mmcompress.format.reader import Reader
 
 
@@ -29,6 +30,7 @@ class LedgerRow:
         how: the part of the note that weights of one treatment share: steps and bits; `dense`;
             empty for `header` and `manifest`.
         parameters: values of the tensor, on the first of its rows; 0 on the others.
+        part: of the model; the usual one of tower and role when empty.
     """
 
     tensor: str
@@ -39,6 +41,10 @@ class LedgerRow:
     note: str
     how: str = ""
     parameters: int = 0
+    part: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "part", self.part or usual_part(self.modality, self.role))
 
 
 @dataclass(frozen=True)
@@ -97,29 +103,40 @@ def summarize_treatments(rows: Iterable[LedgerRow]) -> dict[tuple[str, str, str]
     groups: dict[tuple[str, str, str], list[LedgerRow]] = {}
     for row in rows:
         groups.setdefault((row.modality, row.role, row.how), []).append(row)
-    return {
-        place: Share(
-            len({row.tensor for row in group}),
-            sum(row.parameters for row in group),
-            sum(row.bytes for row in group),
-        )
-        for place, group in groups.items()
-    }
+    return {place: _share(group) for place, group in groups.items()}
+
+
+def summarize_parts(rows: Iterable[LedgerRow]) -> dict[tuple[str, str], Share]:
+    """Who paid what, by (part, how), the parts in the order of `format.parts.PARTS`."""
+    groups: dict[tuple[str, str], list[LedgerRow]] = {}
+    for row in rows:
+        groups.setdefault((row.part, row.how), []).append(row)
+    places = sorted(groups, key=lambda place: (in_order(place[0]), place[1]))
+    return {place: _share(groups[place]) for place in places}
+
+
+def _share(group: Sequence[LedgerRow]) -> Share:
+    return Share(
+        len({row.tensor for row in group}),
+        sum(row.parameters for row in group),
+        sum(row.bytes for row in group),
+    )
 
 
 def compact(rows: Iterable[LedgerRow]) -> list[dict[str, Any]]:
     """The ledger for a run record: rows alike in all but their tensor are one.
 
     Returns:
-        JSON: modality, role, payload, how, why (of tensors left dense, the reason), tensors,
+        JSON: modality, role, payload, how, why (of tensors left dense, the reason), part, tensors,
         parameters, bytes; the bytes still add up to the files.
     """
     groups: dict[tuple[str, ...], list[LedgerRow]] = {}
     for row in rows:
         why = row.note.removesuffix("; frame share") if row.payload == "dense" else ""
-        groups.setdefault((row.modality, row.role, row.payload, row.how, why), []).append(row)
+        place = row.modality, row.role, row.payload, row.how, why, row.part
+        groups.setdefault(place, []).append(row)
     return [
-        dict(zip(("modality", "role", "payload", "how", "why"), place, strict=True))
+        dict(zip(("modality", "role", "payload", "how", "why", "part"), place, strict=True))
         | {
             "tensors": len(group),
             "parameters": sum(row.parameters for row in group),
@@ -134,12 +151,14 @@ def summarize_size(rows: Iterable[LedgerRow], manifest: Manifest) -> dict[str, A
 
     Returns:
         dense_bytes, artifact_bytes, compression_ratio (dense / stored), bits_per_weight (stored
-        bits / dense parameters), dense_dtype (of the dense model that dense_bytes measures) and
-        by_modality (stored bytes; they add up to artifact_bytes).
+        bits / dense parameters), dense_dtype (of the dense model that dense_bytes measures),
+        by_modality and by_part (stored bytes; they add up to artifact_bytes).
     """
     by_modality: Counter[str] = Counter()
+    by_part: Counter[str] = Counter()
     for row in rows:
         by_modality[row.modality] += row.bytes
+        by_part[row.part] += row.bytes
     stored, dense = by_modality.total(), manifest["dense"]
     return {
         "dense_bytes": dense["bytes"],
@@ -148,6 +167,7 @@ def summarize_size(rows: Iterable[LedgerRow], manifest: Manifest) -> dict[str, A
         "bits_per_weight": 8 * stored / dense["parameters"],
         "dense_dtype": dense["dtype"],
         "by_modality": dict(sorted(by_modality.items())),
+        "by_part": {part: by_part[part] for part in sorted(by_part, key=in_order)},
     }
 
 
@@ -184,8 +204,22 @@ def _dense_bytes(reader: Reader) -> dict[str, tuple[int, bool]]:
 def _dense_row(entry: Entry, manifest: Manifest, size: int, shared: bool) -> LedgerRow:
     note = entry.why or _dense_note(entry, manifest)
     note += "; frame share" if shared else ""
-    role = entry.role or "other"
-    return LedgerRow(entry.name, entry.modality, role, "dense", size, note, "dense", entry.count)
+    return _floats_row(entry, size, note)
+
+
+def _floats_row(entry: Entry, size: int, note: str) -> LedgerRow:
+    """Of a tensor that no codes are stored of."""
+    return LedgerRow(
+        entry.name,
+        entry.modality,
+        entry.role or "other",
+        "dense",
+        size,
+        note,
+        "dense",
+        entry.count,
+        entry.part,
+    )
 
 
 def _weight_rows(entry: Entry, reader: Reader) -> list[LedgerRow]:
@@ -193,10 +227,7 @@ def _weight_rows(entry: Entry, reader: Reader) -> list[LedgerRow]:
     role = entry.role or "other"
     if not weight.steps:
         size = sum(part.length for part in weight.parts.values())
-        note = "float32, as float16 cannot hold its values"
-        return [
-            LedgerRow(entry.name, entry.modality, role, "dense", size, note, "dense", entry.count)
-        ]
+        return [_floats_row(entry, size, "float32, as float16 cannot hold its values")]
     how = f"{', '.join(weight.steps)}: {chain.describe()}"
     note = f"{how}; {' → '.join(chain.names) or 'as they are'}"
     kept = [stage["kept"] for stage in weight.stages if stage["codec"] == "bitmask"]
@@ -208,8 +239,9 @@ def _weight_rows(entry: Entry, reader: Reader) -> list[LedgerRow]:
     )
     # A shared codebook counts for the weight that has it.
     own = {name: part.length for name, part in weight.parts.items() if part.owner == entry.name}
+    place = entry.name, entry.modality, role
     return [
-        LedgerRow(entry.name, entry.modality, role, name, size, note, how, 0 if i else entry.count)
+        LedgerRow(*place, name, size, note, how, 0 if i else entry.count, entry.part)
         for i, (name, size) in enumerate(own.items())
     ]
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mmcompress.artifact.skeleton import UPGRADE, Skeleton, build_skeleton
 from mmcompress.backbones.base import Backbone
+from mmcompress.backbones.parts import parts_of_tensors
 from mmcompress.format import reader as stored_as
 from mmcompress.format.errors import ArtifactError
 from mmcompress.format.manifest import MANIFEST_FILE, Manifest
@@ -47,15 +48,16 @@ def describe_model(folder: Path, manifest: Manifest, own: Skeleton | None = None
 
 
 def describe_tensors(backbone: Backbone) -> list[Entry]:
-    """Every tensor of the model's state dict: name, shape, dtype, tower and role."""
+    """Every tensor of the model's state dict: name, shape, dtype, tower, part and role."""
     targets = {target.name: target for target in backbone.targets()}
-    found = []
-    for key, tensor in backbone.model.state_dict().items():
+    tensors, found = backbone.model.state_dict(), []
+    parts = parts_of_tensors(backbone, tensors)
+    for key, tensor in tensors.items():
         target = targets.get(key)
         modality = target.modality if target else backbone.modality_of(key)
         dtype = str(tensor.dtype).removeprefix("torch.")
         role = target.role if target else ""
-        found.append(Entry(key, tuple(tensor.shape), dtype, modality, role))
+        found.append(Entry(key, tuple(tensor.shape), dtype, modality, role, part=parts[key]))
     return found
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmcompress.backbones.examples import Example
 from mmcompress.backbones.passes import Batch, Pass
+from mmcompress.format.parts import usual_part
 from mmcompress.functional.finite import check_weights
 from mmcompress.modules.anatomy import attention_of, find_stacks, heads_of, mlp_of
 
@@ -56,6 +57,8 @@ class Target:
             two layers), `block` (one transformer layer), `stack` (the list of a tower's blocks),
             `model` (everything, path "").
         heads: of an attention, how many it has; else 0.
+        part: of the model, one of `format.parts.PARTS`: `vision_tower`, `projector`, …; the usual
+            one of tower and role when empty.
     """
 
     module: str
@@ -64,6 +67,10 @@ class Target:
     role: str
     granularity: str
     heads: int = 0
+    part: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "part", self.part or usual_part(self.modality, self.role))
 
     @property
     def name(self) -> str:
@@ -122,6 +129,10 @@ class Backbone(nn.Module, ABC):
 
     tower_prefixes: ClassVar[Sequence[tuple[str, str]]]
     """Rows (pattern, modality): which tower a tensor lies in, by the start of its name."""
+
+    part_prefixes: ClassVar[Sequence[tuple[str, str]]] = ()
+    """Rows (pattern, part): which part a tensor lies in, by the start of its name; the usual one of
+    tower and role, `format.parts.usual_part`, where none matches."""
 
     sampling_rate: int = 0
     """Of the waveforms that `preprocess_audio` takes, in Hz."""
@@ -236,7 +247,8 @@ class Backbone(nn.Module, ABC):
                 name = f"{path}.{parameter}" if path else parameter
                 role = self._role(name, granularity)
                 if role is not None:
-                    found.append(Target(path, parameter, *role, granularity))
+                    part = self.part_of(name)
+                    found.append(Target(path, parameter, *role, granularity, part=part))
         return found
 
     def remainder(self) -> dict[str, str]:
@@ -263,7 +275,8 @@ class Backbone(nn.Module, ABC):
                     name, module = inner(block)
                     places.append((f"{path}.{index}.{name}", module, unit))
             for place, module, unit in places:
-                target = Target(place, "", modality, unit, unit, heads_of(module))
+                part = self.part_of(f"{place}.")
+                target = Target(place, "", modality, unit, unit, heads_of(module), part)
                 found.setdefault(id(module), target)
         return list(found.values())
 
@@ -286,6 +299,10 @@ class Backbone(nn.Module, ABC):
             if re.match(prefix, name):
                 return modality
         return "shared"
+
+    def part_of(self, name: str) -> str:
+        """The part that a parameter or buffer belongs to; empty for the usual one."""
+        return next((part for prefix, part in self.part_prefixes if re.match(prefix, name)), "")
 
 
 def granularity_of(module: nn.Module) -> str:

@@ -18,15 +18,13 @@ from typing import Any
 
 import yaml
 
+from mmcompress.compression.selectors import SELECTORS
 from mmcompress.config.comments import idea_of
 from mmcompress.records.settings import family
 from mmcompress.system.locations import project_path
 
 REQUIRED = "required"
 """The default of a setting that has none."""
-
-SELECTORS = ("modality", "role", "granularity")
-"""Settings that every step has: which weights it works on."""
 
 HANDS_SELECTORS_ON = "selectors"
 """Name of a constructor's `**` argument that hands nothing but these on to its parents; any other

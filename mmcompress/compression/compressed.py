@@ -1,6 +1,7 @@
 """A backbone that a recipe has edited: what happened to it, training it, baking and saving it."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from mmcompress.artifact.dense import DenseSize
 from mmcompress.artifact.encoding import Encoding
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.base import Backbone, Target
+from mmcompress.backbones.parts import part_sizes
 from mmcompress.compression.baking import Baking, put_back
 from mmcompress.compression.base import LEFT_DENSE, Applied, Decision, Parametrization
 from mmcompress.compression.reach import weight_of, weights_of
@@ -48,6 +50,7 @@ class Compressed:
         dense: size of the model as it was.
         plan: what each step has decided; `Recipe.restore` understands it.
         coverage: share of the parameters, as they were when a step ran, that it compresses.
+        coverage_by_part: step → part of the model → the share of its parameters.
         untouched: towers of which a step compresses nothing, by its selectors or for what they are.
         applied: the parametrizations of each step, by target name.
     """
@@ -58,6 +61,7 @@ class Compressed:
     dense: DenseSize
     plan: Plan = field(default_factory=dict)
     coverage: dict[str, float] = field(default_factory=dict)
+    coverage_by_part: dict[str, dict[str, float]] = field(default_factory=dict)
     untouched: dict[str, list[str]] = field(default_factory=dict)
     applied: dict[str, dict[str, Applied]] = field(default_factory=dict)
     _cuts: dict[str, dict[str, Decision]] = field(default_factory=dict)
@@ -197,12 +201,15 @@ class Compressed:
             for one in applied.values()
             for parameter in one.parametrization.parameters()
         }
-        total = sum(p.numel() for p in self.backbone.model.parameters())
-        total -= sum(p.numel() for p in codebooks)
+        sizes = part_sizes(self.backbone, without=codebooks)
         covered = weights_of(self.backbone, list(compressed))
+        reached: Counter[str] = Counter()
+        for target in covered:
+            reached[target.part] += weight_of(self.backbone, target).numel()
+        self.coverage_by_part[name] = {part: reached[part] / size for part, size in sizes.items()}
         touched = {t.modality for t in covered}
         self.untouched[name] = [m for m in self.backbone.modalities if m not in touched]
-        self.coverage[name] = sum(weight_of(self.backbone, t).numel() for t in covered) / total
+        self.coverage[name] = reached.total() / sum(sizes.values())
 
     def edit(
         self,

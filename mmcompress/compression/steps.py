@@ -21,12 +21,8 @@ from torch import Tensor, nn
 from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import UNITS, Backbone, Target
 from mmcompress.compression.base import Applied, Decision, P
+from mmcompress.compression.selectors import EXCEPT, SELECTORS, Patterns
 from mmcompress.compression.statistics import Statistic
-
-SELECTORS = ("modality", "role", "granularity")
-
-EXCEPT = "!"
-"""Before a selector's pattern: all except what it matches."""
 
 
 class Step(ABC):
@@ -37,6 +33,7 @@ class Step(ABC):
 
     Args:
         modality: towers to compress, such as `image` or `[image, text]`; null for all.
+        part: parts of the model, such as `projector` or `[vision_tower, head]`; null for all.
         role: shell patterns of roles, such as `mlp.*`; `!embed` spares `embed`; null for all.
         granularity: kinds of module, such as `linear`; null for all that the method can handle.
     """
@@ -62,11 +59,13 @@ class Step(ABC):
     def __init__(
         self,
         *,
-        modality: str | Sequence[str] | None = None,
-        role: str | Sequence[str] | None = None,
-        granularity: str | Sequence[str] | None = None,
+        modality: Patterns = None,
+        part: Patterns = None,
+        role: Patterns = None,
+        granularity: Patterns = None,
     ) -> None:
         self.modality = _as_list(modality)
+        self.part = _as_list(part)
         self.role = _as_list(role)
         self.granularity = _as_list(granularity)
 
@@ -366,5 +365,5 @@ def _passes(value: str, patterns: Sequence[str]) -> bool:
     )
 
 
-def _as_list(value: str | Sequence[str] | None) -> list[str] | None:
+def _as_list(value: Patterns) -> list[str] | None:
     return [value] if isinstance(value, str) else None if value is None else list(value)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, Unpack, get_args, get_origin, get_type_hints
 
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -136,6 +136,8 @@ def parameters_of(target: Callable[..., Any]) -> Parameters:
             open_ended = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
             if not open_ended and name != "self":
                 known.setdefault(name, hints.get(name, Any))
+            if get_origin(hints.get(name)) is Unpack:  # it hands on what the `TypedDict` has
+                return Parameters(known | get_type_hints(get_args(hints[name])[0]), more=False)
         handed_on = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         if not handed_on or not inspect.isclass(target):
             return Parameters(known, more=handed_on)

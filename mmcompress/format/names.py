@@ -3,7 +3,8 @@
 `forms` holds what tensors have in common:
 
     {"shape": [64, 32], "modality": "text", "role": "mlp.up"}    also "dtype" (float32 without it),
-                                                                 "why" it was left dense
+                                                                 "why" it was left dense, and "part"
+                                                                 where it is not the usual one
 
 `tensors` is a tree of the parts of their names. `*` stands for the first part that is a number; a
 leaf lists forms, each followed by its rows:
@@ -21,11 +22,15 @@ from math import prod
 from typing import Any
 
 from mmcompress.format.dtypes import DTYPES
+from mmcompress.format.parts import usual_part
 
 ANY = "*"
 
 NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
 NUMBERS = re.compile(rf"({NUMBER.pattern})(?:-({NUMBER.pattern}))?")
+
+WORDS = ("dtype", "modality", "role", "why", "part")
+"""What a form says beside the shape."""
 
 Row = list[Any]
 """How an encoded weight is stored: index of its kind, then what `table.py` says."""
@@ -43,6 +48,7 @@ class Entry:
         role: what a compressible weight does; empty for any other tensor.
         why: the reason for which a compressible weight was left dense, where there is one.
         row: how it is stored when it is encoded; None when it is dense.
+        part: of the model; the usual one of tower and role when empty.
     """
 
     name: str
@@ -52,6 +58,10 @@ class Entry:
     role: str = ""
     why: str = ""
     row: Row | None = None
+    part: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "part", self.part or usual_part(self.modality, self.role))
 
     @property
     def count(self) -> int:
@@ -90,7 +100,7 @@ def from_tree(forms: Any, tree: Any, most: int) -> dict[str, Entry]:
     """
     for position, form in enumerate(forms):
         if not _is_form(form):
-            raise ValueError(f"forms[{position}] is not shape, dtype, modality, role and why")
+            raise ValueError(f"forms[{position}] is not shape, {', '.join(WORDS)}")
     found: dict[str, Entry] = {}
     for path, leaf in _leaves(tree):
         for form, rows in _pairs(path, leaf, forms):
@@ -99,9 +109,7 @@ def from_tree(forms: Any, tree: Any, most: int) -> dict[str, Entry]:
                 if name in found:
                     raise ValueError(f"tensors names {name} twice")
                 shape = tuple(form["shape"])
-                rest = {
-                    key: form[key] for key in ("dtype", "modality", "role", "why") if key in form
-                }
+                rest = {key: form[key] for key in WORDS if key in form}
                 found[name] = Entry(name, shape, **rest, row=row)
     return dict(sorted(found.items()))
 
@@ -110,6 +118,8 @@ def _form_of(entry: Entry) -> dict[str, Any]:
     form: dict[str, Any] = {"shape": list(entry.shape), "modality": entry.modality}
     form |= {"dtype": entry.dtype} if entry.dtype != "float32" else {}
     form |= {"role": entry.role} if entry.role else {}
+    usual = usual_part(entry.modality, entry.role)
+    form |= {"part": entry.part} if entry.part != usual else {}
     return form | ({"why": entry.why} if entry.why else {})
 
 
@@ -208,7 +218,7 @@ def _expand(rows: Any, path: tuple[str, ...], most: int) -> Iterator[tuple[str, 
 def _is_form(form: Any) -> bool:
     return (
         isinstance(form, dict)
-        and {"shape", "modality"} <= form.keys() <= {"shape", "dtype", "modality", "role", "why"}
+        and {"shape", "modality"} <= form.keys() <= {"shape", *WORDS}
         and isinstance(form["shape"], list)
         and len(form["shape"]) <= 64
         and all(type(size) is int and 0 <= size < 2**63 for size in form["shape"])

@@ -108,7 +108,9 @@ class Size:
 
     Attributes:
         by_modality: tower → bytes.
+        by_part: part of the model → bytes; empty in older records.
         coverage: step → share of the parameters that it targeted.
+        coverage_by_part: step → part → the same for its parameters; empty in older records.
     """
 
     dense_bytes: Bytes
@@ -118,6 +120,8 @@ class Size:
     dense_dtype: str
     by_modality: dict[str, Any] = field(default_factory=dict)
     coverage: dict[str, Any] = field(default_factory=dict)
+    by_part: dict[str, Any] = field(default_factory=dict)
+    coverage_by_part: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -220,6 +224,7 @@ class Row:
     parameters: Count
     bytes: Count
     tensors: Count = 1
+    part: str = ""
 
 
 @dataclass(kw_only=True)

@@ -8,7 +8,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mmcompress.artifact.ledger import LedgerRow, Share, summarize, summarize_treatments
+from mmcompress.artifact.ledger import (
+    LedgerRow,
+    Share,
+    summarize,
+    summarize_parts,
+    summarize_treatments,
+)
 from mmcompress.records.schema import Cast, Deployed, Interval, Latency, Record, Size
 from mmcompress.report.metrics import format_interval, format_metric, is_percent, main_metric
 from mmcompress.system.text import printable
@@ -216,8 +222,8 @@ def _minus(text: str) -> str:
 def print_ledger(rows: Sequence[LedgerRow], *, console: Console | None = None) -> None:
     """Where the bytes went.
 
-    By tower × role × payload; by tower × role × how they are stored, with bits per parameter; and
-    why each dense tensor was left dense.
+    By tower × role × payload; by part × how they are stored, and by tower × role × how, with bits
+    per parameter; and why each dense tensor was left dense.
 
     Args:
         rows: `Artifact.ledger()`; all together they are the bytes of the artifact's files.
@@ -239,8 +245,25 @@ def print_ledger(rows: Sequence[LedgerRow], *, console: Console | None = None) -
     table.add_section()
     add_row(table, "total", "", "bytes of both files", f"{total:,}", "100.0%")
     console.print(table)
+    _print_parts(rows, console)
     _print_treatments(rows, console)
     _print_left_dense([row for row in rows if row.payload == "dense"], console)
+
+
+def _print_parts(rows: Sequence[LedgerRow], console: Console) -> None:
+    """What each part of the model takes, by how it is stored."""
+    table = Table(title="parts; bits are per parameter", title_justify="left")
+    for column in ("part", "how"):
+        table.add_column(column, overflow="fold")
+    for column in ("tensors", "parameters", "bytes", "bits"):
+        table.add_column(column, justify="right", no_wrap=True)
+    previous = None
+    for (part, how), share in summarize_parts([row for row in rows if row.how]).items():
+        if previous not in (None, part):
+            table.add_section()
+        previous = part
+        add_row(table, part, how, *_share_cells(share))
+    console.print(table)
 
 
 def _print_treatments(rows: Sequence[LedgerRow], console: Console) -> None:

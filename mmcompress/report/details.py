@@ -61,6 +61,7 @@ class Details:
         payloads: bytes by tower × role × payload; empty where neither record nor artifact tells.
         treatments: bytes by tower × role × how they are stored.
         left_dense: tower × role × why.
+        parts: bytes by tower × part of the model × how they are stored; empty in older records.
         choices, layers: of the byte budget; empty without one.
     """
 
@@ -69,6 +70,7 @@ class Details:
     payloads: Sequence[Place] = ()
     treatments: Sequence[Place] = ()
     left_dense: Sequence[Place] = ()
+    parts: Sequence[Place] = ()
     choices: Sequence[str] = ()
     layers: Sequence[Layer] = field(default_factory=tuple)
 
@@ -92,6 +94,7 @@ def details_of(name: str, record: Record) -> Details:
         payloads=_places(ledger, "payload"),
         treatments=_places([row for row in ledger if row.how], "how"),
         left_dense=_places([row for row in ledger if row.why], "why"),
+        parts=_places([row for row in ledger if row.how and row.part], "how", by="part"),
         choices=budget.choices,
         layers=_layers(budget.groups),
     )
@@ -156,12 +159,12 @@ def _front_runs(section: Section) -> list[tuple[str, Record]]:
     return [(summary.name, summary.records[0]) for summary in best if summary.records]
 
 
-def _places(rows: Sequence[Row], last: str) -> list[Place]:
-    """Rows put together by tower, role and one more key, the most bytes first."""
+def _places(rows: Sequence[Row], last: str, *, by: str = "role") -> list[Place]:
+    """Rows put together by tower, role (or another key) and one more, the most bytes first."""
     total = sum(row.bytes for row in rows)
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
-        groups.setdefault((row.modality, row.role, getattr(row, last)), []).append(row)
+        groups.setdefault((row.modality, getattr(row, by), getattr(row, last)), []).append(row)
     places = []
     for words, group in groups.items():
         size = sum(row.bytes for row in group)
@@ -190,22 +193,26 @@ def _layers(groups: Sequence[Group]) -> list[Layer]:
     ]
 
 
+def _places_markdown(kind: str, places: Sequence[Place]) -> str:
+    lines: list[Sequence[str]] = [
+        ("tower", kind, "how it is stored", "bytes", "bits/weight"),
+        ("---", "---", "---", "---:", "---:"),
+    ]
+    lines += [
+        (*p.words, f"{p.bytes:,}", ABSENT if p.bits is None else f"{p.bits:.2f}") for p in places
+    ]
+    return markdown_lines(lines)
+
+
 def details_markdown(details: Details) -> str:
     """Ledger by treatment, and what each layer got and lost."""
     parts = [f"### {markdown_text(details.name)}, seed {details.record.seed}\n"]
     parts.append(markdown_code(details.record.command or ABSENT) + "\n")
-    if details.treatments:
-        lines: list[Sequence[str]] = [
-            ("tower", "role", "how it is stored", "bytes", "bits/weight"),
-            ("---", "---", "---", "---:", "---:"),
-        ]
-        lines += [
-            (*p.words, f"{p.bytes:,}", ABSENT if p.bits is None else f"{p.bits:.2f}")
-            for p in details.treatments
-        ]
-        parts.append(markdown_lines(lines))
+    for kind, places in (("part", details.parts), ("role", details.treatments)):
+        if places:
+            parts.append(_places_markdown(kind, places))
     if details.layers:
-        lines = [
+        lines: list[Sequence[str]] = [
             ("layer", "tower", "what it got", "bytes", "loss"),
             ("---", "---", "---", "---:", "---:"),
         ]

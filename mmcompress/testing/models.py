@@ -12,6 +12,7 @@ from torch import Tensor
 from mmcompress.backbones.adapters import ADAPTERS
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.capabilities import Encoder
+from mmcompress.backbones.card import parts_of
 from mmcompress.testing.contract import Broken, Contract, Refused, promise
 
 RECIPES = ("gptq", "magnitude", "lowrank", "cluster")
@@ -19,6 +20,9 @@ RECIPES = ("gptq", "magnitude", "lowrank", "cluster")
 
 LEAST = 0.95
 """Share of the parameters that must be targets."""
+
+SHARED = "shared"
+"""What belongs to no part, such as a temperature."""
 
 
 def check_backbone(backbone: Backbone, *, recipes: Sequence[str] = RECIPES) -> dict[str, str]:
@@ -122,6 +126,11 @@ def _check_targets(dense: Backbone) -> None:
         largest = sorted(without, key=lambda name: -parameters[name].numel())[:3]
         left = ", ".join(f"{name}: {without[name]}" for name in largest)
         assert share >= LEAST, f"{share:.1%} are; name the others in `roles`: {left}"
+    with promise(f"at least {LEAST:.0%} of the parameters of each part are targets"):
+        for part, row in parts_of(dense).items():
+            why = ", ".join(f"{reason} {count:,}" for reason, count in row.left.items())
+            share = row.targets / row.parameters
+            assert share >= LEAST or part == SHARED, f"{share:.1%} of {part} are: {why}"
 
 
 def _check_spec(dense: Backbone) -> None:

@@ -25,7 +25,7 @@ def test_a_block_counts_its_parts(tiny_open_clip) -> None:
     units = {(row.modality, row.role): row for row in card.units}
     block = tiny_open_clip.model.visual.transformer.resblocks
     inside = sum(p.numel() for p in block.parameters())
-    assert units["image", "block"] == CardRow("image", "block", "block", 2, inside)
+    assert units["image", "block"] == CardRow("image", "block", "block", 2, inside, "vision_tower")
     assert units["text", "attention"].count == 2
     assert card.targets + sum(card.left.values()) == card.parameters
 

@@ -55,6 +55,8 @@ def make_record(
             "dense_dtype": "float32",
             "by_modality": {"image": 2, "text": 1},
             "coverage": dict.fromkeys(steps, 0.98),
+            "by_part": {"vision_tower": 2, "text_tower": 1},
+            "coverage_by_part": {step: {"vision_tower": 1.0, "text_tower": 0.9} for step in steps},
         },
         "latency": {
             "dense_ms": {"1": 9.0, "32": 66.0},

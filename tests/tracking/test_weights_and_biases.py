@@ -110,7 +110,8 @@ def test_offline_run_holds_everything(offline, results, tmp_path, caplog, capfd)
 
     ledger = table(folder, "ledger")
     assert ledger["columns"] == [
-        *["tensor", "modality", "role", "payload", "bytes", "note", "how", "parameters"]
+        *["tensor", "modality", "role", "payload", "bytes", "note", "how", "parameters"],
+        "part",
     ]
     assert sum(row[4] for row in ledger["data"]) == 15_704
     assert table(folder, "plan")["data"] == [

@@ -102,6 +102,11 @@ class HFGenerative(FromTransformers, Generator, Encoder):
         (r"model\.vision_tower\.|model\.multi_modal_projector\.", "image"),
         (r"model\.language_model\.|lm_head\.", "text"),
     ]
+    part_prefixes: ClassVar[Sequence[tuple[str, str]]] = [
+        (r"model\.multi_modal_projector\.", "projector"),
+        (r"model\.language_model\.embed_tokens\.", "embeddings"),
+        (r"model\.language_model\.", "language_model"),
+    ]
     model: Any
 
     def __init__(

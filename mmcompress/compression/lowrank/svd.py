@@ -212,7 +212,7 @@ class LowRank(StructureStep, InTurns):
             matrix kernels and quantization groups aligned. Legal: whole number of at least 1.
         sequential: weigh each block by the inputs that the compressed blocks before it give. Legal:
             true or false.
-        **selectors: `modality`, `role`, `granularity`.
+        **selectors: `modality`, `part`, `role`, `granularity`.
     """
 
     edit = ("lowrank", 1)

@@ -11,7 +11,8 @@ trained at the learning rate of the weights: under Adam a factor on it would be 
 paper's allocation, the same share of each matrix, is one of several.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ from mmcompress.compression.pruning.masks import (
 )
 from mmcompress.compression.pruning.schedule import cubic_sparsity
 from mmcompress.compression.pruning.scored import ScoredPruning
+from mmcompress.compression.selectors import Selectors, only_selectors
 from mmcompress.compression.statistics import Statistic
 
 LEAST = 1e-6
@@ -92,9 +94,7 @@ class Movement(ScoredPruning):
         start: float = 1.0,
         begin: float = 0.0,
         end: float = 0.5,
-        modality: str | Sequence[str] | None = None,
-        role: str | Sequence[str] | None = None,
-        granularity: str | Sequence[str] | None = None,
+        **selectors: Unpack[Selectors],
     ) -> None:
         super().__init__(
             sparsity=sparsity,
@@ -103,9 +103,7 @@ class Movement(ScoredPruning):
             schedule="cubic",
             begin=begin,
             end=end,
-            modality=modality,
-            role=role,
-            granularity=granularity,
+            **only_selectors(type(self), selectors),
         )
         if start < 0:
             raise ValueError(f"start={start} must be at least 0")

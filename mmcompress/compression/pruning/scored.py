@@ -37,7 +37,7 @@ class ScoredPruning(MaskStep[Mask], FollowsSchedule):
         begin: where the cubic ramp begins, as a share of training. Legal: number in [0, end).
         end: where it ends, as a share of training. Legal: number in (begin, 1].
         updates: how often the cubic ramp moves the masks. Legal: whole number of at least 1.
-        **selectors: `modality`, `role`, `granularity`.
+        **selectors: `modality`, `part`, `role`, `granularity`.
     """
 
     granularities = WEIGHTS

@@ -6,7 +6,7 @@ so that the layer's sparsity comes out exactly; embeddings and bare parameters, 
 statistic to correct by, are pruned by magnitude.
 """
 
-from collections.abc import Sequence
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from mmcompress.compression.base import Decision, as_matrix
 from mmcompress.compression.pruning.allocation import Allocation
 from mmcompress.compression.pruning.masks import Mask, lowest_mask
 from mmcompress.compression.pruning.scored import ScoredPruning
+from mmcompress.compression.selectors import Selectors, only_selectors
 from mmcompress.compression.statistics import Statistic
 from mmcompress.functional.error_feedback import BLOCK, feed_back_errors
 
@@ -83,18 +84,14 @@ class SparseGPT(ScoredPruning):
         allocation: Allocation = "uniform",
         max_sparsity: float | None = None,
         block_size: int = 128,
-        modality: str | Sequence[str] | None = None,
-        role: str | Sequence[str] | None = None,
-        granularity: str | Sequence[str] | None = None,
+        **selectors: Unpack[Selectors],
     ) -> None:
         super().__init__(
             sparsity=sparsity,
             pattern=pattern,
             allocation=allocation,
             max_sparsity=max_sparsity,
-            modality=modality,
-            role=role,
-            granularity=granularity,
+            **only_selectors(type(self), selectors),
         )
         if block_size < 1:
             raise ValueError(f"block_size={block_size} must be at least 1")

@@ -94,7 +94,7 @@ class Structured(StructureStep):
             least 1.
         update: let what is left make up for what went, by least squares; blocks have no such
             update. Legal: true or false.
-        **selectors: `modality`, `role`, `granularity`.
+        **selectors: `modality`, `part`, `role`, `granularity`.
     """
 
     edit = ("cut", 1)

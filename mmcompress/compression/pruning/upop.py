@@ -114,7 +114,7 @@ class UPop(MaskStep[StructureMask], CutsWhenBaked, FollowsSchedule):
             number in (0, 1].
         updates: how often the search chooses anew. Legal: whole number of at least 1.
         importance: `gradient` is the paper's. Legal: `gradient` or `taylor`.
-        **selectors: `modality`, `role`, `granularity`.
+        **selectors: `modality`, `part`, `role`, `granularity`.
     """
 
     granularities = ("linear",)

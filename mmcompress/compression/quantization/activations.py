@@ -48,7 +48,7 @@ class Activations(StructureStep):
     Args:
         bits: of each input. Legal: whole number from 2 to 8.
         smoothing: SmoothQuant's α; null for no smoothing. Legal: number in [0, 1], or null.
-        **selectors: `modality`, `role`, `granularity`.
+        **selectors: `modality`, `part`, `role`, `granularity`.
     """
 
     edit = ("quantized_input", 1)

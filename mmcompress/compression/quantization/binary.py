@@ -113,7 +113,7 @@ class Binary(ValueStep[Binarize]):
             its place. Legal: whole number of at least 1, `tensor` or null.
         trained_scale: train α instead of computing it from the trained weight. Legal: true or
             false.
-        **selectors: `modality`, `role`, `granularity`.
+        **selectors: `modality`, `part`, `role`, `granularity`.
     """
 
     granularities = WEIGHTS

@@ -138,7 +138,7 @@ class Entropy(ValueStep[EntropyQuantize], AddsPenalty):
             inputs; embeddings and bare parameters are rounded without. Legal: true or false.
         rate: weight of the information per code, in bits, in the training loss. Legal: number of at
             least 0.
-        **selectors: `modality`, `role`, `granularity`.
+        **selectors: `modality`, `part`, `role`, `granularity`.
     """
 
     granularities = WEIGHTS

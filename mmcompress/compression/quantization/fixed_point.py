@@ -59,7 +59,7 @@ class FixedPoint(ValueStep):
         bits: width 1 + m + n of a code. Legal: whole number from 2 to 8.
         fraction: n, the same for all weights; null chooses it for each. m is what is left. Legal:
             whole number from 0 to 24, or null.
-        **selectors: `modality`, `role`, `granularity`.
+        **selectors: `modality`, `part`, `role`, `granularity`.
     """
 
     granularities = WEIGHTS

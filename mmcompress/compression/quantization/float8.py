@@ -61,7 +61,7 @@ class Float8(ValueStep[FakeFloat8]):
         group_size: columns that share a scale; null for one scale per output channel. Where it does
             not divide the columns of a weight, the largest smaller divisor takes its place. Legal:
             whole number of at least 1, or null.
-        **selectors: `modality`, `role`, `granularity`.
+        **selectors: `modality`, `part`, `role`, `granularity`.
     """
 
     granularities = WEIGHTS

@@ -105,7 +105,8 @@ class GPTQ(Integer):
         act_order: visit columns by falling second moment of their input. Legal: true or false.
         damping: share of the mean second moment that is added to the diagonal. Legal: number above
             0.
-        **selectors: `modality`, `role`, `granularity`; the other settings are those of `Integer`.
+        **selectors: `modality`, `part`, `role`, `granularity`; the other settings are those of
+            `Integer`.
     """
 
     needs = frozenset({INPUTS})

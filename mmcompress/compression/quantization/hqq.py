@@ -108,7 +108,7 @@ class HQQ(ValueStep[FakeQuantize]):
         group_size: columns that share scale and zero point; null for all of an output channel.
             Where it does not divide the columns of a weight, the largest smaller divisor takes its
             place. Legal: whole number of at least 1, or null.
-        **selectors: `modality`, `role`, `granularity`.
+        **selectors: `modality`, `part`, `role`, `granularity`.
     """
 
     granularities = WEIGHTS

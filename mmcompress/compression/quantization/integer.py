@@ -37,7 +37,7 @@ class Integer(ValueStep[FakeQuantize]):
         midrise: use all 2^bits levels, half a step off zero, instead of 2^bits − 1 around zero;
             with 2 bits these are four levels instead of three. Pruned weights then cost a mask. It
             needs `symmetric`. Legal: true or false.
-        **selectors: `modality`, `role`, `granularity`.
+        **selectors: `modality`, `part`, `role`, `granularity`.
     """
 
     granularities = WEIGHTS

@@ -134,7 +134,7 @@ class LSQ(ValueStep[LearnedStep]):
             Legal: true or false.
         start: the first step: `mean` is the paper's, 2 mean |W| / √Qp; `search` has the least
             squared error. Legal: `mean` or `search`.
-        **selectors: `modality`, `role`, `granularity`.
+        **selectors: `modality`, `part`, `role`, `granularity`.
     """
 
     granularities = WEIGHTS

@@ -116,7 +116,7 @@ class QwT(StructureStep, Compensates):
     Args:
         rank: of the map; null for a full matrix, as in the paper. Legal: whole number of at least
             1, or null.
-        **selectors: `modality`, `role`, `granularity`.
+        **selectors: `modality`, `part`, `role`, `granularity`.
     """
 
     edit = ("compensation", 1)

@@ -123,7 +123,7 @@ class Ternary(ValueStep[Ternarize]):
         group_size: columns that share α; null for one α per output channel, `tensor` for one in
             all. Where it does not divide the columns of a weight, the largest smaller divisor takes
             its place. Legal: whole number of at least 1, `tensor` or null.
-        **selectors: `modality`, `role`, `granularity`.
+        **selectors: `modality`, `part`, `role`, `granularity`.
     """
 
     granularities = WEIGHTS

@@ -174,7 +174,7 @@ class Codebook(ValueStep[Lookup]):
             takes its place. Legal: whole number of at least 1, or null.
         seed: draws the vectors that k-means starts from; single weights need none. Legal: whole
             number.
-        **selectors: `modality`, `role`, `granularity`.
+        **selectors: `modality`, `part`, `role`, `granularity`.
     """
 
     granularities = WEIGHTS

@@ -72,7 +72,7 @@ class CrossLayer(StructureStep):
             of the `heads`. Legal: `none`, `norms`, `scale` or `heads`.
         initial: the shared weights start from the `mean` of the group or from its `first` block.
             Legal: `mean` or `first`.
-        **selectors: `modality`, `role`, `granularity`.
+        **selectors: `modality`, `part`, `role`, `granularity`.
     """
 
     edit = ("share_blocks", 1)

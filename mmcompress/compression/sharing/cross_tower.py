@@ -57,7 +57,7 @@ class CrossTower(StructureStep):
             `first` in the model. Legal: `mean` or `first`.
         align: towers of unequal depth are paired from their `first` or from their `last` blocks.
             Legal: `first` or `last`.
-        **selectors: `modality`, `role`, `granularity`.
+        **selectors: `modality`, `part`, `role`, `granularity`.
     """
 
     edit = ("share_towers", 1)

@@ -206,7 +206,7 @@ class DKM(ValueStep[SoftClusters], FollowsSchedule):
         final_temperature: of the attention when training ends; in between it falls geometrically.
             Null keeps the temperature. Legal: number above 0, or null.
         seed: draws the vectors that k-means starts from. Legal: whole number.
-        **selectors: `modality`, `role`, `granularity`.
+        **selectors: `modality`, `part`, `role`, `granularity`.
     """
 
     granularities = WEIGHTS

@@ -115,7 +115,7 @@ class HashEmbedding(StructureStep):
         bucket_ratio: rows of the shared table / rows of the embedding. Legal: number in (0, 1).
         hashes: rows that a token mixes. Legal: whole number of at least 1.
         seed: of the hash functions. Legal: whole number.
-        **selectors: `modality`, `role`, `granularity`.
+        **selectors: `modality`, `part`, `role`, `granularity`.
     """
 
     edit = ("hashed_embedding", 1)

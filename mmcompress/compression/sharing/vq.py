@@ -106,7 +106,7 @@ class VectorQuantizer(ValueStep[VectorLookup], SharesTensors):
             tower, or all weights of a tower (`modality`). Legal: `weight`, `role` or `modality`.
         row_scale: multiply entries by one scale per row. Legal: true or false.
         seed: draws the vectors that k-means starts from. Legal: whole number.
-        **selectors: `modality`, `role`, `granularity`.
+        **selectors: `modality`, `part`, `role`, `granularity`.
     """
 
     granularities = WEIGHTS
