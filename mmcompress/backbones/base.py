@@ -307,8 +307,10 @@ class Backbone(nn.Module, ABC):
 
 def granularity_of(module: nn.Module) -> str:
     """Of the weights that a module owns; `matrix` when it is none of the known layers."""
-    if isinstance(module, nn.Conv2d):
+    if isinstance(module, nn.Conv1d | nn.Conv2d):
         return "conv" if module.groups == 1 else "grouped_conv"
+    if isinstance(module, nn.Embedding) and type(module).forward is not nn.Embedding.forward:
+        return "matrix"  # looked up by something else than the ids that it gets, as positions are
     kinds = {nn.Linear: "linear", nn.Embedding: "embedding"}
     return next((g for kind, g in kinds.items() if isinstance(module, kind)), "matrix")
 
