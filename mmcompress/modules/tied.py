@@ -56,6 +56,10 @@ def rows_of(layer: nn.Module, ids: Tensor) -> Tensor:
     if isinstance(layer, QuantizedInput):
         rows = rows_of(layer.linear, ids)
         return rows if layer.smoothing is None else rows / layer.smoothing
+    if hasattr(layer, "rows"):  # a weight that is not kept as floats
+        rows = layer.rows(ids)  # type: ignore[operator]
+        assert isinstance(rows, Tensor)
+        return rows
     return F.embedding(ids, _whole(layer))
 
 
