@@ -177,7 +177,7 @@ def write(args: argparse.Namespace, results: list[dict[str, Any]]) -> None:
     """`whisper.json` and `whisper.md`."""
     args.out.mkdir(parents=True, exist_ok=True)
     ran = {"split": args.split, "steps": args.steps, "versions": versions()}
-    ran |= {"hardware": hardware(), "commit": git_commit()}
+    ran |= {"hardware": hardware(None), "commit": git_commit()}
     write_json(args.out / "whisper.json", ran | {"results": results})
     table = to_markdown(results).encode()
     write_atomically(args.out / "whisper.md", lambda file: file.write(table))

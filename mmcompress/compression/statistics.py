@@ -171,7 +171,7 @@ def _patches(module: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
         kernel, dilation, stride = (
             (1, *size) for size in (module.kernel_size, module.dilation, module.stride)
         )
-        beside = 0 if padding == 0 else (0, *padding)
+        beside = (0, padding if isinstance(padding, int) else padding[0])
         return F.unfold(x.unsqueeze(2), kernel, dilation=dilation, padding=beside, stride=stride).mT
     return F.unfold(
         x,

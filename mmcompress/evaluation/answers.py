@@ -59,7 +59,7 @@ class Answers:
         normalize = NORMALIZERS[self.normalizer](data.backbone)
         for name in self.measures:
             if name == "exact_match":
-                pairs = [
+                pairs: list[tuple[str, Sequence[str]]] = [
                     (normalize(text), [normalize(answer) for answer in answers])
                     for text, answers in zip(given, right, strict=True)
                 ]

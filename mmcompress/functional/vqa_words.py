@@ -21,8 +21,7 @@ _CONTRACTIONS = (
 )
 CONTRACTIONS = {word.replace("'", ""): word for word in _CONTRACTIONS.split()}
 
-PUNCTUATION = (";", "/", "[", "]", '"', "{", "}", "(", ")", "=", "+", "\\", "_", "-")
-PUNCTUATION += (">", "<", "@", "`", ",", "?", "!")
+PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _COMMA_IN_NUMBER = re.compile(r"(?<=\d),+(?=\d)")
 _PERIOD = re.compile(r"(?<!\d)\.|\.(?!\d)")
 

@@ -95,6 +95,11 @@ class HFSpeech(FromTransformers, Generator):
         (r"model\.encoder\.", "audio"),
         (r"model\.decoder\.|proj_out\.", "text"),
     ]
+    part_prefixes: ClassVar[Sequence[tuple[str, str]]] = [
+        (r"model\.encoder\.", "audio_tower"),
+        (r"model\.decoder\.embed_tokens\.|proj_out\.", "embeddings"),
+        (r"model\.decoder\.", "language_model"),
+    ]
     model: Any
 
     def __init__(
@@ -251,7 +256,7 @@ def from_pretrained(
     """
     local = stay_local(name_or_path)
     refuse_adapters_of(name_or_path, local)
-    places = {"local_files_only": local, "trust_remote_code": False}
+    places: dict[str, Any] = {"local_files_only": local, "trust_remote_code": False}
     try:
         loaded: Any = AutoModelForSpeechSeq2Seq.from_pretrained(
             name_or_path,
