@@ -15,6 +15,7 @@ ADAPTERS = {
     "hf_generative": "mmcompress.backbones.hf.generative:HFGenerative",
     "hf_speech": "mmcompress.backbones.hf.speech:HFSpeech",
     "hf_text": "mmcompress.backbones.hf.sentence:HFText",
+    "hf_vlm": "mmcompress.backbones.hf.vlm:HFVlm",
     "mlp": "mmcompress.backbones.mlp:MLP",
     "open_clip": "mmcompress.backbones.open_clip.backbone:OpenClip",
 }
