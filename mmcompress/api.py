@@ -32,7 +32,7 @@ from mmcompress.runtime.deployed import Deployed
 from mmcompress.runtime.graphs import GraphModel
 from mmcompress.runtime.loading import Scored, open_model, to_score
 from mmcompress.search.budget import Budget
-from mmcompress.search.planning import check, search
+from mmcompress.search.planning import check, compress_within
 from mmcompress.system.locations import project_path
 
 Pairs = Sequence[tuple[Any, str | Sequence[str]]]
@@ -140,8 +140,7 @@ def compress(
     small = copy.deepcopy(backbone)
     check(made, limit, small)
     batches = [] if data is None else list(_data(data, "train", small).calibration_dataloader())
-    plan, _ = search(made, limit, small, batches)
-    return made.apply(small, batches, plan)
+    return compress_within(made, limit, small, batches)[0]
 
 
 def evaluate(

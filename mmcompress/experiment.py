@@ -29,7 +29,7 @@ from mmcompress.rehearsal import rehearse
 from mmcompress.runtime.deployment import measure_deployed
 from mmcompress.runtime.latency import measure_latency
 from mmcompress.runtime.loading import artifact_to_score, check_runtime
-from mmcompress.search.planning import check, search
+from mmcompress.search.planning import check, compress_within
 from mmcompress.system.distributed import on_first
 from mmcompress.system.imports import collector_paused
 from mmcompress.system.memory import dense_copy
@@ -116,12 +116,12 @@ def run(cfg: DictConfig | Sequence[str]) -> RunRecord:
         with session.stage("calibrate_s"):
             if session.calibrated is None:
                 batches = list(data.calibration_dataloader())
-                plan, report = search(recipe, budget, backbone, batches)
-                compressed = recipe.apply(backbone, batches, plan)
+                finish = reconstruction and partial(reconstruction, dense=teacher, batches=batches)
+                compressed, report = compress_within(
+                    recipe, budget, backbone, batches, finish=finish or None
+                )
                 compressed.log_coverage()
-                if reconstruction:
-                    reconstruction(compressed, teacher, batches)
-                del batches
+                del batches, finish
             else:
                 report = session.calibrated["budget"]
                 compressed = recipe.restore(backbone, session.calibrated["plan"])

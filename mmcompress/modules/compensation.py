@@ -63,7 +63,7 @@ def _add_output(
 
 def _width(block: nn.Module) -> int:
     """Features of a token, in and out."""
-    _, attention = attention_of(block)
+    name, attention = attention_of(block)
     parts = attention_parts(attention)
-    assert parts is not None
+    assert parts is not None, name
     return attention.get_submodule(parts.q).in_features  # type: ignore[return-value]

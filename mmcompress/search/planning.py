@@ -14,7 +14,7 @@ divergence of the similarity matrix (the two terms of `objective=distill`).
 import copy
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,11 @@ from mmcompress.system.progress import progress
 log = logging.getLogger(__name__)
 
 TRIALS = 10
+
+FINISHED = 4
+"""Times that a model is made and finished, before its budget is given up."""
+
+Finish = Callable[[Compressed], object]
 
 UNUSED = 200
 """A plan that leaves less than this fraction of the limit unused is taken as it is."""
@@ -70,12 +75,50 @@ def search(
     """
     if not budget.is_set:
         return None, None
+    return _started(recipe, budget, backbone, batches).run()
+
+
+def compress_within(
+    recipe: Recipe,
+    budget: Budget,
+    backbone: Backbone,
+    batches: Sequence[dict[str, Tensor]],
+    *,
+    finish: Finish | None = None,
+) -> tuple[Compressed, dict[str, Any] | None]:
+    """What the recipe makes of the backbone, within the budget; and the report of `search`.
+
+    What finishes a model, such as reconstruction, may change how many bytes its weights take. Where
+    it then is over the limit, the search leaves as many bytes unused as that has cost, and the
+    model is made and finished again.
+
+    Args:
+        recipe, budget, batches: as for `search`.
+        backbone: dense. It is edited in place, unless there is a budget to be kept to and something
+            to finish: then it is left as it is.
+        finish: changes what the recipe has made, in place.
+    Raises:
+        ValueError: see `search` and `Recipe.apply`; or the finished model is over the limit however
+            much is left for it.
+    """
+    if finish is None or not budget.is_set:
+        plan, report = search(recipe, budget, backbone, batches)
+        compressed = recipe.apply(backbone, batches, plan)
+        if finish is not None:
+            finish(compressed)
+        return compressed, report
+    return _started(recipe, budget, backbone, batches).finished(finish)
+
+
+def _started(
+    recipe: Recipe, budget: Budget, backbone: Backbone, batches: Sequence[dict[str, Tensor]]
+) -> "Search":
     if not batches:
         raise ValueError(
             "compression needs calibration data for budget and there are none: give a train split "
             "that can be read, or set budget.ratio and budget.bytes to null"
         )
-    return Search(recipe, budget, backbone, batches).run()
+    return Search(recipe, budget, backbone, batches)
 
 
 class Search:
@@ -98,19 +141,45 @@ class Search:
         self.dense = DenseSize.of(backbone.model)
         self.statistics: dict[str, Statistic] = {}
         """Of the dense model, which every choice begins with: collected once."""
+        self.stored: dict[tuple[int, ...], int] = {}
+        """Bytes of every plan that has been tried, by the choice of each group."""
 
     def run(self) -> tuple[Plan, dict[str, Any]]:
         plans = self._measure()
-        self.groups = broadcast(self.groups)
-        chosen = self._fit(plans)
+        chosen = self._fit(plans, self.limit)
+        return self._merge(plans, chosen), self._report(chosen)
+
+    def finished(self, finish: Finish) -> tuple[Compressed, dict[str, Any]]:
+        """See `compress_within`."""
+        plans, reserve = self._measure(), 0
+        for _ in range(FINISHED):
+            chosen = self._fit(plans, self.limit - reserve)
+            made = self._made(self._merge(plans, chosen))
+            finish(made)
+            size = stored_size(self._copy(made))
+            if size <= self.limit:
+                return made, self._report(chosen)
+            # It grows anew each time: what is over says that it is more than was left for it.
+            growth = size - self.stored[tuple(chosen)]
+            reserve = growth + growth // 10
+            log.info(
+                "budget: %d bytes over after reconstruction, which added %d",
+                size - self.limit,
+                growth,
+            )
+        raise ValueError(
+            f"budget: {FINISHED} models were over {self.limit} bytes once they were reconstructed, "
+            f"the last by {size - self.limit}: lower the ratio a little, or set reconstruction=none"
+        )
+
+    def _report(self, chosen: Sequence[int]) -> dict[str, Any]:
         for group, index in zip(self.groups, chosen, strict=True):
             group.chosen = index
-        report = {
+        return {
             "limit": self.limit,
             "choices": [label(choice) for choice in self.choices],
             "groups": [asdict(group) for group in self.groups],
         }
-        return self._merge(plans, chosen), report
 
     def _measure(self) -> list[Plan]:
         """The plan of every choice; bytes and losses go into the groups."""
@@ -126,7 +195,8 @@ class Search:
                     stored_bytes(made.backbone, group, encodings, self.recipe.dense_dtype)
                 )
                 with swapped(probe, made.backbone, group):
-                    group.losses.append(proxy.loss(probe, group.modality))
+                    group.losses.append(proxy.loss(probe, group.modality, group.name))
+        self.groups = broadcast(self.groups)
         return plans
 
     def _apply(self, choice: Choice) -> Compressed:
@@ -141,20 +211,20 @@ class Search:
             nothing: Plan = {name: {} for name in varied.steps}
             return varied.restore(copy.deepcopy(self.backbone), nothing, dense=self.dense)
 
-    def _fit(self, plans: Sequence[Plan]) -> list[int]:
+    def _fit(self, plans: Sequence[Plan], limit: int) -> list[int]:
         """Solve, store on trial, move the goal by what the prediction missed, and again."""
-        limit = self.limit
         goal = limit - bytes_outside(self.backbone, self.groups, self.recipe.dense_dtype)
-        excesses: dict[tuple[int, ...], int] = {}
+        tried: set[tuple[int, ...]] = set()
         fitting: list[int] | None = None
         for trial in range(TRIALS):
             chosen = solve(self.groups, goal, limit)
             key = tuple(chosen)
-            if key in excesses and fitting:
+            if key in tried and fitting:
                 break
-            if key not in excesses:
-                excesses[key] = self._trial(self._merge(plans, chosen)) - limit
-            excess = excesses[key]
+            tried.add(key)
+            if key not in self.stored:
+                self.stored[key] = self._trial(self._merge(plans, chosen))
+            excess = self.stored[key] - limit
             if excess <= 0 and (fitting is None or self._lost(chosen) < self._lost(fitting)):
                 fitting = chosen
             if -limit // UNUSED <= excess <= 0:
@@ -163,7 +233,7 @@ class Search:
             goal -= excess + trial * limit // 5000
         if fitting is None:
             raise ValueError(
-                f"budget: {len(excesses)} plans came out over {limit} bytes, the last by "
+                f"budget: {len(tried)} plans came out over {limit} bytes, the last by "
                 f"{excess}: lower the ratio a little, or name other choices"
             )
         return fitting
@@ -173,16 +243,30 @@ class Search:
 
     def _trial(self, plan: Plan) -> int:
         """Bytes of both files when the plan is carried out and stored as it is."""
+        return stored_size(self._made(plan))
+
+    def _made(self, plan: Plan) -> Compressed:
         backbone = copy.deepcopy(self.backbone)
-        made = self.recipe.apply(
+        return self.recipe.apply(
             backbone, self.batches, plan, dense=self.dense, statistics=self.statistics
         )
-        with tempfile.TemporaryDirectory() as folder:
-            run = {"config_hash": "0" * 64, "recipe": "trial"}
-            return broadcast(made.save(Path(folder) / "artifact", run=run).bytes)
+
+    def _copy(self, made: Compressed) -> Compressed:
+        """The same once more, to be baked; what made it has parametrized classes of its own."""
+        backbone = copy.deepcopy(self.backbone)
+        copied = self.recipe.restore(backbone, made.plan, dense=self.dense)
+        backbone.load_state_dict(made.backbone.state_dict())
+        return copied
 
     def _merge(self, plans: Sequence[Plan], chosen: Sequence[int]) -> Plan:
         return merge(plans, self.choices, self.groups, chosen, self.recipe)
+
+
+def stored_size(compressed: Compressed) -> int:
+    """Bytes of both files of a model when it is stored, which bakes it."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = {"config_hash": "0" * 64, "recipe": "trial"}
+        return broadcast(compressed.save(Path(folder) / "artifact", run=run).bytes)
 
 
 def merge(

@@ -1,6 +1,8 @@
 """What a compressed part does to the embeddings of the whole model."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -9,6 +11,7 @@ from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.capabilities import Encoder, encoder
 from mmcompress.functional.distillation import affinity_loss, feature_loss
 from mmcompress.functional.finite import check_rows
+from mmcompress.search.replay import Replay
 
 
 class ProxyLoss:
@@ -22,35 +25,50 @@ class ProxyLoss:
 
     def __init__(self, dense: Backbone, batches: Sequence[dict[str, Tensor]], pairs: int) -> None:
         self.batches, self.pairs = batches, pairs
-        self.dense = {m: self._embed(dense, m) for m in dense.modalities}
+        self.replays = {m: Replay() for m in dense.modalities}
+        self.dense = {
+            m: self._embed(dense, m, partial(replay.recording, dense))
+            for m, replay in self.replays.items()
+        }
         self.scale = _encoder(dense).logit_scale.detach()
 
-    def loss(self, backbone: Backbone, modality: str) -> float:
+    def loss(self, backbone: Backbone, modality: str, changed: str = "") -> float:
         """Squared distance of the embeddings plus divergence of the similarities.
 
         Args:
             backbone: with some weights changed.
             modality: the tower they lie in; `shared` for both.
+            changed: path of the module or parameter that all of them lie in, so that blocks before
+                it are not run again; empty for the whole model.
         """
-        changed = {
-            m: self._embed(backbone, m) if modality in (m, "shared") else self.dense[m]
+        embeddings = {
+            m: self._embed(backbone, m, partial(self.replays[m].skipping, backbone, changed))
+            if modality in (m, "shared")
+            else self.dense[m]
             for m in self.dense
         }
         # With a single tower the similarities are those among its own embeddings.
-        (first, *_), (*_, last) = changed.values(), changed.values()
+        (first, *_), (*_, last) = embeddings.values(), embeddings.values()
         (dense_first, *_), (*_, dense_last) = self.dense.values(), self.dense.values()
         ours, theirs = (first, last), (dense_first, dense_last)
         loss = feature_loss(ours, theirs) + affinity_loss(ours, theirs, self.scale, self.scale)
         return float(loss)
 
     @torch.no_grad()
-    def _embed(self, backbone: Backbone, modality: str) -> Tensor:
+    def _embed(
+        self,
+        backbone: Backbone,
+        modality: str,
+        within: Callable[[int], AbstractContextManager[object]] = nullcontext,
+    ) -> Tensor:
+        """(pairs, D); each batch, by its number, is run in the context `within`."""
         training = backbone.training
         backbone.eval()
         # Texts of different batches are padded to different lengths.
         parts, left = [], self.pairs
-        for batch in self.batches:
-            parts.append(_encoder(backbone).encode(modality, batch[modality][:left]))
+        for index, batch in enumerate(self.batches):
+            with within(index):
+                parts.append(_encoder(backbone).encode(modality, batch[modality][:left]))
             left -= len(parts[-1])
             if left <= 0:
                 break

@@ -18,6 +18,7 @@ from mmcompress.compression.compressed import Compressed
 from mmcompress.compression.lowrank.svd import LowRank
 from mmcompress.compression.pruning.magnitude import Magnitude
 from mmcompress.compression.pruning.upop import UPop
+from mmcompress.compression.quantization.entropy import Entropy
 from mmcompress.compression.quantization.gptq import GPTQ
 from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.recipe import Recipe
@@ -26,7 +27,7 @@ from mmcompress.data.base import PairData
 from mmcompress.search.budget import Budget
 from mmcompress.search.groups import Group, find_groups, swapped
 from mmcompress.search.knapsack import solve
-from mmcompress.search.planning import Search, search
+from mmcompress.search.planning import Search, compress_within, search, stored_size
 from mmcompress.search.proxy_loss import ProxyLoss
 
 
@@ -187,7 +188,7 @@ def fitted(
     trials = iter(stored)
     monkeypatch.setattr(running, "_trial", lambda plan: next(trials))
     monkeypatch.setattr("mmcompress.search.planning.bytes_outside", lambda *_: 0)
-    chosen = running._fit([{"int": {}}] * len(sizes))
+    chosen = running._fit([{"int": {}}] * len(sizes), running.limit)
     assert next(trials, None) is None, "no plan is stored twice, and none is left out"
     return chosen
 
@@ -207,6 +208,75 @@ def test_one_plan_that_is_too_large_does_not_end_the_search_for_a_fuller_one(
     stored = [80, 105, 99]
     chosen = fitted(tiny_backbone, tiny_data, monkeypatch, sizes=[119, 110, 95], stored=stored)
     assert chosen == [1]
+
+
+def finer(compressed: Compressed) -> None:
+    """Steps a little smaller, so that codes carry more information, as training may leave them."""
+    with torch.no_grad():
+        for one in compressed.applied["entropy"].values():
+            one.parametrization.log_step -= 0.05
+
+
+def test_what_is_finished_after_the_search_keeps_to_the_budget(
+    tiny_backbone: HFClip, tiny_data: PairData, tmp_path: Path
+) -> None:
+    recipe, budget = Recipe({"entropy": Entropy(step=1.0)}), Budget(ratio=8, pairs=16)
+    given, limit = batches(tiny_data), budget.limit(tiny_backbone)
+
+    plan, _ = search(recipe, budget, tiny_backbone, given)
+    alone = recipe.apply(copy.deepcopy(tiny_backbone), given, plan)
+    finer(alone)
+    assert stored_size(alone) > limit, "else there is nothing to mend"
+
+    before = copy.deepcopy(tiny_backbone.state_dict())
+    made, report = compress_within(recipe, budget, tiny_backbone, given, finish=finer)
+    assert report is not None
+    assert report["limit"] == limit
+    for key, tensor in tiny_backbone.state_dict().items():
+        assert torch.equal(tensor, before[key]), key
+    run = {"config_hash": "0" * 64, "recipe": "trial"}
+    assert 0.95 * limit < made.save(tmp_path / "a", run=run).bytes <= limit
+    choices = {group["name"]: group["chosen"] for group in report["groups"]}
+    decided = {k: d for k, d in made.plan["entropy"].items() if LEFT_DENSE not in d}
+    for name, chosen in choices.items():
+        steps = [d["step"] for key, d in decided.items() if key.startswith(name)]
+        assert all(f"step={step}" in report["choices"][chosen] for step in steps)
+
+
+def test_a_model_that_is_finished_within_the_budget_is_made_once(
+    tiny_backbone: HFClip, tiny_data: PairData
+) -> None:
+    seen: list[Compressed] = []
+    recipe, budget, given = Recipe({"int": Integer(bits=8)}), Budget(ratio=3), batches(tiny_data)
+    made, report = compress_within(recipe, budget, tiny_backbone, given, finish=seen.append)
+    assert seen == [made]
+    plan, expected = search(recipe, budget, tiny_backbone, given)
+    assert report == expected
+    assert made.plan == recipe.apply(tiny_backbone, given, plan).plan
+
+
+def test_a_model_that_grows_whatever_is_left_for_it_says_so(
+    tiny_backbone: HFClip, tiny_data: PairData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time it takes twice what was left for it."""
+    recipe, budget, given = Recipe({"int": Integer(bits=8)}), Budget(ratio=3), batches(tiny_data)
+    left: list[int] = []
+
+    def fit(running: Search, plans: Any, limit: int) -> list[int]:
+        left.append(limit)
+        running.stored[chosen] = limit
+        return list(chosen)
+
+    chosen = (1,) * len(find_groups(recipe, tiny_backbone))
+    monkeypatch.setattr(Search, "_fit", fit)
+    monkeypatch.setattr(
+        "mmcompress.search.planning.stored_size",
+        lambda _: left[-1] + 2 * (left[0] - left[-1]) + 100,
+    )
+    with pytest.raises(ValueError, match=r"4 models were over .* lower the ratio a little, or set"):
+        compress_within(recipe, budget, tiny_backbone, given, finish=lambda made: None)
+    assert left == sorted(left, reverse=True)
+    assert len(set(left)) == len(left) == 4
 
 
 def test_the_dense_model_is_calibrated_once(
