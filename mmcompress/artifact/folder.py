@@ -19,6 +19,7 @@ from mmcompress.backbones.base import Backbone
 from mmcompress.format.errors import ArtifactError
 from mmcompress.format.manifest import MANIFEST_FILE, Manifest, artifact_folder, files_of
 from mmcompress.format.writer import MOST_BYTES
+from mmcompress.system.imports import collector_paused
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,9 @@ class Artifact:
         Raises:
             ArtifactError: anything about the folder is wrong.
         """
-        manifest = read_manifest(Path(folder), skeleton)
-        backbone = read_backbone(Path(folder), manifest, skeleton)
+        with collector_paused():
+            manifest = read_manifest(Path(folder), skeleton)
+            backbone = read_backbone(Path(folder), manifest, skeleton)
         return cls(Path(folder), manifest, backbone)
 
     @classmethod

@@ -13,7 +13,9 @@ ADAPTERS = {
     "hf": "mmcompress.backbones.hf.two_towers:HF",
     "hf_clip": "mmcompress.backbones.hf.clip:HFClip",
     "hf_generative": "mmcompress.backbones.hf.generative:HFGenerative",
+    "hf_speech": "mmcompress.backbones.hf.speech:HFSpeech",
     "hf_text": "mmcompress.backbones.hf.sentence:HFText",
+    "hf_vlm": "mmcompress.backbones.hf.vlm:HFVlm",
     "mlp": "mmcompress.backbones.mlp:MLP",
     "open_clip": "mmcompress.backbones.open_clip.backbone:OpenClip",
 }

@@ -13,7 +13,7 @@ from mmcompress.backbones.examples import Example
 from mmcompress.backbones.passes import Batch, Pass
 from mmcompress.format.parts import usual_part
 from mmcompress.functional.finite import check_weights
-from mmcompress.modules.anatomy import attention_of, find_stacks, heads_of, mlp_of
+from mmcompress.modules.anatomy import attentions_of, find_stacks, heads_of, mlp_of
 
 WEIGHTS = ("linear", "embedding", "conv", "grouped_conv", "matrix")
 """Granularities of weights."""
@@ -271,9 +271,10 @@ class Backbone(nn.Module, ABC):
             places: list[tuple[str, nn.Module, str]] = [(path, stack, "stack")]
             for index, block in enumerate(stack):
                 places.append((f"{path}.{index}", block, "block"))
-                for inner, unit in [(attention_of, "attention"), (mlp_of, "mlp")]:
-                    name, module = inner(block)
-                    places.append((f"{path}.{index}.{name}", module, unit))
+                for name, module in attentions_of(block):
+                    places.append((f"{path}.{index}.{name}", module, "attention"))
+                name, module = mlp_of(block)
+                places.append((f"{path}.{index}.{name}", module, "mlp"))
             for place, module, unit in places:
                 part = self.part_of(f"{place}.")
                 target = Target(place, "", modality, unit, unit, heads_of(module), part)
@@ -307,8 +308,10 @@ class Backbone(nn.Module, ABC):
 
 def granularity_of(module: nn.Module) -> str:
     """Of the weights that a module owns; `matrix` when it is none of the known layers."""
-    if isinstance(module, nn.Conv2d):
+    if isinstance(module, nn.Conv1d | nn.Conv2d):
         return "conv" if module.groups == 1 else "grouped_conv"
+    if isinstance(module, nn.Embedding) and type(module).forward is not nn.Embedding.forward:
+        return "matrix"  # looked up by something else than the ids that it gets, as positions are
     kinds = {nn.Linear: "linear", nn.Embedding: "embedding"}
     return next((g for kind, g in kinds.items() if isinstance(module, kind)), "matrix")
 

@@ -130,7 +130,7 @@ def input_statistic(module: nn.Module, x: Tensor, valid: Tensor | None) -> Input
         ids = x[valid] if valid is not None and valid.shape == x.shape else x
         counts = torch.bincount(ids.flatten(), minlength=module.num_embeddings).float()
         return InputStatistic(counts, counts.clone(), counts.clamp(max=1), ids.numel())
-    if isinstance(module, nn.Conv2d):
+    if isinstance(module, nn.Conv1d | nn.Conv2d):
         x = _patches(module, x)
     if valid is not None:
         x = x[matching(valid, x.shape[:-1])]
@@ -159,17 +159,24 @@ def matching(valid: Tensor, shape: Sequence[int]) -> Tensor:
     return valid if valid.shape == torch.Size(shape) else valid.new_ones(tuple(shape))
 
 
-def _patches(module: nn.Conv2d, x: Tensor) -> Tensor:
-    """What each output position of a convolution reads: (B, L, C · kh · kw)."""
+def _patches(module: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
+    """What each output position of a convolution reads: (B, L, C · kernel)."""
     if module.groups != 1 or module.padding == "same" or module.padding_mode != "zeros":
         raise ValueError(
             f"statistics of {module} are not supported: groups, padding='same' or a "
             "padding_mode; leave it out with a selector (role, granularity)"
         )
+    padding = 0 if isinstance(module.padding, str) else module.padding  # "valid" is 0
+    if isinstance(module, nn.Conv1d):  # a picture one pixel high
+        kernel, dilation, stride = (
+            (1, *size) for size in (module.kernel_size, module.dilation, module.stride)
+        )
+        beside = (0, padding if isinstance(padding, int) else padding[0])
+        return F.unfold(x.unsqueeze(2), kernel, dilation=dilation, padding=beside, stride=stride).mT
     return F.unfold(
         x,
         kernel_size=module.kernel_size,
         dilation=module.dilation,
-        padding=0 if isinstance(module.padding, str) else module.padding,  # "valid" is 0
+        padding=padding,
         stride=module.stride,
     ).mT

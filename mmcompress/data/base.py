@@ -258,7 +258,7 @@ class PairData(ABC):
 
     def _example(self, item: Item, captions: Captions) -> Example:
         texts = _as_list(item.get("text", []))
-        if captions == "random" and texts:
+        if captions == "random" and texts and "prompt" not in item:  # of answers the first counts
             texts = [_drawn(texts)]
         sound = None
         if "audio" in item and "audio" in self.backbone.modalities:

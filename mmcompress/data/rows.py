@@ -160,6 +160,22 @@ def _swallows(cell: str, delimiter: str, columns: int, path_at: int) -> bool:
 
 def _json_rows(file: Path, columns: tuple[str, str]) -> Iterator[tuple[str, Any, Any]]:
     """Place, path and caption of each line that is not blank."""
+    for where, row in json_objects(file):
+        missing = [column for column in columns if column not in row]
+        if missing:
+            raise ValueError(
+                f"{where}, has no {' and no '.join(missing)}; its keys are {', '.join(row)}: "
+                "set data.path_column and data.caption_column"
+            )
+        yield where, row[columns[0]], row[columns[1]]
+
+
+def json_objects(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Place and object of each line of JSON that is not blank.
+
+    Raises:
+        ValueError: a line is no JSON object; names it.
+    """
     with open_text(file) as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
@@ -173,13 +189,7 @@ def _json_rows(file: Path, columns: tuple[str, str]) -> Iterator[tuple[str, Any,
                 ) from error
             if not isinstance(row, dict):
                 raise ValueError(f"{where}, is no JSON object")
-            missing = [column for column in columns if column not in row]
-            if missing:
-                raise ValueError(
-                    f"{where}, has no {' and no '.join(missing)}; its keys are {', '.join(row)}: "
-                    "set data.path_column and data.caption_column"
-                )
-            yield where, row[columns[0]], row[columns[1]]
+            yield where, row
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from mmcompress.artifact.dense import dense_checksum
 from mmcompress.backbones.base import Backbone
 from mmcompress.data.base import PairData
+from mmcompress.data.examples import EXAMPLES
 from mmcompress.evaluation.base import Comparison, Evaluator, check_split
 from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.functional.score import Score
@@ -98,6 +99,9 @@ def content_key(
     _add(digest, reference and dense_checksum(reference.model))
     for batch in data.eval_dataloader(split):
         _add(digest, *(batch[modality] for modality in sorted(batch)))
+    if data.backbone.reads_examples:
+        for batch in data.example_dataloader(split):
+            _add(digest, *(example.answers for example in batch[EXAMPLES]))
     for name, labeled in data.classifications(split).items():
         _add(digest, name, list(labeled.class_names), list(labeled.templates), labeled.names)
         for batch in data.loader(labeled.dataset):

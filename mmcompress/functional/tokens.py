@@ -37,3 +37,31 @@ def perplexity(losses: Tensor, tokens: Tensor) -> float:
         2.0
     """
     return torch.exp(losses.double().sum() / tokens.sum()).item()
+
+
+def token_agreement(ours: Tensor, theirs: Tensor, valid: Tensor) -> tuple[Tensor, ...]:
+    """How far two models agree on each text, summed over its tokens.
+
+    Args:
+        ours, theirs: logits (B, L, V); the second ones are those to agree with.
+        valid: (B, L) bool, which tokens count.
+    Returns:
+        (B,) each: tokens at which both find the same one most probable; KL(theirs ‖ ours) in nats;
+        tokens before the first at which they differ; tokens.
+
+    Example:
+        >>> ours, theirs = torch.eye(3)[None], torch.eye(3)[None, [0, 2, 2]]
+        >>> same, _, before, tokens = token_agreement(ours, theirs, torch.ones(1, 3).bool())
+        >>> same.item(), before.item(), tokens.item()
+        (2, 1, 3)
+    """
+    same = torch.eq(ours.argmax(dim=-1), theirs.argmax(dim=-1))  # B L
+    expected, given = theirs.float().log_softmax(-1), ours.float().log_softmax(-1)
+    divergence = F.kl_div(given, expected, reduction="none", log_target=True).sum(dim=-1)
+    agreed_so_far = (same | ~valid).cumprod(dim=1).bool() & valid
+    return (
+        (same & valid).sum(dim=1),
+        divergence.masked_fill(~valid, 0.0).sum(dim=1),
+        agreed_so_far.sum(dim=1),
+        valid.sum(dim=1),
+    )

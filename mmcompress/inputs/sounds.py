@@ -88,3 +88,30 @@ def as_sound(value: Any) -> Sound:
             "(n,) and a whole number of samples per second"
         )
     return samples, rate
+
+
+def split_at_quiet(samples: np.ndarray, rate: int, seconds: float) -> list[np.ndarray]:
+    """Parts of a sound of at most `seconds` each, in order and without a gap.
+
+    Each except the last ends at the quietest tenth of a second in the last third of what it may
+    last, so that few words are cut in two.
+
+    Args:
+        samples: (n,), n ≥ 1.
+        rate: samples per second.
+        seconds: of a part, at most.
+
+    Example:
+        >>> [len(part) for part in split_at_quiet(np.ones(25), 10, 1.0)]
+        [7, 7, 7, 4]
+    """
+    most, tenth = max(round(seconds * rate), 1), max(rate // 10, 1)
+    parts = []
+    while len(samples) > most:
+        first = most - most // 3
+        frames = samples[first : first + (most - first) // tenth * tenth].reshape(-1, tenth)
+        loudness = np.square(frames, dtype=np.float64).sum(axis=1)
+        end = first + int(loudness.argmin()) * tenth if len(frames) else most
+        parts.append(samples[:end])
+        samples = samples[end:]
+    return [*parts, samples]

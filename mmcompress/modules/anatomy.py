@@ -5,7 +5,7 @@ more row in a table here.
 """
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeGuard
 
@@ -145,13 +145,25 @@ def mlp_parts(module: nn.Module) -> MlpParts | None:
     return next((p for p in MLPS if all(_has(module, n) for n in (*p.inner, p.down))), None)
 
 
-def attention_of(block: nn.Module) -> tuple[str, nn.Module]:
-    """Path and module of the only attention in a block.
+def attentions_of(block: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Path and module of each attention in a block: its own, and one to another tower's tokens.
 
     Raises:
-        ValueError: there is none, or more than one.
+        ValueError: there is none.
     """
-    return _only(block, attention_parts, "attention")
+    found = [(path, module) for path, module in block.named_modules() if attention_parts(module)]
+    if not found:
+        raise ValueError(f"{type(block).__name__} holds no attention")
+    return found
+
+
+def attention_of(block: nn.Module) -> tuple[str, nn.Module]:
+    """Path and module of a block's own attention, the first that it holds.
+
+    Raises:
+        ValueError: there is none.
+    """
+    return attentions_of(block)[0]
 
 
 def mlp_of(block: nn.Module) -> tuple[str, nn.Module]:
@@ -160,7 +172,10 @@ def mlp_of(block: nn.Module) -> tuple[str, nn.Module]:
     Raises:
         ValueError: there is none, or more than one.
     """
-    return _only(block, mlp_parts, "MLP")
+    found = [(path, module) for path, module in block.named_modules() if mlp_parts(module)]
+    if len(found) != 1:
+        raise ValueError(f"{type(block).__name__} holds {len(found)} MLP modules, expected one")
+    return found[0]
 
 
 def find_stacks(model: nn.Module) -> Iterator[tuple[str, Stack]]:
@@ -177,7 +192,7 @@ def is_stack(module: nn.Module) -> TypeGuard[Stack]:
 
 def _is_block(module: nn.Module) -> bool:
     inner = list(module.modules())
-    return sum(map(_is_attention, inner)) == 1 and sum(map(_is_mlp, inner)) == 1
+    return any(map(_is_attention, inner)) and sum(map(_is_mlp, inner)) == 1
 
 
 def _is_attention(module: nn.Module) -> bool:
@@ -186,15 +201,6 @@ def _is_attention(module: nn.Module) -> bool:
 
 def _is_mlp(module: nn.Module) -> bool:
     return mlp_parts(module) is not None
-
-
-def _only(
-    block: nn.Module, parts: Callable[[nn.Module], object | None], kind: str
-) -> tuple[str, nn.Module]:
-    found = [(path, module) for path, module in block.named_modules() if parts(module)]
-    if len(found) != 1:
-        raise ValueError(f"{type(block).__name__} holds {len(found)} {kind} modules, expected one")
-    return found[0]
 
 
 def _has_attention(module: nn.Module, parts: AttentionParts) -> bool:

@@ -63,7 +63,7 @@ def _add_output(
 
 def _width(block: nn.Module) -> int:
     """Features of a token, in and out."""
-    name, attention = attention_of(block)
+    _, attention = attention_of(block)
     parts = attention_parts(attention)
-    assert parts is not None, name
+    assert parts is not None
     return attention.get_submodule(parts.q).in_features  # type: ignore[return-value]

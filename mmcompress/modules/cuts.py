@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from mmcompress.modules.anatomy import (
     Stack,
-    attention_of,
     attention_parts,
+    attentions_of,
     heads_of,
     is_rotary,
     is_stack,
@@ -250,7 +250,8 @@ def check_stack(path: str, stack: Stack) -> list[str]:
         ValueError: one block stands in several places, or the model tells them apart by their
             place.
     """
-    windows = {getattr(attention_of(block)[1], "sliding_window", None) for block in stack}
+    attentions = [attention for block in stack for _, attention in attentions_of(block)]
+    windows = {getattr(attention, "sliding_window", None) for attention in attentions}
     if len(windows) > 1:
         raise ValueError(
             f"blocks of {path} see different windows and the model knows them by their place, so "

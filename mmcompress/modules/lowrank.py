@@ -81,15 +81,15 @@ class LowRankEmbedding(nn.Module):
         return self.v(self.u(ids))
 
 
-class LowRankConv2d(nn.Module):
-    """A convolution to `rank` channels, then a 1x1 convolution to all of them.
+class LowRankConv(nn.Module):
+    """A convolution to `rank` channels, then one with a kernel of 1 to all of them.
 
     Args:
         layer: what it replaces, one group.
         rank: inner size.
     """
 
-    def __init__(self, layer: nn.Conv2d, rank: int) -> None:
+    def __init__(self, layer: nn.Conv1d | nn.Conv2d, rank: int) -> None:
         super().__init__()
         if layer.groups != 1:
             raise ValueError(f"low rank of a grouped convolution ({layer}) is not supported")
@@ -99,20 +99,21 @@ class LowRankConv2d(nn.Module):
             key: getattr(layer, key)
             for key in ("kernel_size", "stride", "padding", "dilation", "padding_mode")
         }
-        self.v = nn.Conv2d(layer.in_channels, rank, bias=False, **geometry, **like)
-        self.u = nn.Conv2d(rank, layer.out_channels, 1, bias=layer.bias is not None, **like)
+        kind = nn.Conv1d if isinstance(layer, nn.Conv1d) else nn.Conv2d
+        self.v = kind(layer.in_channels, rank, bias=False, **geometry, **like)
+        self.u = kind(rank, layer.out_channels, 1, bias=layer.bias is not None, **like)
         _copy_bias(layer, self.u)
 
     @torch.no_grad()
     def set_factors(self, u: Tensor, vt: Tensor) -> None:
-        """Take over U (out, rank) and Vᵀ (rank, in · height · width)."""
-        self.u.weight.copy_(u[:, :, None, None])
+        """Take over U (out, rank) and Vᵀ (rank, in · kernel)."""
+        self.u.weight.copy_(u.reshape(self.u.weight.shape))
         self.v.weight.copy_(vt.reshape(self.v.weight.shape))
 
     @property
     def weight(self) -> Tensor:
-        """The product (out, in, height, width)."""
-        return torch.einsum("or,rihw->oihw", self.u.weight[:, :, 0, 0], self.v.weight)
+        """The product, with the shape of the weight that it stands for."""
+        return torch.einsum("or,ri...->oi...", self.u.weight.flatten(1), self.v.weight)
 
     @property
     def bias(self) -> Tensor | None:
@@ -122,14 +123,14 @@ class LowRankConv2d(nn.Module):
         return self.u(self.v(x))
 
 
-def factorize(layer: nn.Module, rank: int) -> LowRankLinear | LowRankEmbedding | LowRankConv2d:
+def factorize(layer: nn.Module, rank: int) -> LowRankLinear | LowRankEmbedding | LowRankConv:
     """The low-rank counterpart of a layer, factors not yet set."""
     if isinstance(layer, nn.Linear):
         return LowRankLinear(layer, rank)
     if isinstance(layer, nn.Embedding):
         return LowRankEmbedding(layer, rank)
-    assert isinstance(layer, nn.Conv2d), layer
-    return LowRankConv2d(layer, rank)
+    assert isinstance(layer, nn.Conv1d | nn.Conv2d), layer
+    return LowRankConv(layer, rank)
 
 
 def joint_qkv(attention: nn.Module, *, rank: int) -> nn.Module:
@@ -150,11 +151,13 @@ def joint_qkv(attention: nn.Module, *, rank: int) -> nn.Module:
     return attention
 
 
-def _like(layer: nn.Linear | nn.Embedding | nn.Conv2d) -> dict[str, Any]:
+def _like(layer: nn.Linear | nn.Embedding | nn.Conv1d | nn.Conv2d) -> dict[str, Any]:
     return {"dtype": layer.weight.dtype, "device": layer.weight.device}
 
 
-def _copy_bias(source: nn.Linear | nn.Conv2d, to: nn.Linear | nn.Conv2d) -> None:
+def _copy_bias(
+    source: nn.Linear | nn.Conv1d | nn.Conv2d, to: nn.Linear | nn.Conv1d | nn.Conv2d
+) -> None:
     if source.bias is not None and to.bias is not None:
         with torch.no_grad():
             to.bias.copy_(source.bias)

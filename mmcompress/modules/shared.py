@@ -6,7 +6,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from mmcompress.modules.anatomy import attention_of, attention_parts, heads_in
+from mmcompress.modules.anatomy import attention_parts, attentions_of, heads_in
 from mmcompress.modules.replace import replace_module
 
 Initial = Literal["mean", "first"]
@@ -171,8 +171,10 @@ def _share_linears(blocks: Sequence[nn.Module], transform: Transform, initial: I
 
 def _heads(block: nn.Module) -> dict[str, int]:
     """Path of q, k and v in a block → how many heads it has."""
-    path, attention = attention_of(block)
-    parts = attention_parts(attention)
-    assert parts is not None
-    names = (parts.q, parts.k, parts.v)
-    return {f"{path}.{name}": heads_in(attention, name) for name in names}
+    found = {}
+    for path, attention in attentions_of(block):
+        parts = attention_parts(attention)
+        assert parts is not None
+        for name in (parts.q, parts.k, parts.v):
+            found[f"{path}.{name}"] = heads_in(attention, name)
+    return found

@@ -12,18 +12,32 @@ PREFERRED = (
     "zeroshot/subgroup_acc@1",
     "zeroshot/skin_tone_acc@1",
     "accuracy/acc@1",
+    "transcription/wer",
+    "answers/exact_match",
+    "answers/vqa_accuracy",
     "captioning/perplexity",
+    "teacher_forced/cross_entropy",
 )
 """What a table is about when nobody says: the first of these that was measured. The others have a
 column each."""
 
-PERCENT_METRICS = ("r@", "recall", "acc@")
-LOWER_IS_BETTER = ("perplexity", "loss", "error")
+PERCENT_METRICS = (
+    *("r@", "recall", "acc@", "transcription/", "answers/"),
+    "agreement/tokens",
+)
+LOWER_IS_BETTER = ("perplexity", "loss", "error", "wer", "cer", "cross_entropy", "logit_kl")
 TITLES = {
     MAIN_METRIC: "mean R@1",
     "zeroshot/acc@1": "zero-shot",
     "zeroshot/subgroup_acc@1": "zero-shot subgroup",
     "zeroshot/skin_tone_acc@1": "zero-shot skin tone",
+    "transcription/wer": "WER",
+    "transcription/cer": "CER",
+    "transcription/utterance_acc": "utterance accuracy",
+    "answers/anls": "ANLS",
+    "answers/rouge_l": "ROUGE-L",
+    "answers/vqa_accuracy": "VQA accuracy",
+    "agreement/logit_kl": "logit KL",
 }
 
 

@@ -92,6 +92,35 @@ class Embedder(ABC, Generic[Rows]):
             NotFiniteError: some are NaN or infinite.
         """
 
+    def transcribe(
+        self, sounds: Sequence[Any], *, batch_size: int = 8, max_tokens: int = 224
+    ) -> list[str]:
+        """What is said in each sound, by a speech-to-text model.
+
+        Args:
+            sounds: N of them: paths, or pairs (samples, rate), as `embed_audio` takes them. One
+                that is longer than the model's window is cut where it is quietest.
+            batch_size: sounds in memory at a time.
+            max_tokens: of the text of one window.
+        Raises:
+            ValueError: there is none, one cannot be read, or the model writes no text.
+        """
+        self._check("audio", sounds, batch_size, method="transcribe")
+        texts: list[str] = []
+        starts = range(0, len(sounds), batch_size)
+        for start in progress(starts, "transcribe", least=SHOWN_FROM):
+            numbers = range(start, min(start + batch_size, len(sounds)))
+            batch = [self._read_one("audio", number, sounds[number]) for number in numbers]
+            texts += self._transcribed(batch, max_tokens)
+        return texts
+
+    def _transcribed(self, batch: list[Any], max_tokens: int) -> list[str]:
+        """The texts of a batch of what `_read` gave."""
+        raise ValueError(
+            "this model embeds and writes no text: load a speech-to-text model, with "
+            "runtime=dense or runtime=packed"
+        )
+
     @abstractmethod
     def _joined(self, parts: list[Rows]) -> Rows:
         """The embeddings of all batches."""
@@ -106,7 +135,9 @@ class Embedder(ABC, Generic[Rows]):
             parts.append(self._run(modality, batch))
         return self._joined(parts)
 
-    def _check(self, modality: str, inputs: Any, batch_size: int) -> None:
+    def _check(
+        self, modality: str, inputs: Any, batch_size: int, *, method: str | None = None
+    ) -> None:
         name = NAMES[modality]
         if modality not in self.modalities:
             raise ValueError(
@@ -115,7 +146,8 @@ class Embedder(ABC, Generic[Rows]):
             )
         if isinstance(inputs, str | Path | dict) or not hasattr(inputs, "__len__"):
             raise ValueError(
-                f"{METHODS[modality]} takes a list and got a {type(inputs).__name__}: put it in [ ]"
+                f"{method or METHODS[modality]} takes a list and got a {type(inputs).__name__}: "
+                "put it in [ ]"
             )
         if len(inputs) == 0:
             raise ValueError(f"there are no {name} to embed: give at least one")

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from mmcompress.backbones.base import Backbone
-from mmcompress.backbones.capabilities import encoder
-from mmcompress.backbones.examples import Waveform
+from mmcompress.backbones.capabilities import encoder, generator
+from mmcompress.backbones.examples import Example, Waveform
 from mmcompress.data.decode import resampled
 from mmcompress.data.pairs import as_picture, as_waveform
 from mmcompress.functional.finite import check_rows
@@ -56,6 +56,11 @@ class DenseModel(Embedder[Tensor]):
 
     def _joined(self, parts: list[Tensor]) -> Tensor:
         return torch.cat(parts).clone()  # an ordinary tensor, which may take part in training
+
+    def _transcribed(self, batch: list[Any], max_tokens: int) -> list[str]:
+        model = generator(self.backbone, "transcripts need", "load a speech-to-text model")
+        with torch.inference_mode():
+            return model.generate([Example(sound=wave) for wave in batch], max_tokens=max_tokens)
 
     def _prepared(self, modality: str, batch: list[Any]) -> Tensor:
         if modality == "image":

@@ -127,7 +127,7 @@ def first_pairs(data: PairData, split: str, size: int) -> dict[str, Tensor]:
 
 def _passes(backbone: Backbone, batch: Mapping[str, Tensor]) -> dict[str, Callable[[], None]]:
     device = next(backbone.parameters()).device
-    inputs = {modality: batch[modality].to(device) for modality in backbone.modalities}
+    inputs = {key: value.to(device) for key, value in batch.items() if torch.is_tensor(value)}
 
     def to_the_end(run: Callable[[], object]) -> None:
         run()

@@ -1,4 +1,4 @@
-"""How long the import of libraries takes."""
+"""How long the import of libraries takes, and the building of models."""
 
 import gc
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ def collector_paused() -> Iterator[None]:
 
     Importing torch, transformers and Lightning makes more than a million objects, and nearly all of
     them stay: the collector goes through them again and again, a fifth of the time, and finds
-    nothing. Also a decorator.
+    nothing. So it does while the modules of a model are built. Also a decorator.
     """
     was_enabled = gc.isenabled()
     gc.disable()

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.base import Backbone
-from mmcompress.backbones.capabilities import encoder
+from mmcompress.backbones.capabilities import Generator, encoder
 from mmcompress.compression.compressed import Compressed
 from mmcompress.compression.recipe import Recipe
 from mmcompress.compression.steps import CutsWhenBaked
@@ -225,7 +225,9 @@ class Contract:
 def outputs(backbone: Backbone, batch: Batch, *, grad: bool = False) -> list[Tensor]:
     """All that the model computes: embeddings, and what lies behind the towers."""
     with torch.set_grad_enabled(grad), parametrize.cached():
-        model = encoder(backbone, "the contract compares", "inherit from Encoder")
+        if isinstance(backbone, Generator) and backbone.reads_examples:
+            return [one.run(batch) for one in backbone.passes()]
+        model = encoder(backbone, "the contract compares", "inherit from Encoder or Generator")
         found = [model.encode(m, batch[m]) for m in model.modalities]
         return found + [one.run(batch) for one in model.passes() if one.repeats]
 

@@ -4,6 +4,7 @@ import copy
 import json
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,9 +12,12 @@ from torch import Tensor
 
 from mmcompress.backbones.adapters import ADAPTERS
 from mmcompress.backbones.base import Backbone
-from mmcompress.backbones.capabilities import Encoder
+from mmcompress.backbones.capabilities import Encoder, Generator
 from mmcompress.backbones.card import parts_of
+from mmcompress.backbones.passes import LABELS, TOKEN_KIND
+from mmcompress.functional.tokens import IGNORED, PADDING
 from mmcompress.testing.contract import Broken, Contract, Refused, promise
+from mmcompress.testing.zoo.family import examples_for
 
 RECIPES = ("gptq", "magnitude", "lowrank", "cluster")
 """Quantized, pruned, low-rank and shared."""
@@ -50,15 +54,18 @@ def check_backbone(backbone: Backbone, *, recipes: Sequence[str] = RECIPES) -> d
 
 
 def _held(dense: Backbone, recipes: Sequence[str]) -> dict[str, str]:
-    with promise("it embeds its inputs (mmcompress.backbones.capabilities.Encoder)"):
-        assert isinstance(dense, Encoder)
+    with promise("it embeds its inputs or writes answers (mmcompress.backbones.capabilities)"):
+        assert isinstance(dense, Encoder | Generator)
     with promise("`adapter` is `custom`, or names a class that artifacts may name"):
         assert dense.adapter in ADAPTERS, f"it is {dense.adapter!r}"
     with promise("it has modalities, each of them image, text or audio"):
         assert dense.modalities
         assert set(dense.modalities) <= {"image", "text", "audio"}, f"{dense.modalities}"
     contract = Contract(dense)
-    _check_embeddings(dense, contract.batch)
+    if isinstance(dense, Encoder):
+        _check_embeddings(dense, contract.batch)
+    if isinstance(dense, Generator) and dense.reads_examples:
+        _check_answers(dense)
     _check_targets(dense)
     _check_spec(dense)
     _check_loss(dense, contract.batch)
@@ -99,6 +106,35 @@ def _check_embeddings(dense: Encoder, batch: dict[str, Tensor]) -> None:
     with promise("logit_scale is a positive scalar"):
         assert dense.logit_scale.ndim == 0, f"its shape is {tuple(dense.logit_scale.shape)}"
         assert dense.logit_scale > 0
+
+
+@torch.no_grad()
+def _check_answers(dense: Generator) -> None:
+    examples = examples_for(dense, 3)
+    examples[0] = replace(examples[0], answers=("a much longer answer than the others",))
+    batch = dense.prepare(examples)
+    with promise("answer_logits gives finite logits (B, T, V) and as many tokens (B, T)"):
+        logits, targets = dense.answer_logits(batch)
+        assert logits.shape[:2] == targets.shape, f"{tuple(logits.shape)}, {tuple(targets.shape)}"
+        assert logits.isfinite().all(), "NaN or infinite"
+        assert (targets != IGNORED).any(dim=1).all(), "no token of an answer"
+    with promise("prepare says of each token what it stands for, and of padding that it is some"):
+        kinds = batch[TOKEN_KIND]
+        assert kinds.shape == batch[LABELS].shape, f"{tuple(kinds.shape)}"
+        assert ((kinds == PADDING) <= (batch[LABELS] == IGNORED)).all(), "an answer is padding"
+    with promise("what is expected of an answer does not depend on the rest of its batch"):
+        for place in range(len(examples)):
+            alone, wanted = dense.answer_logits(dense.prepare([examples[place]]))
+            torch.testing.assert_close(
+                logits[place][targets[place] != IGNORED],
+                alone[0][wanted[0] != IGNORED],
+                rtol=1e-3,
+                atol=1e-4,
+            )
+    with promise("generate gives a text for each example, the same alone as in a batch"):
+        texts = dense.generate(examples, max_tokens=4)
+        assert len(texts) == len(examples)
+        assert texts == [dense.generate([example], max_tokens=4)[0] for example in examples]
 
 
 def _check_targets(dense: Backbone) -> None:

@@ -97,6 +97,26 @@ def test_a_convolution_is_a_linear_layer_on_patches(options: dict):
 
 
 @pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_size": 3, "padding": 1},
+        {"kernel_size": 3, "stride": 2, "padding": 1},
+        {"kernel_size": 2, "dilation": 3},
+        {"kernel_size": 3, "padding": "valid"},
+    ],
+)
+def test_a_convolution_of_sound_is_one_too(options: dict):
+    torch.manual_seed(0)
+    conv, x = nn.Conv1d(3, 5, bias=False, **options), torch.randn(2, 3, 11)
+    seen = input_statistic(conv, x, None)
+    with torch.no_grad():
+        output, weight = conv(x), conv.weight.flatten(1)  # O C·k
+    energy = torch.einsum("oi,ij,oj->o", weight.detach(), seen.second_moment, weight.detach())
+    torch.testing.assert_close(energy, output.square().sum(dim=(0, 2)), rtol=1e-4, atol=1e-4)
+    assert seen.tokens == output[:, 0].numel()
+
+
+@pytest.mark.parametrize(
     "options", [{"groups": 2}, {"padding": "same"}, {"padding": 1, "padding_mode": "reflect"}]
 )
 def test_convolutions_that_are_refused(options: dict):

@@ -241,6 +241,7 @@ def test_rank_for_energy() -> None:
         (nn.Linear(6, 8, bias=False), random(3, 6)),
         (nn.Embedding(9, 6), torch.tensor([[0, 8, 3]])),
         (nn.Conv2d(3, 5, 2, stride=2), random(2, 3, 4, 4)),
+        (nn.Conv1d(3, 5, 3, stride=2, padding=1), random(2, 3, 9)),
     ],
 )
 def test_full_rank_module_equals_the_layer(layer: nn.Module, inputs: torch.Tensor) -> None:

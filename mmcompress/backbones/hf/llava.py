@@ -4,7 +4,7 @@ from typing import Any
 
 from transformers import LlavaForConditionalGeneration
 
-from mmcompress.modules.anatomy import Stack, attention_of, find_stacks
+from mmcompress.modules.anatomy import Stack, attentions_of, find_stacks
 
 
 def drop_unused_blocks(model: LlavaForConditionalGeneration) -> None:
@@ -34,7 +34,8 @@ def number_blocks(language_model: Any) -> bool:
     if len(set(map(id, blocks))) < len(blocks):
         return False
     for index, block in enumerate(blocks):
-        attention_of(block)[1].layer_idx = index  # type: ignore[assignment]
+        for _, attention in attentions_of(block):
+            attention.layer_idx = index  # type: ignore[assignment]
     return True
 
 

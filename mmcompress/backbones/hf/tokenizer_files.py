@@ -67,7 +67,7 @@ def store_tokenizer(tokenizer: AnyTokenizer, folder: Path) -> list[str]:
         tokenizer.save(str(folder / TOKENIZER_FILE))
         return [TOKENIZER_FILE]
     saved = tokenizer.source.save_pretrained(folder)
-    _forget_place(folder / CONFIG_FILE)
+    forget_place(folder / CONFIG_FILE)
     return [Path(file).name for file in saved if Path(file).is_file()]
 
 
@@ -206,7 +206,7 @@ def _find(name_or_path: str, name: str, local: bool) -> Path | None:
     return None if path is None else Path(path)
 
 
-def _forget_place(file: Path) -> None:
+def forget_place(file: Path) -> None:
     """Take out of a tokenizer's settings how it was loaded: the same model gives the same file."""
     settings = json.loads(file.read_text("utf-8"))
     kept = {k: v for k, v in settings.items() if k not in ("is_local", "local_files_only")}

@@ -115,15 +115,32 @@ def unpack(packed: np.ndarray, count: int, *, bits: int, signed: bool = False) -
     if bits in WHOLE:
         data = np.ascontiguousarray(packed)
         return data.view(WHOLE[bits]).astype(np.int32) - _offset(bits, signed)
-    weights = 1 << np.arange(bits, dtype=np.int32)
+    offset = _offset(bits, signed)
     values = np.empty(count, np.int32)
     for start in range(0, count, CHUNK):
         length = min(CHUNK, count - start)
         first = start * bits // 8
         chunk = packed[first : first + packed_length(length, bits)]
-        spread = np.unpackbits(chunk, count=length * bits, bitorder="little")
-        values[start : start + length] = spread.reshape(length, bits) @ weights
-    return values - _offset(bits, signed)
+        values[start : start + length] = _spread(chunk, bits)[:length]
+    values -= offset
+    return values
+
+
+def _spread(packed: np.ndarray, bits: int) -> np.ndarray:
+    """The codes in some bytes, and zeros after them: (8 for every `bits` bytes,) int32."""
+    bytes_ = np.zeros((-(-len(packed) // bits), 16), np.uint8)
+    whole, rest = divmod(len(packed), bits)
+    bytes_[:whole, :bits] = packed[: whole * bits].reshape(whole, bits)
+    bytes_[whole:, :rest] = packed[whole * bits :]
+    low, high = bytes_.view("<u8").T
+    codes = np.empty((len(bytes_), 8), np.int32)
+    for place in range(8):
+        shift = place * bits
+        code = low >> np.uint64(shift) if shift < 64 else high >> np.uint64(shift - 64)
+        if shift < 64 < shift + bits:
+            code |= high << np.uint64(64 - shift)
+        codes[:, place] = code & np.uint64(2**bits - 1)
+    return codes.reshape(-1)
 
 
 def _offset(bits: int, signed: bool) -> int:

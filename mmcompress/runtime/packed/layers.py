@@ -43,6 +43,10 @@ class PackedLinear(PackedLayer):
         """W (out, in), decoded."""
         return self.packed()
 
+    def rows(self, ids: Tensor) -> Tensor:
+        """Rows (…, in) of W, decoded alone: what an embedding that is tied to the layer reads."""
+        return self.packed.take(ids.reshape(-1)).reshape(*ids.shape, self.in_features)
+
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias)
 

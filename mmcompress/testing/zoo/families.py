@@ -1,8 +1,9 @@
 """All families."""
 
-from mmcompress.testing.zoo import hf, open_clip, own
+from mmcompress.testing.zoo import hf, open_clip, own, vlm
 from mmcompress.testing.zoo.family import Family
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in [*open_clip.FAMILIES, *hf.FAMILIES, *own.FAMILIES]
+    family.name: family
+    for family in [*open_clip.FAMILIES, *hf.FAMILIES, *vlm.FAMILIES, *own.FAMILIES]
 }

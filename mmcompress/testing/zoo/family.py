@@ -8,8 +8,10 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torchvision.transforms.v2.functional import to_pil_image
 
 from mmcompress.backbones.base import Backbone
+from mmcompress.backbones.examples import Example, Waveform
 from mmcompress.testing.zoo.words import COLORS, THINGS
 
 M = TypeVar("M", bound=nn.Module)
@@ -52,8 +54,29 @@ def randomized(model: M, *, std: float | None = None) -> M:
     return model
 
 
+def examples_for(backbone: Backbone, number: int = 8) -> list[Example]:
+    """Questions on random pictures, or tones, with an answer of two words."""
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for index in range(number):
+        pixels = torch.randint(0, 256, (3, 32, 32), generator=generator, dtype=torch.uint8)
+        rate = backbone.sampling_rate
+        tone = torch.sin(2 * torch.pi * 150 * (index + 1) * torch.arange(rate) / max(rate, 1))
+        found.append(
+            Example(
+                prompt="what is it?",
+                answers=(CAPTIONS[index % len(CAPTIONS)],),
+                images=(to_pil_image(pixels),) if "image" in backbone.modalities else (),
+                sound=Waveform(tone, rate) if "audio" in backbone.modalities else None,
+            )
+        )
+    return found
+
+
 def batch_of(backbone: Backbone, pairs: int = 8) -> dict[str, Tensor]:
     """Random pictures, tones, captions and labels, as `PairData` would hand them over."""
+    if backbone.reads_examples:
+        return dict(backbone.prepare(examples_for(backbone, pairs)))
     generator = torch.Generator().manual_seed(0)
     batch: dict[str, Tensor] = {"label": torch.arange(pairs) % 4}
     if "image" in backbone.modalities:

@@ -16,7 +16,7 @@ from mmcompress.backbones.open_clip.build import build_tokenizer
 from mmcompress.compression.lowrank.svd import LowRank
 from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.recipe import Recipe
-from mmcompress.modules.lowrank import LowRankConv2d, LowRankLinear
+from mmcompress.modules.lowrank import LowRankConv, LowRankLinear
 
 # float32 over two layers; the fused kernels add in another order than the explicit ones.
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
@@ -142,7 +142,7 @@ def test_a_layer_can_be_replaced(plain: OpenClip):
     """open_clip asks `mlp.c_fc.weight` for its dtype, also of a module that is no Linear."""
     mlp = plain.model.transformer.resblocks[0].mlp
     mlp.c_fc = LowRankLinear(mlp.c_fc, rank=2)
-    plain.model.visual.conv1 = LowRankConv2d(plain.model.visual.conv1, rank=2)
+    plain.model.visual.conv1 = LowRankConv(plain.model.visual.conv1, rank=2)
     assert plain.encode_text(plain.tokenize(["a cat"])).isfinite().all()
     assert plain.encode_image(torch.randn(1, 3, 32, 32)).isfinite().all()
     roles = {t.name: (t.modality, t.role) for t in plain.targets()}
