@@ -84,7 +84,7 @@ def tune(args: argparse.Namespace) -> Path:
     """The folder of the tuned dense model, as transformers stores it."""
     folder = args.runs / f"dense_{args.steps}"
     settings = [f"trainer.max_steps={args.steps}", f"run_dir={folder}", "name=dense"]
-    overrides = [*common(args, args.model), "compression=none", *settings]
+    overrides = [*common(args, args.model), "compression=none", *settings, "evaluation.split=val"]
     if finished_run(folder, overrides) is None:
         run(folder, overrides)
     native = folder / "hf"

@@ -39,7 +39,8 @@ from mmcompress.backbones.hf.files import (
 from mmcompress.backbones.hf.llava import number_blocks
 from mmcompress.backbones.hf.transcripts import Transcripts
 from mmcompress.backbones.hf.windows import Windows, shorten
-from mmcompress.backbones.passes import Batch, Pass
+from mmcompress.backbones.passes import LABELS, TOKEN_KIND, Batch, Pass
+from mmcompress.functional.tokens import PADDING
 from mmcompress.modules.tied import tie
 
 EMBEDDING, HEAD = "model.decoder.embed_tokens", "proj_out"
@@ -144,7 +145,7 @@ class HFSpeech(FromTransformers, Generator):
 
         Returns:
             `input_features` (B, mel bands, frames); with answers `decoder_input_ids`,
-            `decoder_attention_mask` and `labels` (B, L), each place the token after it.
+            `token_kind` and `labels` (B, L), each label the token after its place.
         """
         windows = [self._windows.parts(example) for example in examples]
         for example, parts in zip(examples, windows, strict=True):
@@ -167,7 +168,7 @@ class HFSpeech(FromTransformers, Generator):
             decoder_input_ids=batch["decoder_input_ids"],
             use_cache=False,  # blocks are run again on what they were called with
         )
-        return found.logits, batch["labels"]
+        return found.logits, batch[LABELS]
 
     @torch.no_grad()
     def generate(self, examples: Sequence[Example], *, max_tokens: int = 224) -> list[str]:
@@ -204,7 +205,7 @@ class HFSpeech(FromTransformers, Generator):
             return self.answer_logits(batch)[0]
 
         def valid(batch: Batch) -> Tensor:
-            return batch["decoder_attention_mask"].bool()
+            return torch.ne(batch[TOKEN_KIND], PADDING)
 
         return [Pass("transcript", logits, ("audio", "text"), valid)]
 

@@ -9,7 +9,8 @@ from torch import Tensor
 from transformers import WhisperTokenizer
 
 from mmcompress.backbones.hf.tokenizer_files import CONFIG_FILE, MOST_TOKENS, forget_place
-from mmcompress.functional.tokens import IGNORED
+from mmcompress.backbones.passes import LABELS, TOKEN_KIND
+from mmcompress.functional.tokens import IGNORED, PADDING, TEXT
 from mmcompress.system.files import write_json
 
 SPELLINGS_FILE = "normalizer.json"
@@ -44,7 +45,7 @@ class Transcripts:
             )
 
     def __call__(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """`decoder_input_ids`, `decoder_attention_mask` and `labels`, (B, L) int64 each.
+        """`decoder_input_ids`, `token_kind` and `labels`, (B, L) int64 each.
 
         Labels of prompt and padding are `IGNORED`: what is said and the end count.
 
@@ -55,13 +56,13 @@ class Transcripts:
         length = max(map(len, rows)) - 1
         ids = torch.full((len(rows), length), self._end)
         labels = torch.full((len(rows), length), IGNORED)
-        valid = torch.zeros((len(rows), length), dtype=torch.int64)
+        kinds = torch.full((len(rows), length), PADDING)
         for index, row in enumerate(rows):
             ids[index, : len(row) - 1] = torch.tensor(row[:-1])
             first = len(self.prefix) - 1
             labels[index, first : len(row) - 1] = torch.tensor(row[first + 1 :])
-            valid[index, : len(row) - 1] = 1
-        return {"decoder_input_ids": ids, "decoder_attention_mask": valid, "labels": labels}
+            kinds[index, : len(row) - 1] = TEXT
+        return {"decoder_input_ids": ids, TOKEN_KIND: kinds, LABELS: labels}
 
     def _row(self, text: str) -> list[int]:
         said = self.tokenizer(f" {text.strip()}", add_special_tokens=False)["input_ids"]

@@ -13,7 +13,7 @@ from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.examples import Example, Waveform
 from mmcompress.backbones.hf.speech import HFSpeech, from_pretrained
 from mmcompress.compression.calibration import collect
-from mmcompress.functional.tokens import IGNORED
+from mmcompress.functional.tokens import IGNORED, PADDING, TEXT
 from mmcompress.testing.contract import build_recipe
 from mmcompress.testing.zoo.speech import (
     END,
@@ -55,7 +55,8 @@ def test_transcripts_are_framed_as_the_decoder_expects(backbone: HFSpeech) -> No
     text = build_whisper_tokenizer()(" one two", add_special_tokens=False)["input_ids"]
     assert batch["decoder_input_ids"][0].tolist() == [START, NO_TIMES, *text]
     assert batch["labels"][0].tolist() == [IGNORED, *text, END]
-    assert batch["decoder_attention_mask"].sum(dim=1).tolist() == [10, 7]
+    assert batch["token_kind"].eq(TEXT).sum(dim=1).tolist() == [10, 7]
+    assert batch["token_kind"][1, 7:].eq(PADDING).all()
     assert batch["labels"][1, 7:].eq(IGNORED).all()
 
 
