@@ -39,6 +39,7 @@ from mmcompress.backbones.hf.files import (
 from mmcompress.backbones.hf.llava import number_blocks
 from mmcompress.backbones.hf.transcripts import Transcripts
 from mmcompress.backbones.hf.windows import Windows, shorten
+from mmcompress.backbones.native import fill, native_state, tower_sizes
 from mmcompress.backbones.passes import LABELS, TOKEN_KIND, Batch, Pass
 from mmcompress.functional.tokens import PADDING
 from mmcompress.modules.tied import tie
@@ -230,8 +231,18 @@ class HFSpeech(FromTransformers, Generator):
         return self._transcripts.save(folder)
 
     def native_model(self) -> WhisperForConditionalGeneration:
-        native: Any = super().native_model()
-        native.generation_config = self.model.generation_config
+        model, config = self.model, copy.deepcopy(self.model.config)
+        for modality, tower in (("audio", "encoder"), ("text", "decoder")):
+            sizes = tower_sizes(self, modality)
+            if sizes is not None:
+                setattr(config, f"{tower}_layers", sizes.blocks)
+                setattr(config, f"{tower}_ffn_dim", sizes.mlp)
+        native = WhisperForConditionalGeneration(config)
+        fill(native, native_state(model), "transformers")
+        native.generation_config = copy.deepcopy(model.generation_config)
+        if config.decoder_layers < model.config.decoder_layers:
+            # They name blocks by their places, which the others have taken.
+            native.generation_config.alignment_heads = None
         return native
 
     def write_settings(self, folder: Path) -> None:

@@ -13,6 +13,7 @@ from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.examples import Example, Waveform
 from mmcompress.backbones.hf.speech import HFSpeech, from_pretrained
 from mmcompress.compression.calibration import collect
+from mmcompress.exports.targets import export
 from mmcompress.functional.tokens import IGNORED, PADDING, TEXT
 from mmcompress.testing.contract import build_recipe
 from mmcompress.testing.zoo.speech import (
@@ -186,6 +187,33 @@ def test_a_native_checkpoint_is_what_the_library_loads(backbone: HFSpeech, tmp_p
     assert torch.equal(again.answer_logits(batch)[0], backbone.answer_logits(batch)[0])
 
 
+@pytest.mark.parametrize(("recipe", "kept"), [("neurons", (2, 32)), ("blocks", (1, 64))])
+def test_what_is_cut_alike_everywhere_loads_in_the_library(
+    recipe: str, kept: tuple[int, int], backbone: HFSpeech, tmp_path: Path
+) -> None:
+    compressed = build_recipe(recipe).apply(backbone, [backbone.prepare(EXAMPLES)])
+    small = compressed.save(tmp_path / "artifact").backbone
+    small.write_native(tmp_path / "hf")
+    model = WhisperForConditionalGeneration.from_pretrained(tmp_path / "hf")
+    config = model.config
+    assert (config.encoder_layers, config.encoder_ffn_dim) == kept
+    assert (config.decoder_layers, config.decoder_ffn_dim) == kept
+    batch = small.prepare(EXAMPLES)
+    logits = model(
+        input_features=batch["input_features"], decoder_input_ids=batch["decoder_input_ids"]
+    ).logits
+    torch.testing.assert_close(logits, small.answer_logits(batch)[0], rtol=1e-5, atol=1e-5)
+
+
+def test_heads_that_are_gone_are_nothing_that_the_library_has(
+    backbone: HFSpeech, tmp_path: Path
+) -> None:
+    compressed = build_recipe("heads").apply(backbone, [backbone.prepare(EXAMPLES)])
+    small = compressed.save(tmp_path / "artifact").backbone
+    with pytest.raises(ValueError, match=r"transformers cannot express this model: its config"):
+        small.write_native(tmp_path / "hf")
+
+
 def test_a_shorter_window_keeps_the_first_positions(tmp_path: Path) -> None:
     features = FEATURES | {"chunk_length": 3}
     long = HFSpeech(
@@ -248,3 +276,12 @@ def test_the_real_one_is_read_in_full_and_its_parts_are_targets() -> None:
         reached = sum(sizes[t.name] for t in backbone.targets() if t.name.startswith(part))
         assert reached >= 0.95 * total, part
     assert backbone.spellings["colour"] == "color"
+
+
+def test_the_command_exports_what_the_library_loads(backbone: HFSpeech, tmp_path: Path) -> None:
+    artifact = build_recipe("int8").apply(backbone, []).save(tmp_path / "artifact")
+    export(artifact, "hf", tmp_path / "hf")
+    again = from_pretrained(str(tmp_path / "hf"))
+    assert again.generate(EXAMPLES) == artifact.backbone.generate(EXAMPLES)
+    with pytest.raises(ValueError, match="HFSpeech"):
+        export(artifact, "onnx", tmp_path / "onnx")
