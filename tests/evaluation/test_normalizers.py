@@ -22,8 +22,8 @@ def test_digits_become_words_one_by_one(given, expected):
 
 
 def test_whispers_makes_one_word_of_many_digits_and_spells_by_the_model():
-    normalize = NORMALIZERS["whisper"](SimpleNamespace(spellings={"colour": "color"}))
-    assert normalize("Mr. Smith's colour: four five six") == "mister smith is color 456"
+    normalize = NORMALIZERS["whisper"](SimpleNamespace(spellings={"mum": "mom"}))
+    assert normalize("Mr. Smith's mum: four five six") == "mister smith is mom 456"
 
 
 def test_whispers_for_other_languages():

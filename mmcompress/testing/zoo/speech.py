@@ -29,7 +29,7 @@ def build_whisper_tokenizer() -> WhisperTokenizer:
     vocabulary |= {token: END + index for index, token in enumerate(SPECIAL)}
     tokenizer = WhisperTokenizer(vocab=vocabulary, merges=[])
     tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIAL[1:])})
-    tokenizer.english_spelling_normalizer = {"colour": "color"}
+    tokenizer.english_spelling_normalizer = {"mum": "mom"}
     return tokenizer
 
 

@@ -170,7 +170,7 @@ def test_what_is_loaded_writes_what_was_stored(
     assert torch.equal(loaded.answer_logits(batch)[0], saved.backbone.answer_logits(batch)[0])
     assert not torch.equal(loaded.answer_logits(batch)[0], backbone.answer_logits(batch)[0])
     assert loaded.generate(EXAMPLES) == saved.backbone.generate(EXAMPLES)
-    assert loaded.spellings == {"colour": "color"}
+    assert loaded.spellings == {"mum": "mom"}
 
 
 def test_a_native_checkpoint_is_what_the_library_loads(backbone: HFSpeech, tmp_path: Path) -> None:
@@ -275,7 +275,7 @@ def test_the_real_one_is_read_in_full_and_its_parts_are_targets() -> None:
         total = sum(size for name, size in sizes.items() if name.startswith(part))
         reached = sum(sizes[t.name] for t in backbone.targets() if t.name.startswith(part))
         assert reached >= 0.95 * total, part
-    assert backbone.spellings["colour"] == "color"
+    assert len(backbone.spellings) > 1000
 
 
 def test_the_command_exports_what_the_library_loads(backbone: HFSpeech, tmp_path: Path) -> None:
