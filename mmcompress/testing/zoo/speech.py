@@ -46,7 +46,7 @@ def whisper_config(**settings: Any) -> WhisperConfig:
         "encoder_ffn_dim": 64,
         "decoder_ffn_dim": 64,
         "max_source_positions": 25,
-        "max_target_positions": 32,
+        "max_target_positions": 48,
         "bos_token_id": END,
         "eos_token_id": END,
         "pad_token_id": END,
@@ -70,7 +70,7 @@ def untouched_whisper(**settings: Any) -> WhisperForConditionalGeneration:
         no_timestamps_token_id=NO_TIMES,
         is_multilingual=False,
         return_timestamps=False,
-        max_length=32,
+        max_length=48,
     )
     return model
 

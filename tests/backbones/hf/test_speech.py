@@ -239,7 +239,7 @@ def test_a_shorter_window_keeps_the_first_positions(tmp_path: Path) -> None:
         (Example(sound=sound(600, rate=1000), answers=("one",)), "lasts 600.0 s and the model hea"),
         (Example(sound=Waveform(torch.zeros(5 * 3600), 1)), "lasts 18000 s, more than 14400"),
         (Example(sound=sound(0.5)), "has no answer"),
-        (Example(sound=sound(0.5), answers=("one " * 20,)), "tokens and the decoder reads 32"),
+        (Example(sound=sound(0.5), answers=("one " * 20,)), "tokens and the decoder reads 48"),
     ],
 )
 def test_what_cannot_be_heard_is_one_sentence(
