@@ -1,8 +1,9 @@
 """What mmcompress needs of every model: its inputs, what may be compressed, how it is rebuilt."""
 
+import inspect
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
@@ -310,10 +311,14 @@ def granularity_of(module: nn.Module) -> str:
     """Of the weights that a module owns; `matrix` when it is none of the known layers."""
     if isinstance(module, nn.Conv1d | nn.Conv2d):
         return "conv" if module.groups == 1 else "grouped_conv"
-    if isinstance(module, nn.Embedding) and type(module).forward is not nn.Embedding.forward:
-        return "matrix"  # looked up by something else than the ids that it gets, as positions are
+    if isinstance(module, nn.Embedding) and "position_ids" in _arguments(module):
+        return "matrix"  # what it gets are tokens, and what it looks up are their places
     kinds = {nn.Linear: "linear", nn.Embedding: "embedding"}
     return next((g for kind, g in kinds.items() if isinstance(module, kind)), "matrix")
+
+
+def _arguments(module: nn.Module) -> Iterable[str]:
+    return inspect.signature(type(module).forward).parameters
 
 
 def _reason(model: nn.Module, name: str) -> str:
