@@ -6,6 +6,7 @@ needs one asks for it (`dual_encoder(backbone, …)`), which says in one sentenc
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -84,7 +85,14 @@ class Encoder(Backbone):
 
 
 class Generator(Backbone):
-    """Writes a text about images, a sound, or a text."""
+    """Writes a text about images, a sound, or a text.
+
+    Attributes:
+        mixes_modalities: whether tokens of several kinds stand in one sequence, so that `prepare`
+            gives `token_kind`.
+    """
+
+    mixes_modalities: ClassVar[bool] = False
 
     @abstractmethod
     def prepare(self, examples: Sequence[Example], *, answers: bool = True) -> Batch:

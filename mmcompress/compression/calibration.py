@@ -4,7 +4,7 @@ Several processes share the work: batches for inputs and gradients, weights for 
 get what one process alone would, bit for bit.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -13,10 +13,12 @@ from torch.nn.utils import parametrize
 
 from mmcompress.backbones.base import UNOBSERVED, Backbone, Target
 from mmcompress.backbones.capabilities import Encoder
+from mmcompress.compression.modality_balance import token_weights
 from mmcompress.compression.statistics import (
     GRADIENTS,
-    INPUTS,
+    INPUTS_BY_BALANCE,
     LOSS_CHANGE,
+    Balance,
     GradientStatistic,
     InputStatistic,
     LastFactor,
@@ -41,7 +43,7 @@ def collect(
     backbone: Backbone,
     batches: Iterable[Batch],
     targets: Sequence[Target],
-    needs: Iterable[str] = (INPUTS,),
+    needs: Collection[str] = (INPUTS_BY_BALANCE["none"],),
 ) -> dict[str, Statistic]:
     """Run calibration batches through the backbone once per need and sum up what each target sees.
 
@@ -49,7 +51,7 @@ def collect(
         batches: dicts modality → preprocessed inputs.
         targets: weights. Bare parameters (`matrix`) have no module whose input could be seen, and
             in a grouped convolution each output has other inputs: they get no `inputs`.
-        needs: `inputs`, `gradients`, `loss_change`.
+        needs: `inputs`, `inputs_mbq`, `inputs_vlmq`, `gradients`, `loss_change`.
     Returns:
         By target name; a target for which there is nothing is left out.
     Raises:
@@ -58,9 +60,10 @@ def collect(
     batches, found = list(batches), {t.name: Statistic() for t in targets}
     training = backbone.training
     backbone.eval()
-    if INPUTS in needs:
-        for name, seen in collect_inputs(backbone, batches, targets).items():
-            found[name].inputs = seen
+    for balance, need in INPUTS_BY_BALANCE.items():
+        if need in needs:
+            for name, seen in collect_inputs(backbone, batches, targets, balance).items():
+                setattr(found[name], need, seen)
     if GRADIENTS in needs:
         for name, gradient in collect_gradients(backbone, batches, targets).items():
             found[name].gradients = gradient
@@ -75,8 +78,9 @@ def collect(
 
 def _check_finite(name: str, statistic: Statistic) -> None:
     parts: dict[str, Tensor] = {}
-    if statistic.inputs is not None:
-        parts["inputs"] = statistic.inputs.second_moment
+    for need in INPUTS_BY_BALANCE.values():
+        if (inputs := getattr(statistic, need)) is not None:
+            parts["inputs"] = inputs.second_moment
     if statistic.gradients is not None:
         parts["gradients"] = statistic.gradients.squared
     if statistic.loss_change is not None:
@@ -90,7 +94,10 @@ def _check_finite(name: str, statistic: Statistic) -> None:
 
 
 def collect_inputs(
-    backbone: Backbone, batches: Sequence[Batch], targets: Sequence[Target]
+    backbone: Backbone,
+    batches: Sequence[Batch],
+    targets: Sequence[Target],
+    balance: Balance = "none",
 ) -> dict[str, InputStatistic]:
     """Moments of the inputs of all targets that have them, by target name.
 
@@ -100,11 +107,12 @@ def collect_inputs(
         backbone: runs on the batches, in evaluation mode.
         batches: calibration data, modality → preprocessed inputs.
         targets: whose inputs are seen.
+        balance: how much tokens of each modality count.
     """
     seen = [t for t in targets if t.granularity not in UNOBSERVED]
     if not seen:
         return {}
-    observer = _Observer()
+    observer, weigh = _Observer(), token_weights(backbone, batches, seen, balance)
     with ExitStack() as stack, torch.no_grad():
         for target in seen:
             module = backbone.model.get_submodule(target.module)
@@ -114,7 +122,8 @@ def collect_inputs(
         passes = [p for p in backbone.passes() if wanted.intersection(p.modalities)]
 
         def run(batch: Batch, give: Callable[[Seen], None]) -> None:
-            observer.give = give
+            observer.give, observer.ignored = give, {t.name for t in seen}
+            observer.weights = weigh(batch)  # runs the model, and does not count
             for one in passes:
                 others = {t.name for t in seen if t.modality not in one.modalities}
                 observer.ignored = others if one.repeats else set()
@@ -272,6 +281,8 @@ class _Observer:
         self.sums: dict[str, InputStatistic] = {}
         self.give: Callable[[Seen], None] = self.add
         self.valid: Tensor | None = None
+        self.weights: Mapping[str, Tensor] = {}
+        """Target → how much each token of the present batch counts."""
         self.ignored: set[str] = set()
         """Targets whose inputs do not count for now."""
         self._owners: dict[str, str] = {}
@@ -283,6 +294,10 @@ class _Observer:
             if name in self.ignored:
                 return
             x = args[0]
+            weights = self.weights.get(name)
+            if weights is not None and weights.shape == x.shape[:-1]:
+                self.give((name, input_statistic(module, x, self.valid, weights)))
+                return
             if name not in self._owners:
                 twin = self._last is not None and self._last[0] is x and _is_matrix(module)
                 self._owners[name] = self._last[1] if self._last and twin else name

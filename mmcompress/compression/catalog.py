@@ -247,16 +247,24 @@ def arguments_in(docstring: str) -> dict[str, str]:
 
 
 def _lineage(target: str) -> Iterator[tuple[str, ast.ClassDef]]:
-    """Modules and nodes of the class and its parents, in our package or its own."""
+    """Modules and nodes of the class and its parents, in our package or its own, as Python looks
+    for methods: what several classes inherit comes after all of them."""
     ours = {"mmcompress", target.partition(".")[0]}
-    module, _, name = target.rpartition(".")
-    while module.partition(".")[0] in ours:
+    found: dict[str, tuple[str, ast.ClassDef]] = {}
+
+    def add(module: str, name: str) -> None:
+        if module.partition(".")[0] not in ours:
+            return
         node = _class_at(f"{module}.{name}")
-        yield module, node
-        # `ValueStep[FakeQuantize]` is a `ValueStep`.
-        parent = ast.unparse(node.bases[0]).partition("[")[0] if node.bases else ""
-        here = any(isinstance(n, ast.ClassDef) and n.name == parent for n in _tree(module).body)
-        module, name = (module, parent) if here else _imports(module).get(parent, ("", ""))
+        found.pop(f"{module}.{name}", None)
+        found[f"{module}.{name}"] = module, node
+        for base in node.bases:
+            parent = ast.unparse(base).partition("[")[0]  # `ValueStep[FakeQuantize]`
+            here = any(isinstance(n, ast.ClassDef) and n.name == parent for n in _tree(module).body)
+            add(*((module, parent) if here else _imports(module).get(parent, ("", ""))))
+
+    add(*target.rsplit(".", 1))
+    yield from found.values()
 
 
 @functools.cache

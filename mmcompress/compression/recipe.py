@@ -19,6 +19,7 @@ from mmcompress.compression.base import (
 from mmcompress.compression.calibration import collect
 from mmcompress.compression.checks import check_tied, check_trained_mask
 from mmcompress.compression.compressed import Compressed, Plan
+from mmcompress.compression.modality_balance import WeighsTokens
 from mmcompress.compression.reach import weight_of, weights_of
 from mmcompress.compression.statistics import Statistic
 from mmcompress.compression.steps import (
@@ -105,6 +106,8 @@ class Recipe:
         owners: dict[str, str] = {}
         masked: dict[str, MaskStep] = {}
         for name, step in self.steps.items():
+            if isinstance(step, WeighsTokens):
+                step.check_balance(backbone)
             for target in self._select(name, step, backbone):
                 if not target.parameter:
                     step.check_module(target, backbone)

@@ -5,6 +5,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,15 @@ from torch import Tensor, nn
 
 from mmcompress.functional.hessian import DAMPING, inverse_cholesky
 
-INPUTS = "inputs"
+Balance = Literal["none", "mbq", "vlmq"]
+"""How much the tokens of each modality count; see `modality_balance`."""
+
+INPUTS, INPUTS_MBQ, INPUTS_VLMQ = "inputs", "inputs_mbq", "inputs_vlmq"
+INPUTS_BY_BALANCE: dict[Balance, str] = {
+    "none": INPUTS,
+    "mbq": INPUTS_MBQ,
+    "vlmq": INPUTS_VLMQ,
+}
 GRADIENTS = "gradients"
 LOSS_CHANGE = "loss_change"
 
@@ -97,11 +106,14 @@ class Statistic:
 
     Attributes:
         inputs, gradients: see there.
+        inputs_mbq, inputs_vlmq: where tokens count by their weight; see `modality_balance`.
         loss_change: `|L(W + ε z) − L(W − ε z)| / 2ε` of the symmetric contrastive loss, for normal
             z.
     """
 
     inputs: InputStatistic | None = None
+    inputs_mbq: InputStatistic | None = None
+    inputs_vlmq: InputStatistic | None = None
     gradients: GradientStatistic | None = None
     loss_change: float | None = None
 
@@ -111,6 +123,12 @@ class Statistic:
         assert self.inputs is not None, "inputs are not among what the step needs"
         return self.inputs
 
+    def inputs_by(self, balance: Balance) -> InputStatistic:
+        """`inputs`, or those of a balance, for a step that `needs` them."""
+        found: InputStatistic | None = getattr(self, INPUTS_BY_BALANCE[balance])
+        assert found is not None, f"{INPUTS_BY_BALANCE[balance]} are not what the step needs"
+        return found
+
     @property
     def needed_gradients(self) -> GradientStatistic:
         """`gradients`, for a step that `needs` them: they have been collected."""
@@ -118,13 +136,16 @@ class Statistic:
         return self.gradients
 
 
-def input_statistic(module: nn.Module, x: Tensor, valid: Tensor | None) -> InputStatistic:
+def input_statistic(
+    module: nn.Module, x: Tensor, valid: Tensor | None, weights: Tensor | None = None
+) -> InputStatistic:
     """Sums over one batch; `abs_mean` is not yet divided by `tokens`.
 
     Args:
         module: a linear layer, embedding or convolution.
         x: its input.
         valid: (B, L) bool, which tokens count, see `matching`; all when None.
+        weights: (B, L), how much each counts; alike when None.
     """
     if isinstance(module, nn.Embedding):
         ids = x[valid] if valid is not None and valid.shape == x.shape else x
@@ -133,11 +154,17 @@ def input_statistic(module: nn.Module, x: Tensor, valid: Tensor | None) -> Input
     if isinstance(module, nn.Conv1d | nn.Conv2d):
         x = _patches(module, x)
     if valid is not None:
-        x = x[matching(valid, x.shape[:-1])]
+        counting = matching(valid, x.shape[:-1])
+        x = x[counting]
+        weights = None if weights is None else weights[counting]
     rows = x.flatten(0, -2).float()  # N in
     magnitudes = rows.abs()
     largest = magnitudes.amax(dim=0) if len(rows) else rows.new_zeros(rows.shape[1])
-    return InputStatistic(rows.T @ rows, magnitudes.sum(dim=0), largest, len(rows))
+    if weights is None:
+        return InputStatistic(rows.T @ rows, magnitudes.sum(dim=0), largest, len(rows))
+    factors = weights.flatten()[:, None]  # N 1
+    moment = rows.T @ (factors * rows)
+    return InputStatistic(moment, (factors * magnitudes).sum(dim=0), largest, len(rows))
 
 
 def matching(valid: Tensor, shape: Sequence[int]) -> Tensor:

@@ -11,7 +11,6 @@ What only some steps can do is a class of its own, beside the kind: `FollowsSche
 """
 
 import fnmatch
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Generic, Self
@@ -23,6 +22,7 @@ from mmcompress.backbones.base import UNITS, Backbone, Target
 from mmcompress.compression.base import Applied, Decision, P
 from mmcompress.compression.selectors import EXCEPT, SELECTORS, Patterns
 from mmcompress.compression.statistics import Statistic
+from mmcompress.config.validation import parameters_of
 
 
 class Step(ABC):
@@ -74,9 +74,7 @@ class Step(ABC):
 
         Every subclass stores its arguments under their own names.
         """
-        kinds = inspect.signature(type(self)).parameters.values()
-        names = [p.name for p in kinds if p.kind is not inspect.Parameter.VAR_KEYWORD]
-        known = {name: getattr(self, name) for name in [*names, *SELECTORS]}
+        known = {name: getattr(self, name) for name in parameters_of(type(self)).types}
         return type(self)(**known | changes)
 
     @classmethod

@@ -72,6 +72,7 @@ class HFVlm(FromTransformers, Generator):
     adapter = "hf_vlm"
     reads_examples = True
     reads_alpha = False
+    mixes_modalities = True
     roles: Sequence[Row] = ROLES
     tower_prefixes: ClassVar[Sequence[tuple[str, str]]] = TOWER_PREFIXES
     part_prefixes: ClassVar[Sequence[tuple[str, str]]] = PART_PREFIXES

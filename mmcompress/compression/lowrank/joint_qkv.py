@@ -93,7 +93,7 @@ class JointQKV(LowRank):
             stacked = GradientStatistic(
                 torch.cat([g.mean for g in gradients]), torch.cat([g.squared for g in gradients])
             )
-        return Statistic(seen[0].inputs, stacked)
+        return Statistic(seen[0].inputs, gradients=stacked)
 
     @classmethod
     def apply(

@@ -41,7 +41,8 @@ from mmcompress.compression.base import (
     as_matrix,
     warn_smallest,
 )
-from mmcompress.compression.statistics import GRADIENTS, INPUTS, Statistic
+from mmcompress.compression.modality_balance import WeighsTokens
+from mmcompress.compression.statistics import GRADIENTS, INPUTS, Balance, Statistic
 from mmcompress.compression.steps import InTurns, StructureStep
 from mmcompress.functional.hessian import damp
 from mmcompress.modules.lowrank import factorize
@@ -57,13 +58,18 @@ NEEDS: dict[str, frozenset[str]] = {
 
 
 def input_moment(
-    statistic: Statistic | None, weighting: Weighting, *, alpha: float = 0.5
+    statistic: Statistic | None,
+    weighting: Weighting,
+    *,
+    alpha: float = 0.5,
+    balance: Balance = "none",
 ) -> Tensor | None:
     """S Sᵀ of a weighting.
 
     Args:
         statistic: of the weight, with what the weighting needs.
         alpha: exponent of `asvd`.
+        balance: how much tokens of each modality count.
     Returns:
         (in, in), or (in,) where S is diagonal; None for `none` or without a statistic.
     """
@@ -72,8 +78,8 @@ def input_moment(
     if weighting == "fisher":
         return as_matrix(statistic.needed_gradients.squared).sum(dim=0)
     if weighting == "asvd":
-        return statistic.needed_inputs.abs_mean.pow(2 * alpha)
-    return statistic.needed_inputs.second_moment
+        return statistic.inputs_by(balance).abs_mean.pow(2 * alpha)
+    return statistic.inputs_by(balance).second_moment
 
 
 def whitening_root(moment: Tensor) -> Tensor:
@@ -197,7 +203,7 @@ def block_by_block(targets: Sequence[Target]) -> list[list[Target]]:
     return [turns[turn] for turn in sorted(turns)]
 
 
-class LowRank(StructureStep, InTurns):
+class LowRank(WeighsTokens, StructureStep, InTurns):
     """Layers as two thin ones, W ≈ U Vᵀ; a later step may target the two factors.
 
     Args:
@@ -212,7 +218,8 @@ class LowRank(StructureStep, InTurns):
             matrix kernels and quantization groups aligned. Legal: whole number of at least 1.
         sequential: weigh each block by the inputs that the compressed blocks before it give. Legal:
             true or false.
-        **selectors: `modality`, `part`, `role`, `granularity`.
+        **settings: `modality`, `part`, `role`, `granularity`; and `modality_balance` of
+            `WeighsTokens`.
     """
 
     edit = ("lowrank", 1)
@@ -231,9 +238,9 @@ class LowRank(StructureStep, InTurns):
         alpha: float = 0.5,
         rank_multiple: int = 8,
         sequential: bool = False,
-        **selectors: Any,
+        **settings: Any,
     ) -> None:
-        super().__init__(**selectors)
+        super().__init__(**settings)
         if (rank_ratio is None) == (energy is None):
             raise ValueError("lowrank needs either rank_ratio or energy: set one, the other null")
         for name, value in {"rank_ratio": rank_ratio, "energy": energy}.items():
@@ -251,7 +258,7 @@ class LowRank(StructureStep, InTurns):
         self.alpha = alpha
         self.rank_multiple = rank_multiple
         self.sequential = sequential
-        self.needs = NEEDS[weighting]
+        self.needs = frozenset({self.need}) if INPUTS in NEEDS[weighting] else NEEDS[weighting]
 
     def varied(self, **changes: Any) -> Self:
         if "rank_ratio" in changes:
@@ -272,11 +279,11 @@ class LowRank(StructureStep, InTurns):
     def _decide(self, target: Target, weight: Tensor, statistic: Statistic | None) -> Decision:
         matrix = as_matrix(weight)
         weighting: Weighting = "none" if target.granularity == "embedding" else self.weighting
-        moment = input_moment(statistic, weighting, alpha=self.alpha)
+        moment = input_moment(statistic, weighting, alpha=self.alpha, balance=self.modality_balance)
         rank, reason = self._paying_rank(matrix, moment)
         if reason:
             return {LEFT_DENSE: reason}
-        return {"rank": rank, "weighting": weighting, "alpha": self.alpha}
+        return {"rank": rank, "weighting": weighting, "alpha": self.alpha, **self.decided()}
 
     def _paying_rank(self, matrix: Tensor, moment: Tensor | None) -> tuple[int, str]:
         """`rounded_rank` of what the settings ask for."""
@@ -305,7 +312,10 @@ class LowRank(StructureStep, InTurns):
         weight = getattr(module, parameter).detach()
         if not weight.is_meta:
             moment = input_moment(
-                statistic, decision.get("weighting", "none"), alpha=decision.get("alpha", 0.5)
+                statistic,
+                decision.get("weighting", "none"),
+                alpha=decision.get("alpha", 0.5),
+                balance=decision.get("modality_balance", "none"),
             )
             factored.set_factors(*truncated_svd(as_matrix(weight), decision["rank"], moment))
         return factored

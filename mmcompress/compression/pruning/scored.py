@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mmcompress.artifact.encoding import Encoding
 from mmcompress.backbones.base import WEIGHTS, WITHOUT_MOMENT, Target
 from mmcompress.compression.base import Applied, Decision, as_matrix
+from mmcompress.compression.modality_balance import inputs_for
 from mmcompress.compression.pruning.allocation import ALLOCATIONS, Allocation, allocate
 from mmcompress.compression.pruning.masks import Mask, parse_pattern
 from mmcompress.compression.pruning.schedule import Kind, Schedule
@@ -143,7 +144,7 @@ class ScoredPruning(MaskStep[Mask], FollowsSchedule):
         weight = getattr(module, parameter).detach()
         mask = Mask(weight, decision["pruned"], group_size=decision["group_size"])
         if decision["scaled"] and statistic is not None:
-            mask.set_scales(*cls.scales(as_matrix(weight), statistic.needed_inputs))
+            mask.set_scales(*cls.scales(as_matrix(weight), inputs_for(statistic, decision)))
         elif decision["scaled"]:  # a checkpoint will fill them
             matrix = as_matrix(weight)
             mask.set_scales(torch.ones_like(matrix[:, 0]), torch.ones_like(matrix[0]))

@@ -5,11 +5,16 @@ arXiv:2306.11695. Where we differ: embeddings and bare parameters, which have no
 pruned by magnitude; a gradual schedule keeps the input norms of the dense model.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from mmcompress.backbones.base import Target
+from mmcompress.compression.base import Decision
+from mmcompress.compression.modality_balance import WeighsTokens
 from mmcompress.compression.pruning.scored import ScoredPruning
-from mmcompress.compression.statistics import InputStatistic
+from mmcompress.compression.statistics import INPUTS, InputStatistic
 
 
 def wanda_importance(weight: Tensor, input_norm: Tensor) -> Tensor:
@@ -24,11 +29,22 @@ def wanda_importance(weight: Tensor, input_norm: Tensor) -> Tensor:
     return weight.abs() * input_norm
 
 
-class Wanda(ScoredPruning):
-    """Weights without those of least |W_ij| ‖X_j‖₂, by default compared within each output row."""
+class Wanda(WeighsTokens, ScoredPruning):
+    """Weights without those of least |W_ij| ‖X_j‖₂, by default compared within each output row.
+
+    Args:
+        **settings: those of `ScoredPruning` and of `WeighsTokens`.
+    """
 
     compares = "row"
     reads_inputs = True
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.needs = self.needs - {INPUTS} | {self.need}
+
+    def _decide(self, target: Target, count: int, matrix: Tensor) -> Decision:
+        return super()._decide(target, count, matrix) | self.decided()
 
     @classmethod
     def scales(cls, weight: Tensor, statistic: InputStatistic) -> tuple[Tensor, Tensor]:

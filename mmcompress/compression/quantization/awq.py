@@ -13,17 +13,19 @@ are rounded to nearest.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 from mmcompress.backbones.base import WITHOUT_MOMENT, Target
 from mmcompress.compression.base import Decision, as_matrix
+from mmcompress.compression.modality_balance import WeighsTokens, inputs_for
 from mmcompress.compression.quantization.fake_quantize import FakeQuantize
 from mmcompress.compression.quantization.gptq import output_error
 from mmcompress.compression.quantization.grid import Grid, as_scale
 from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.quantization.scales import CANDIDATES, choose_scale
-from mmcompress.compression.statistics import INPUTS, InputStatistic, Statistic
+from mmcompress.compression.statistics import InputStatistic, Statistic
 
 ALPHAS = 20
 """Exponents that are tried: 0, 0.05, … 0.95."""
@@ -129,10 +131,16 @@ def awq(weight: Tensor, inputs: InputStatistic, grid: Grid) -> Scales:
     return min(found, key=lambda scales: error_with(weight, inputs, grid, scales))
 
 
-class AWQ(Integer):
-    """Weights as integers, on a finer grid where inputs are large; settings as in `Integer`."""
+class AWQ(WeighsTokens, Integer):
+    """Weights as integers, on a finer grid where inputs are large.
 
-    needs = frozenset({INPUTS})
+    Args:
+        **settings: those of `Integer` and of `WeighsTokens`.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.needs = frozenset({self.need})
 
     def plan(
         self,
@@ -145,7 +153,9 @@ class AWQ(Integer):
     def _decide(self, target: Target, weight: Tensor) -> Decision:
         grid = self.grid_for(weight)
         nearest = target.granularity in WITHOUT_MOMENT
-        return {"rounding": "nearest" if nearest else "awq", "grid": grid.decision()}
+        if nearest:
+            return {"rounding": "nearest", "grid": grid.decision()}
+        return {"rounding": "awq", "grid": grid.decision(), **self.decided()}
 
     @classmethod
     def apply(
@@ -162,4 +172,4 @@ class AWQ(Integer):
         if statistic is None:
             unset = matrix.new_ones(matrix.shape[1]).half()
             return FakeQuantize(grid, *choose_scale(matrix, grid), unset)
-        return FakeQuantize(grid, *awq(matrix, statistic.needed_inputs, grid))
+        return FakeQuantize(grid, *awq(matrix, inputs_for(statistic, decision), grid))

@@ -22,11 +22,12 @@ from torch import Tensor, nn
 
 from mmcompress.backbones.base import WITHOUT_MOMENT, Target
 from mmcompress.compression.base import Decision, as_matrix, kept_mask
+from mmcompress.compression.modality_balance import WeighsTokens, inputs_for
 from mmcompress.compression.quantization.fake_quantize import FakeQuantize
 from mmcompress.compression.quantization.grid import Grid
 from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.quantization.scales import choose_scale
-from mmcompress.compression.statistics import INPUTS, Statistic
+from mmcompress.compression.statistics import Statistic
 from mmcompress.functional.error_feedback import feed_back_errors
 from mmcompress.functional.hessian import DAMPING
 
@@ -98,18 +99,16 @@ def _choose_again(
         zero_point[:, group] = points[:, 0]
 
 
-class GPTQ(Integer):
+class GPTQ(WeighsTokens, Integer):
     """Weights as integers, where each column makes up for the rounding of those before it.
 
     Args:
         act_order: visit columns by falling second moment of their input. Legal: true or false.
         damping: share of the mean second moment that is added to the diagonal. Legal: number above
             0.
-        **selectors: `modality`, `part`, `role`, `granularity`; the other settings are those of
-            `Integer`.
+        **settings: `modality`, `part`, `role`, `granularity`; the other settings are those of
+            `Integer` and of `WeighsTokens`.
     """
-
-    needs = frozenset({INPUTS})
 
     def __init__(
         self,
@@ -120,14 +119,15 @@ class GPTQ(Integer):
         midrise: bool = False,
         act_order: bool = False,
         damping: float = DAMPING,
-        **selectors: Any,
+        **settings: Any,
     ) -> None:
         super().__init__(
-            bits=bits, group_size=group_size, symmetric=symmetric, midrise=midrise, **selectors
+            bits=bits, group_size=group_size, symmetric=symmetric, midrise=midrise, **settings
         )
         if damping <= 0:
             raise ValueError(f"damping={damping} must be above 0: it makes H invertible")
         self.act_order, self.damping = act_order, damping
+        self.needs = frozenset({self.need})
 
     def plan(
         self,
@@ -142,7 +142,7 @@ class GPTQ(Integer):
         if target.granularity in WITHOUT_MOMENT:
             return {"rounding": "nearest", "grid": grid.decision()}
         options = {"act_order": self.act_order, "damping": self.damping}
-        return {"rounding": "gptq", "grid": grid.decision(), **options}
+        return {"rounding": "gptq", "grid": grid.decision(), **options, **self.decided()}
 
     @classmethod
     def apply(
@@ -157,7 +157,8 @@ class GPTQ(Integer):
         if decision["rounding"] == "nearest" or statistic is None:
             return FakeQuantize(grid, *choose_scale(as_matrix(weight), grid))
         options = {key: decision[key] for key in ("damping", "act_order")}
-        factor = statistic.needed_inputs.inverse_cholesky(**options)
-        order = statistic.needed_inputs.falling_order() if decision["act_order"] else None
+        inputs = inputs_for(statistic, decision)
+        factor = inputs.inverse_cholesky(**options)
+        order = inputs.falling_order() if decision["act_order"] else None
         quantized, scale, zero_point = gptq(as_matrix(weight), factor, grid, order=order)
         return FakeQuantize(grid, scale, zero_point, initial=quantized.view_as(weight))
