@@ -131,7 +131,7 @@ class Backbone(nn.Module, ABC):
     tower_prefixes: ClassVar[Sequence[tuple[str, str]]]
     """Rows (pattern, modality): which tower a tensor lies in, by the start of its name."""
 
-    part_prefixes: ClassVar[Sequence[tuple[str, str]]] = ()
+    part_prefixes: Sequence[tuple[str, str]] = ()
     """Rows (pattern, part): which part a tensor lies in, by the start of its name; the usual one of
     tower and role, `format.parts.usual_part`, where none matches."""
 
@@ -309,7 +309,7 @@ class Backbone(nn.Module, ABC):
 
 def granularity_of(module: nn.Module) -> str:
     """Of the weights that a module owns; `matrix` when it is none of the known layers."""
-    if isinstance(module, nn.Conv1d | nn.Conv2d):
+    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         return "conv" if module.groups == 1 else "grouped_conv"
     if isinstance(module, nn.Embedding) and "position_ids" in _arguments(module):
         return "matrix"  # what it gets are tokens, and what it looks up are their places

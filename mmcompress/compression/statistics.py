@@ -151,7 +151,7 @@ def input_statistic(
         ids = x[valid] if valid is not None and valid.shape == x.shape else x
         counts = torch.bincount(ids.flatten(), minlength=module.num_embeddings).float()
         return InputStatistic(counts, counts.clone(), counts.clamp(max=1), ids.numel())
-    if isinstance(module, nn.Conv1d | nn.Conv2d):
+    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         x = _patches(module, x)
     if valid is not None:
         counting = matching(valid, x.shape[:-1])
@@ -186,7 +186,7 @@ def matching(valid: Tensor, shape: Sequence[int]) -> Tensor:
     return valid if valid.shape == torch.Size(shape) else valid.new_ones(tuple(shape))
 
 
-def _patches(module: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
+def _patches(module: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
     """What each output position of a convolution reads: (B, L, C · kernel)."""
     if module.groups != 1 or module.padding == "same" or module.padding_mode != "zeros":
         raise ValueError(
@@ -194,6 +194,8 @@ def _patches(module: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
             "padding_mode; leave it out with a selector (role, granularity)"
         )
     padding = 0 if isinstance(module.padding, str) else module.padding  # "valid" is 0
+    if isinstance(module, nn.Conv3d):
+        return _blocks(module, x)
     if isinstance(module, nn.Conv1d):  # a picture one pixel high
         kernel, dilation, stride = (
             (1, *size) for size in (module.kernel_size, module.dilation, module.stride)
@@ -207,3 +209,17 @@ def _patches(module: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
         padding=padding,
         stride=module.stride,
     ).mT
+
+
+def _blocks(module: nn.Conv3d, x: Tensor) -> Tensor:
+    """`_patches` of a video (B, C, T, H, W)."""
+    if isinstance(module.padding, str) or max(module.dilation) > 1:
+        raise ValueError(
+            f"statistics of {module} are not supported: dilation or padding by name; leave it out "
+            "with a selector (role, granularity)"
+        )
+    depth, height, width = module.padding
+    x = F.pad(x, (width, width, height, height, depth, depth))
+    for place, (size, step) in enumerate(zip(module.kernel_size, module.stride, strict=True)):
+        x = x.unfold(place + 2, size, step)  # B C T H W t h w
+    return x.permute(0, 2, 3, 4, 1, 5, 6, 7).flatten(4).flatten(1, 3)

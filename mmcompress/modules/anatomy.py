@@ -83,6 +83,21 @@ ATTENTIONS = (
         head_dim="head_dim",
         known_by="num_key_value_groups",
     ),
+    # transformers' Pixtral
+    AttentionParts("q_proj", "k_proj", "v_proj", "o_proj", heads="num_heads"),
+    # transformers' InternVL
+    AttentionParts(
+        "q_proj", "k_proj", "v_proj", "projection_layer", heads="num_heads", width="embed_dim"
+    ),
+    # the towers of transformers' Qwen-VL, after mmcompress.backbones.fused
+    AttentionParts(
+        "qkv.q_proj",
+        "qkv.k_proj",
+        "qkv.v_proj",
+        "proj",
+        heads="num_heads",
+        known_by="num_key_value_groups",
+    ),
 )
 ROTATIONS = {"rope", "position_embeddings"}
 """What timm and transformers call the argument of an attention that takes the rotation."""
@@ -90,6 +105,7 @@ ROTATIONS = {"rope", "position_embeddings"}
 MLPS = (
     MlpParts("fc1", "fc2"),
     MlpParts("c_fc", "c_proj"),
+    MlpParts("linear_fc1", "linear_fc2"),  # transformers' Qwen3-VL
     MlpParts("fc1_x", "fc2", gate="fc1_g"),  # timm's SwiGLU
     MlpParts("up_proj", "down_proj", gate="gate_proj"),  # transformers' Llama and its kin
 )

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from mmcompress.modules.anatomy import attention_parts
 
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+
 
 class LowRankLinear(nn.Module):
     """y = U (Vᵀ x) + b.
@@ -89,7 +91,7 @@ class LowRankConv(nn.Module):
         rank: inner size.
     """
 
-    def __init__(self, layer: nn.Conv1d | nn.Conv2d, rank: int) -> None:
+    def __init__(self, layer: Convolution, rank: int) -> None:
         super().__init__()
         if layer.groups != 1:
             raise ValueError(f"low rank of a grouped convolution ({layer}) is not supported")
@@ -99,7 +101,8 @@ class LowRankConv(nn.Module):
             key: getattr(layer, key)
             for key in ("kernel_size", "stride", "padding", "dilation", "padding_mode")
         }
-        kind = nn.Conv1d if isinstance(layer, nn.Conv1d) else nn.Conv2d
+        kinds: tuple[type[Convolution], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+        kind: Any = next(kind for kind in kinds if isinstance(layer, kind))
         self.v = kind(layer.in_channels, rank, bias=False, **geometry, **like)
         self.u = kind(rank, layer.out_channels, 1, bias=layer.bias is not None, **like)
         _copy_bias(layer, self.u)
@@ -129,7 +132,7 @@ def factorize(layer: nn.Module, rank: int) -> LowRankLinear | LowRankEmbedding |
         return LowRankLinear(layer, rank)
     if isinstance(layer, nn.Embedding):
         return LowRankEmbedding(layer, rank)
-    assert isinstance(layer, nn.Conv1d | nn.Conv2d), layer
+    assert isinstance(layer, Convolution), layer
     return LowRankConv(layer, rank)
 
 
@@ -151,13 +154,11 @@ def joint_qkv(attention: nn.Module, *, rank: int) -> nn.Module:
     return attention
 
 
-def _like(layer: nn.Linear | nn.Embedding | nn.Conv1d | nn.Conv2d) -> dict[str, Any]:
+def _like(layer: nn.Linear | nn.Embedding | Convolution) -> dict[str, Any]:
     return {"dtype": layer.weight.dtype, "device": layer.weight.device}
 
 
-def _copy_bias(
-    source: nn.Linear | nn.Conv1d | nn.Conv2d, to: nn.Linear | nn.Conv1d | nn.Conv2d
-) -> None:
+def _copy_bias(source: nn.Linear | Convolution, to: nn.Linear | Convolution) -> None:
     if source.bias is not None and to.bias is not None:
         with torch.no_grad():
             to.bias.copy_(source.bias)

@@ -27,6 +27,8 @@ class TiedEmbedding(nn.Module):
         self.num_embeddings = embedding.num_embeddings
         self.embedding_dim = embedding.embedding_dim
         self.padding_idx = embedding.padding_idx
+        # Gemma's embeddings are multiplied by a number, which the head is not.
+        self.scale = float(getattr(embedding, "scalar_embed_scale", 1.0))
         self._head = head
         # In a tuple, so that the model is no submodule of its own part.
         self._model = (model,)
@@ -37,7 +39,8 @@ class TiedEmbedding(nn.Module):
         return _whole(self._model[0].get_submodule(self._head))
 
     def forward(self, ids: Tensor) -> Tensor:
-        return rows_of(self._model[0].get_submodule(self._head), ids)
+        rows = rows_of(self._model[0].get_submodule(self._head), ids)
+        return rows if self.scale == 1 else rows * self.scale
 
 
 def rows_of(layer: nn.Module, ids: Tensor) -> Tensor:

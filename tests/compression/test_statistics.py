@@ -1,6 +1,7 @@
 """What calibration sees, against slow loops."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -334,3 +335,16 @@ def test_a_factor_in_the_order_of_falling_moments() -> None:
     roots = seen.inverse_cholesky(damping=1e-9, act_order=True).diagonal()
     torch.testing.assert_close(roots, torch.tensor([1 / 3, 1 / 2, 1.0]))
     assert seen.inverse_cholesky(damping=1e-9).diagonal().tolist() != roots.tolist()
+
+
+@pytest.mark.parametrize(("padding", "stride"), [(0, (2, 4, 4)), ((1, 2, 0), (1, 2, 3))])
+def test_what_a_convolution_of_videos_reads(padding: Any, stride: tuple[int, ...]) -> None:
+    """The second moment of its patches gives the sum of its squared outputs."""
+    layer = nn.Conv3d(3, 5, (2, 4, 4), stride=stride, padding=padding, bias=False)
+    x = torch.randn(2, 3, 4, 8, 12)
+    found = input_statistic(layer, x, None)
+    output = layer(x)
+    assert found.tokens == output[:, 0].numel()
+    weight = layer.weight.detach().flatten(1)
+    sums = ((weight @ found.second_moment) * weight).sum(dim=1)
+    torch.testing.assert_close(sums, output.detach().square().sum(dim=(0, 2, 3, 4)))

@@ -74,3 +74,18 @@ def test_a_copy_looks_up_in_its_own_head(model: nn.ModuleDict) -> None:
     assert isinstance(copied["embed"], TiedEmbedding)
     assert not copied["embed"](IDS).any()
     assert model["embed"](IDS).all()
+
+
+def test_a_scaled_embedding_stays_scaled() -> None:
+    """Gemma's embeddings are multiplied by a number, and its head is not."""
+    from transformers.models.gemma3.modeling_gemma3 import Gemma3TextScaledWordEmbedding
+
+    model = nn.Module()
+    model.words = Gemma3TextScaledWordEmbedding(5, 4, padding_idx=0, embed_scale=2.0)
+    model.head = nn.Linear(4, 5, bias=False)
+    model.head.weight = model.words.weight
+    ids = torch.tensor([[3, 1]])
+    expected = model.words(ids)
+    tie(model, embedding="words", head="head")
+    assert torch.equal(model.words(ids), expected)
+    assert [name for name, _ in model.named_parameters()] == ["head.weight"]

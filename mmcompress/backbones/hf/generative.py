@@ -4,8 +4,7 @@
 pass a small projector and stand in front of the text as if they were tokens.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -32,7 +31,7 @@ from mmcompress.backbones.hf.files import (
     refuse_adapters_of,
     stay_local,
 )
-from mmcompress.backbones.hf.llava import drop_unused_blocks, image_blocks, number_blocks
+from mmcompress.backbones.hf.llava import depth_as_it_is, drop_unused_blocks, number_blocks
 from mmcompress.backbones.hf.processors import pixels_of, read_image_processor
 from mmcompress.backbones.hf.tokenizer_files import (
     load_tokenizer,
@@ -102,7 +101,7 @@ class HFGenerative(FromTransformers, Generator, Encoder):
         (r"model\.vision_tower\.|model\.multi_modal_projector\.", "image"),
         (r"model\.language_model\.|lm_head\.", "text"),
     ]
-    part_prefixes: ClassVar[Sequence[tuple[str, str]]] = [
+    part_prefixes: Sequence[tuple[str, str]] = [
         (r"model\.multi_modal_projector\.", "projector"),
         (r"model\.language_model\.embed_tokens\.", "embeddings"),
         (r"model\.language_model\.", "language_model"),
@@ -159,7 +158,7 @@ class HFGenerative(FromTransformers, Generator, Encoder):
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """(B, D): mean over the projected patches."""
-        with self._depth_as_it_is():
+        with depth_as_it_is(self.model):
             features = self.model.model.get_image_features(pixel_values=pixels).pooler_output
         return torch.stack(list(features)).mean(dim=1)
 
@@ -175,7 +174,7 @@ class HFGenerative(FromTransformers, Generator, Encoder):
         """See `Generator`; every token is predicted except the first, (B, L − 1, V)."""
         ids = batch["text"]
         joined, valid = self._joined(ids)
-        with self._depth_as_it_is():
+        with depth_as_it_is(self.model):
             found = self.model(
                 input_ids=joined,
                 pixel_values=batch["image"],
@@ -186,21 +185,6 @@ class HFGenerative(FromTransformers, Generator, Encoder):
         logits = found.logits[:, self._patches : -1]
         targets = ids[:, 1:]
         return logits, targets.masked_fill(targets == self._pad, IGNORED)
-
-    @contextmanager
-    def _depth_as_it_is(self) -> Iterator[None]:
-        """Let the config of the image encoder say how many blocks there are: some may be gone.
-
-        transformers finds the layer that gives the features by it. The config that artifacts keep
-        is the dense model's.
-        """
-        config, blocks = self.model.config.vision_config, image_blocks(self.model)
-        dense = config.num_hidden_layers
-        config.num_hidden_layers = dense if blocks is None else len(blocks)
-        try:
-            yield
-        finally:
-            config.num_hidden_layers = dense
 
     def _joined(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Places for the patches before each caption (B, P + L), and which tokens are valid."""
@@ -237,7 +221,7 @@ class HFGenerative(FromTransformers, Generator, Encoder):
         first = torch.full((len(images), 1), self._first, device=images.device)
         joined, valid = self._joined(first)
         cached = number_blocks(self.model.model.language_model)
-        with self._depth_as_it_is():
+        with depth_as_it_is(self.model):
             found = self.model.generate(
                 input_ids=joined,
                 pixel_values=images,

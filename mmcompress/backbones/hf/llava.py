@@ -1,25 +1,45 @@
 """What the parts of a LLaVA must know of the blocks that are there."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
-
-from transformers import LlavaForConditionalGeneration
 
 from mmcompress.modules.anatomy import Stack, attentions_of, find_stacks
 
 
-def drop_unused_blocks(model: LlavaForConditionalGeneration) -> None:
+def drop_unused_blocks(model: Any) -> None:
     """Take out, in place, the blocks of the image encoder behind the one whose features are read.
 
-    LLaVA reads the last but one. Left in, they would be stored for nothing, and where others are
-    removed the features would be those of another block.
+    Nothing happens to a model that reads the last. LLaVA reads the last but one. Left in, they
+    would be stored for nothing, and where others are removed the features would be those of another
+    block.
     """
     config: Any = model.config
-    layer, blocks = config.vision_feature_layer, image_blocks(model)
+    layer, blocks = getattr(config, "vision_feature_layer", None), image_blocks(model)
     if blocks is None or not isinstance(layer, int) or layer == 0:
         return
     used = layer if layer > 0 else len(blocks) + 1 + layer
     del blocks[used:]
     config.vision_config.num_hidden_layers, config.vision_feature_layer = used, -1
+
+
+@contextmanager
+def depth_as_it_is(model: Any) -> Iterator[None]:
+    """Let the config of the image encoder say how many blocks there are: some may be gone.
+
+    transformers finds the layer that gives the features by it. The config that artifacts keep
+    is the dense model's.
+    """
+    config, blocks = model.config.vision_config, image_blocks(model)
+    if blocks is None:
+        yield
+        return
+    dense = config.num_hidden_layers
+    config.num_hidden_layers = len(blocks)
+    try:
+        yield
+    finally:
+        config.num_hidden_layers = dense
 
 
 def number_blocks(language_model: Any) -> bool:
@@ -41,7 +61,7 @@ def number_blocks(language_model: Any) -> bool:
 
 def image_blocks(model: Any) -> Stack | None:
     """Those of CLIP's and SigLIP's encoders, the last of whose features no norm follows."""
-    tower = model.model.vision_tower
-    if tower.config.model_type not in ("clip_vision_model", "siglip_vision_model"):
+    tower = getattr(model.model, "vision_tower", None)
+    if tower is None or tower.config.model_type not in ("clip_vision_model", "siglip_vision_model"):
         return None
     return next((stack for _, stack in find_stacks(tower)), None)

@@ -97,7 +97,7 @@ class HFSpeech(FromTransformers, Generator):
         (r"model\.encoder\.", "audio"),
         (r"model\.decoder\.|proj_out\.", "text"),
     ]
-    part_prefixes: ClassVar[Sequence[tuple[str, str]]] = [
+    part_prefixes: Sequence[tuple[str, str]] = [
         (r"model\.encoder\.", "audio_tower"),
         (r"model\.decoder\.embed_tokens\.|proj_out\.", "embeddings"),
         (r"model\.decoder\.", "language_model"),

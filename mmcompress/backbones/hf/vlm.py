@@ -33,11 +33,12 @@ from mmcompress.backbones.hf.files import (
     refuse_adapters_of,
     stay_local,
 )
-from mmcompress.backbones.hf.llava import number_blocks
+from mmcompress.backbones.hf.llava import depth_as_it_is, drop_unused_blocks, number_blocks
 from mmcompress.backbones.hf.vlm_inputs import IDS, NOT_FOR_THE_MODEL, Inputs
 from mmcompress.backbones.hf.vlm_parts import PART_PREFIXES, ROLES, TOWER_PREFIXES
 from mmcompress.backbones.passes import LABELS, TOKEN_KIND, Batch, Pass
 from mmcompress.functional.tokens import IGNORED, PADDING
+from mmcompress.modules.tied import tie
 
 KINDS = (
     "gemma3",
@@ -75,14 +76,16 @@ class HFVlm(FromTransformers, Generator):
     mixes_modalities = True
     roles: Sequence[Row] = ROLES
     tower_prefixes: ClassVar[Sequence[tuple[str, str]]] = TOWER_PREFIXES
-    part_prefixes: ClassVar[Sequence[tuple[str, str]]] = PART_PREFIXES
+    part_prefixes: Sequence[tuple[str, str]] = PART_PREFIXES
     model: Any
 
     def __init__(self, model: Any, processor: Any, *, ends: Sequence[int] | None = None) -> None:
         check_kind(model.config)
         super().__init__(model)
+        drop_unused_blocks(model)
         split_attention(model)
         split_fused(model)
+        self._tie()
         text = model.config.get_text_config()
         self.ends = list(ends) if ends is not None else _ends_of(model, processor)
         self.inputs = Inputs(
@@ -92,6 +95,14 @@ class HFVlm(FromTransformers, Generator):
             ends=self.ends,
             context=getattr(text, "max_position_embeddings", None) or NO_LIMIT,
         )
+
+    def _tie(self) -> None:
+        """Let a tied embedding look up its rows in the head, which is both from then on."""
+        if self.model.config.tie_word_embeddings:
+            embedding, head = self.model.get_input_embeddings(), self.model.get_output_embeddings()
+            paths = {module: path for path, module in self.model.named_modules()}
+            tie(self.model, embedding=paths[embedding], head=paths[head])
+            self.part_prefixes = [(rf"{paths[head]}\.", "embeddings"), *PART_PREFIXES]
 
     def prepare(self, examples: Sequence[Example], *, answers: bool = True) -> Batch:
         return self.inputs.prepare(examples, answers=answers)
@@ -103,7 +114,8 @@ class HFVlm(FromTransformers, Generator):
         first = int(answered.int().argmax()) if answered.any() else 1
         kept = labels.shape[1] - first + 1
         # Blocks are run again on what they were called with, so nothing is cached.
-        found = self.model(**self._given(batch), use_cache=False, logits_to_keep=kept)
+        with depth_as_it_is(self.model):
+            found = self.model(**self._given(batch), use_cache=False, logits_to_keep=kept)
         return found.logits[:, :-1], labels[:, first:]
 
     @torch.no_grad()
@@ -111,16 +123,15 @@ class HFVlm(FromTransformers, Generator):
         device = next(self.parameters()).device
         batch = self.prepare(examples, answers=False)
         given = {key: value.to(device) for key, value in self._given(batch).items()}
-        found = self.model.generate(
-            **given,
-            generation_config=GenerationConfig(
-                max_new_tokens=max_tokens,
-                do_sample=False,
-                use_cache=number_blocks(self.model.get_decoder()),
-                eos_token_id=self.ends,
-                pad_token_id=self.inputs.tokenizer.pad_token_id,
-            ),
+        settings = GenerationConfig(
+            max_new_tokens=max_tokens,
+            do_sample=False,
+            use_cache=number_blocks(self.model.get_decoder()),
+            eos_token_id=self.ends,
+            pad_token_id=self.inputs.tokenizer.pad_token_id,
         )
+        with depth_as_it_is(self.model):
+            found = self.model.generate(**given, generation_config=settings)
         return [self.inputs.text(row) for row in found[:, given[IDS].shape[1] :].tolist()]
 
     def passes(self) -> list[Pass]:
@@ -143,9 +154,9 @@ class HFVlm(FromTransformers, Generator):
         if "pixel_values" not in given:
             return torch.empty(0, self.model.config.get_text_config().hidden_size)
         taken = inspect.signature(self.model.model.get_image_features).parameters
-        found = self.model.model.get_image_features(
-            **{key: value for key, value in given.items() if key in taken}
-        ).pooler_output
+        seen = {key: value for key, value in given.items() if key in taken}
+        with depth_as_it_is(self.model):
+            found = self.model.model.get_image_features(**seen).pooler_output
         parts = [found] if isinstance(found, Tensor) else list(found)
         return torch.cat([part.flatten(0, -2) for part in parts])
 

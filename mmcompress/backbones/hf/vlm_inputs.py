@@ -5,6 +5,7 @@ places for each image as the model wants. The answer's tokens are put behind it 
 model learns to go on from exactly what it reads when it is asked.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -123,7 +124,10 @@ class Inputs:
         doubled = first is not None and all(text.startswith(first) for text in texts)
         options = {"add_special_tokens": False} if doubled else {}
         seen = {"images": images} if any(images) else {}
-        found = self.processor(text=texts, **seen, padding=True, return_tensors="pt", **options)
+        with warnings.catch_warnings():
+            # PaliGemma's processor makes labels through numpy, which are dropped.
+            warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+            found = self.processor(text=texts, **seen, padding=True, return_tensors="pt", **options)
         found.pop(LABELS, None)
         return {key: value for key, value in found.items() if isinstance(value, Tensor)}
 

@@ -14,7 +14,7 @@ LANGUAGE = r"model\.(?:language_model|text_model)\."
 PATCH = r"(?:patch_embedding|patch_conv|patch_embed\.proj|patch_embeddings\.projection)"
 
 ROLES: Sequence[Row] = [
-    (rf"{PROJECTOR}.*(?:weight|image_newline)", "image", "proj"),
+    (rf"{PROJECTOR}(?!.*(?:norm|ln_q)).*weight", "image", "proj"),
     *(
         (rf"{tower}.*{name}\.weight", modality, role)
         for tower, modality in [(TOWER, "image"), (LANGUAGE, "text")]
