@@ -36,6 +36,7 @@ def test_every_family_keeps_the_contract(recipe: str, family: str, tmp_path: Pat
         ("open_clip/coca_cascade", "heads"),  # embeddings with a dimension more
         ("open_clip/convnext", "int2"),  # kernels of 49 weights and groups of 32
         ("open_clip/convnext", "vq"),  # and blocks of 4
+        ("hf_speech/whisper", "upop"),  # keys of an attention to another tower's tokens
         ("llava", "blocks"),  # features of a layer that is counted from the last
     ],
     ids="/".join,

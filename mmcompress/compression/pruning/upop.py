@@ -105,7 +105,7 @@ def choose(
 class UPop(MaskStep[StructureMask], CutsWhenBaked, FollowsSchedule):
     """A model without the neurons and head dimensions that a search during training empties.
 
-    Roles are those of attentions and MLPs: `attn.*`, `mlp.*`.
+    Roles are those of attentions and MLPs: `attn.*`, `cross.*`, `mlp.*`.
 
     Args:
         pruning_ratio: share of the weights of attentions and MLPs that is removed. Legal: number in
@@ -173,14 +173,15 @@ class UPop(MaskStep[StructureMask], CutsWhenBaked, FollowsSchedule):
 
     def select(self, targets: Sequence[Target]) -> list[Target]:
         chosen = super().select(targets)
-        if len({"attn.k", "attn.out"} & {t.role for t in chosen}) == 1:
-            raise ValueError(
-                f"role={self.role} takes one of attn.k and attn.out, and the masks of a head lie "
-                "on both: use attn.*, mlp.* or null"
-            )
+        for kind in ("attn", "cross"):
+            if len({f"{kind}.k", f"{kind}.out"} & {t.role for t in chosen}) == 1:
+                raise ValueError(
+                    f"role={self.role} takes one of {kind}.k and {kind}.out, and the masks of a "
+                    f"head lie on both: use {kind}.*, mlp.* or null"
+                )
         whole = next((t for t in chosen if not t.heads), None)
         if whole is not None:
-            part = "dimensions of heads" if whole.role.startswith("attn.") else "neurons"
+            part = "dimensions of heads" if whole.role.endswith((".k", ".out")) else "neurons"
             raise ValueError(
                 f"no {part} can go around {whole.name}, for something else there depends on all of "
                 "them (a rotation by position, a norm, a gate): leave it out with role or "
@@ -198,7 +199,7 @@ class UPop(MaskStep[StructureMask], CutsWhenBaked, FollowsSchedule):
             t.name: {
                 "unit": unit_of(t),
                 "heads": t.heads,
-                "rows": t.role == "attn.k",
+                "rows": t.role.endswith(".k"),
                 "squared": self.importance == "taylor",
             }
             for t in targets
