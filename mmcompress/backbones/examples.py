@@ -35,12 +35,14 @@ class Example:
         images: PIL images, in the order in which the prompt means them; they stand in the first
             turn of the user.
         sound: to be heard before the prompt; at any sampling rate.
+        kind: of question, for scores of each kind.
     """
 
     prompt: str | tuple[Turn, ...] = ""
     answers: tuple[str, ...] = ()
     images: tuple[Any, ...] = ()
     sound: Waveform | None = None
+    kind: str = ""
 
     @property
     def turns(self) -> tuple[Turn, ...]:

@@ -20,8 +20,8 @@ def example_of(item: Item, answers: Sequence[str], sound: Waveform | None = None
     """What is asked of an item.
 
     Args:
-        item: with what there is of `image`, which may be a list of several, and `prompt`, which a
-            caption or a transcript needs not.
+        item: with what there is of `image`, which may be a list of several, `kind`, and `prompt`,
+            which a caption or a transcript needs not.
         answers: the texts that count as right, the first one to be trained on.
         sound: what is to be heard of the item's.
     """
@@ -31,6 +31,7 @@ def example_of(item: Item, answers: Sequence[str], sound: Waveform | None = None
         answers=tuple(answers),
         images=tuple(_as_pil(one) for one in (image if isinstance(image, list) else [image])),
         sound=sound,
+        kind=item.get("kind", ""),
     )
 
 

@@ -19,7 +19,8 @@ from mmcompress.system.seeds import seed_from
 Item = dict[str, Any]
 """`image` (PIL, or uint8 (3, H, W)) or `audio` (a `Waveform`), and what there is of `text` (one
 caption or a list of several) and `label` (int). Where something is asked there is a `prompt`, as of
-`Example`; `text` is then a list of answers, and `image`, which may be missing, one of images."""
+`Example`; `text` is then a list of answers, and `image`, which may be missing, one of images; where
+questions are of several kinds, `kind` says of which."""
 
 
 class Items(Dataset, ABC):

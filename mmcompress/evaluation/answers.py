@@ -29,6 +29,9 @@ MEASURES: dict[str, Callable[[str, Sequence[str]], float]] = {
 class Answers:
     """Yields `answers/exact_match` and so on, one metric for each measure: means over the items.
 
+    Where the questions are of several kinds there is one for each besides, such as
+    `answers/exact_match/skin_tone`.
+
     Args:
         measures: keys of `MEASURES`.
         normalizer: how both sides are written before they are an exact match: a key of
@@ -55,14 +58,19 @@ class Answers:
     def __call__(self, encode: Encode, data: PairData, split: str) -> Iterator[tuple[str, float]]:
         if not answered(data, split, "evaluation of answers"):
             return
-        given, right = written(encode, data, split, max_tokens=self.max_tokens)
+        given, asked = written(encode, data, split, max_tokens=self.max_tokens)
         normalize = NORMALIZERS[self.normalizer](data.backbone)
+        kinds = sorted({example.kind for example in asked} - {""})
         for name in self.measures:
-            if name == "exact_match":
-                pairs: list[tuple[str, Sequence[str]]] = [
-                    (normalize(text), [normalize(answer) for answer in answers])
-                    for text, answers in zip(given, right, strict=True)
-                ]
-            else:
-                pairs = list(zip(given, right, strict=True))
-            yield f"answers/{name}", Score.of_hits([MEASURES[name](*pair) for pair in pairs])
+            exact = name == "exact_match"
+            hits = [
+                MEASURES[name](
+                    normalize(text) if exact else text,
+                    [normalize(answer) if exact else answer for answer in example.answers],
+                )
+                for text, example in zip(given, asked, strict=True)
+            ]
+            yield f"answers/{name}", Score.of_hits(hits)
+            for kind in kinds:
+                of_kind = [hit for hit, one in zip(hits, asked, strict=True) if one.kind == kind]
+                yield f"answers/{name}/{kind}", Score.of_hits(of_kind)

@@ -3,6 +3,7 @@
 import logging
 
 from mmcompress.backbones.capabilities import generator
+from mmcompress.backbones.examples import Example
 from mmcompress.data.base import PairData
 from mmcompress.data.examples import EXAMPLES
 from mmcompress.evaluation.base import Encode
@@ -30,18 +31,18 @@ def answered(data: PairData, split: str, what: str) -> bool:
 
 def written(
     encode: Encode, data: PairData, split: str, *, max_tokens: int
-) -> tuple[list[str], list[tuple[str, ...]]]:
-    """What the model writes for each item, greedily, and the texts that count as right.
+) -> tuple[list[str], list[Example]]:
+    """What the model writes for each item, greedily, and what was asked.
 
     Args:
         max_tokens: that a text has at most.
     """
     texts: list[str] = []
-    right: list[tuple[str, ...]] = []
+    asked: list[Example] = []
     for batch in progress(data.example_dataloader(split), "generate"):
         texts += encode.generate(batch[EXAMPLES], max_tokens=max_tokens)
-        right += [example.answers for example in batch[EXAMPLES]]
-    return texts, right
+        asked += batch[EXAMPLES]
+    return texts, asked
 
 
 def check_max_tokens(max_tokens: int, key: str) -> None:

@@ -34,9 +34,9 @@ class Transcription:
     def __call__(self, encode: Encode, data: PairData, split: str) -> Iterator[tuple[str, float]]:
         if not answered(data, split, "evaluation of transcripts"):
             return
-        heard, right = written(encode, data, split, max_tokens=self.max_tokens)
+        heard, asked = written(encode, data, split, max_tokens=self.max_tokens)
         normalize = NORMALIZERS[self.normalizer](data.backbone)
-        said = [normalize(texts[0]) for texts in right]
+        said = [normalize(example.answers[0]) for example in asked]
         heard = [normalize(text) for text in heard]
         words = word_errors(said, heard)
         if not words[:, 1].any():
