@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--split", default="test", choices=("val", "test"))
     parser.add_argument("--steps", type=int, default=100, help="of tuning the dense model")
     parser.add_argument("--only", nargs="+", help="names of rows; all by default")
+    parser.add_argument("--of", choices=(TUNED, STOCK), help="which dense model; both by default")
     logging.basicConfig(format="%(message)s")
     benchmark(parser.parse_args())
 
@@ -61,9 +62,13 @@ def main() -> None:
 @in_one_sentence
 def benchmark(args: argparse.Namespace) -> None:
     """Every row of the table; what is done so far is in the folder after each of them."""
-    rows = [row for row in ROWS if not args.only or row.name in args.only]
+    rows = [
+        row
+        for row in ROWS
+        if (not args.only or row.name in args.only) and args.of in (None, row.of)
+    ]
     tuned = tune(args)
-    dense = {TUNED: from_pretrained(str(tuned)), STOCK: from_pretrained(str(args.model), window=10)}
+    dense = {TUNED: from_pretrained(str(tuned)), STOCK: from_pretrained(str(args.model))}
     sentences = spoken(args.runs / "sentences")
     results: list[dict[str, Any]] = []
     jobs = run_missing(
