@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from mmcompress.backbones.examples import Example
+from mmcompress.backbones.passes import LABELS
 from mmcompress.data.base import PairData
 from mmcompress.functional.finite import check_rows
 from mmcompress.functional.not_finite import NotFiniteError, not_scored
@@ -79,6 +80,11 @@ def embed(encode: Encode, batches: DataLoader, *modalities: str) -> dict[str, Te
     items = 0
     for batch in progress(batches, f"embed {' and '.join(modalities)}"):
         for modality in modalities:  # all of them before the model runs
+            if LABELS in batch:
+                raise ValueError(
+                    "this evaluation needs embeddings and the model writes texts: set "
+                    "evaluation=transcription or evaluation=answers"
+                )
             if modality not in batch:
                 there = ", ".join(key for key in batch if key not in ABOUT)
                 raise ValueError(

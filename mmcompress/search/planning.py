@@ -30,7 +30,7 @@ from mmcompress.compression.statistics import Statistic
 from mmcompress.search.budget import Budget, Choice, label
 from mmcompress.search.groups import Group, bytes_outside, find_groups, stored_bytes, swapped
 from mmcompress.search.knapsack import solve
-from mmcompress.search.proxy_loss import ProxyLoss
+from mmcompress.search.proxy_loss import proxy_loss
 from mmcompress.system.distributed import broadcast
 from mmcompress.system.progress import progress
 
@@ -183,7 +183,7 @@ class Search:
 
     def _measure(self) -> list[Plan]:
         """The plan of every choice; bytes and losses go into the groups."""
-        proxy = ProxyLoss(self.backbone, self.batches, self.pairs)
+        proxy = proxy_loss(self.backbone, self.batches, self.pairs)
         probe = copy.deepcopy(self.backbone)
         plans: list[Plan] = []
         for choice in progress(self.choices, "measure choices"):

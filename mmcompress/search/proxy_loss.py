@@ -1,20 +1,88 @@
-"""What a compressed part does to the embeddings of the whole model."""
+"""What a compressed part does to the embeddings, or to the answers, of the whole model."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mmcompress.backbones.base import Backbone
-from mmcompress.backbones.capabilities import Encoder, encoder
+from mmcompress.backbones.capabilities import Encoder, Generator, encoder
+from mmcompress.backbones.passes import LABELS
 from mmcompress.functional.distillation import affinity_loss, feature_loss
 from mmcompress.functional.finite import check_rows
+from mmcompress.functional.tokens import IGNORED
 from mmcompress.search.replay import Replay
 
 
-class ProxyLoss:
+def proxy_loss(
+    dense: Backbone, batches: Sequence[dict[str, Tensor]], pairs: int
+) -> "EmbeddingLoss | AnswerLoss":
+    """What compares a changed model with the dense one, by what that gives.
+
+    Args:
+        batches: calibration data.
+        pairs: how many pairs or examples to use, from the first.
+    Raises:
+        ValueError: it gives neither embeddings nor answers.
+    """
+    if isinstance(dense, Generator) and dense.reads_examples:
+        return AnswerLoss(dense, batches, pairs)
+    return EmbeddingLoss(dense, batches, pairs)
+
+
+class AnswerLoss:
+    """What a change does to the tokens that a generative model expects.
+
+    Args:
+        dense: the model to compare with.
+        batches: calibration data.
+        pairs: how many examples to use, from the first, in whole batches.
+    """
+
+    def __init__(self, dense: Generator, batches: Sequence[dict[str, Tensor]], pairs: int) -> None:
+        counts = itertools.accumulate((len(b[LABELS]) for b in batches), initial=0)
+        self.batches = [b for b, before in zip(batches, counts, strict=False) if before < pairs]
+        self.replay = Replay()
+        self.dense = [
+            self._expected(dense, index, self.replay.recording(dense, index))
+            for index in range(len(self.batches))
+        ]
+
+    def loss(self, backbone: Backbone, modality: str, changed: str = "") -> float:
+        """Kullback-Leibler divergence from the dense model's expectations, in nats per token.
+
+        Args:
+            backbone, changed: of `EmbeddingLoss.loss`.
+            modality: the tower they lie in; the whole model runs.
+        """
+        assert isinstance(backbone, Generator)
+        total, tokens = 0.0, 0
+        for index, theirs in enumerate(self.dense):
+            within = self.replay.skipping(backbone, changed, index)
+            ours = self._expected(backbone, index, within)
+            total += float(F.kl_div(ours, theirs, reduction="sum", log_target=True))
+            tokens += len(ours)
+        return total / tokens
+
+    @torch.no_grad()
+    def _expected(
+        self, backbone: Generator, index: int, within: AbstractContextManager[object]
+    ) -> Tensor:
+        """Log probabilities (tokens, V) of the tokens of all answers of a batch."""
+        training = backbone.training
+        backbone.eval()
+        with within:
+            logits, targets = backbone.answer_logits(self.batches[index])
+        backbone.train(training)
+        rows = logits[targets != IGNORED].float().log_softmax(dim=-1)
+        return check_rows("expectations of calibration examples", rows)
+
+
+class EmbeddingLoss:
     """What a change of one tower does to the embeddings of calibration pairs.
 
     Args:

@@ -28,7 +28,7 @@ from mmcompress.search.budget import Budget
 from mmcompress.search.groups import Group, find_groups, swapped
 from mmcompress.search.knapsack import solve
 from mmcompress.search.planning import Search, compress_within, search, stored_size
-from mmcompress.search.proxy_loss import ProxyLoss
+from mmcompress.search.proxy_loss import EmbeddingLoss
 
 
 def batches(data: PairData) -> list[dict[str, torch.Tensor]]:
@@ -147,7 +147,7 @@ def test_swapping_leaves_no_trace(tiny_backbone: HFClip) -> None:
 
 
 def test_an_unchanged_model_loses_nothing(tiny_backbone: HFClip, tiny_data: PairData) -> None:
-    proxy = ProxyLoss(tiny_backbone, batches(tiny_data), 16)
+    proxy = EmbeddingLoss(tiny_backbone, batches(tiny_data), 16)
     for modality in ("image", "text", "shared"):
         assert proxy.loss(tiny_backbone, modality) == pytest.approx(0.0, abs=1e-6)
 

@@ -11,7 +11,7 @@ from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.backbones.open_clip.backbone import OpenClip
 from mmcompress.data.base import PairData
 from mmcompress.modules.anatomy import find_stacks
-from mmcompress.search.proxy_loss import ProxyLoss
+from mmcompress.search.proxy_loss import EmbeddingLoss
 from mmcompress.search.replay import Replay
 
 Batches = list[dict[str, Tensor]]
@@ -42,7 +42,7 @@ def losses(dense: Backbone, batches: Batches, changed: str, modality: str) -> tu
     with torch.no_grad():
         for weight in probe.model.get_submodule(changed).parameters():
             weight.mul_(0.7)
-    proxy = ProxyLoss(dense, batches, 16)
+    proxy = EmbeddingLoss(dense, batches, 16)
     return proxy.loss(probe, modality, f"{changed}.x"), proxy.loss(probe, modality)
 
 
@@ -69,7 +69,7 @@ def test_open_clip_runs_from_the_change_on(modality: str, tiny_open_clip: OpenCl
 
 def test_blocks_before_the_change_do_not_run(tiny_backbone: HFClip, tiny_data: PairData) -> None:
     batches = list(tiny_data.calibration_dataloader())
-    proxy = ProxyLoss(tiny_backbone, batches, len(batches[0]["image"]))
+    proxy = EmbeddingLoss(tiny_backbone, batches, len(batches[0]["image"]))
     path, _ = stack_of(tiny_backbone, "image")
     runs = runs_of(tiny_backbone)
     proxy.loss(tiny_backbone, "image", f"{path}.1.mlp")
@@ -104,7 +104,7 @@ def test_a_block_that_stands_twice_is_run(tiny_backbone: HFClip, tiny_data: Pair
     layers = tiny_backbone.model.vision_model.encoder.layers
     layers[1] = layers[0]
     batches = list(tiny_data.calibration_dataloader())
-    proxy = ProxyLoss(tiny_backbone, batches, len(batches[0]["image"]))
+    proxy = EmbeddingLoss(tiny_backbone, batches, len(batches[0]["image"]))
     path, _ = stack_of(tiny_backbone, "image")
     runs = runs_of(tiny_backbone)
     proxy.loss(tiny_backbone, "image", f"{path}.1.mlp")
