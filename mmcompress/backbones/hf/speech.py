@@ -242,7 +242,7 @@ class HFSpeech(FromTransformers, Generator):
         native.generation_config = copy.deepcopy(model.generation_config)
         if config.decoder_layers < model.config.decoder_layers:
             # They name blocks by their places, which the others have taken.
-            native.generation_config.alignment_heads = None
+            native.generation_config.alignment_heads = None  # type: ignore[attr-defined]
         return native
 
     def write_settings(self, folder: Path) -> None:
