@@ -166,7 +166,8 @@ def score(folder: Path, overrides: Sequence[str], *, as_json: bool = False) -> d
     from mmcompress.config.validation import check_settings
     from mmcompress.evaluation.evaluate import evaluate
     from mmcompress.functional.score import intervals
-    from mmcompress.records.schema import Interval, typed
+    from mmcompress.records.read import typed
+    from mmcompress.records.schema import Interval
     from mmcompress.report.metrics import with_interval
     from mmcompress.runtime.loading import to_score
 

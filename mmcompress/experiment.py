@@ -23,8 +23,9 @@ from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.evaluation.float16 import float16_baseline
 from mmcompress.functional.score import intervals
 from mmcompress.records.folder import ARTIFACT
+from mmcompress.records.read import typed
 from mmcompress.records.record import RunRecord
-from mmcompress.records.schema import BudgetReport, Cast, Deployed, Interval, Latency, Size, typed
+from mmcompress.records.schema import BudgetReport, Cast, Deployed, Interval, Latency, Size
 from mmcompress.rehearsal import rehearse
 from mmcompress.runtime.deployment import measure_deployed
 from mmcompress.runtime.latency import measure_latency

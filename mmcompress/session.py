@@ -36,8 +36,9 @@ from mmcompress.records.folder import (
     open_folder,
 )
 from mmcompress.records.place import run_path
+from mmcompress.records.read import typed
 from mmcompress.records.record import RunRecord, read_record, read_records
-from mmcompress.records.schema import Record, Row, typed
+from mmcompress.records.schema import Record, Row
 from mmcompress.records.settings import config_hash
 from mmcompress.report.console import print_report
 from mmcompress.report.summary import comparable

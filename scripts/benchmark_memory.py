@@ -31,7 +31,8 @@ from safetensors.torch import save_file
 from mmcompress.config.errors import in_one_sentence
 from mmcompress.data.openmoji import load_pairs, split_pairs
 from mmcompress.records.environment import hardware, versions
-from mmcompress.records.schema import FILE, read
+from mmcompress.records.read import read
+from mmcompress.records.schema import FILE
 from mmcompress.session import BEGINS, STAGE_LOG
 from mmcompress.system.devices import gpu_name
 from mmcompress.system.files import write_atomically, write_json

@@ -19,8 +19,9 @@ from typing import Any
 from mmcompress.benchmarks.method_rows import COSINES, TABLES, Row
 from mmcompress.benchmarks.rows import hash_of, run_missing
 from mmcompress.records.numerics import NUMERICS
+from mmcompress.records.read import read
 from mmcompress.records.record import finished, read_records
-from mmcompress.records.schema import FILE, FINISHED, Record, read
+from mmcompress.records.schema import FILE, FINISHED, Record
 from mmcompress.report.metrics import main_metric
 from mmcompress.report.pictures import size_marks
 from mmcompress.report.plot import SIZE, Mark, pareto_figure, save

@@ -17,8 +17,9 @@ from typing import Any
 
 from filelock import BaseFileLock, FileLock, Timeout
 
+from mmcompress.records.read import BadRecord
 from mmcompress.records.record import read_record
-from mmcompress.records.schema import FILE, FINISHED, SCORED, BadRecord
+from mmcompress.records.schema import FILE, FINISHED, SCORED
 from mmcompress.system.files import set_aside, write_json
 
 log = logging.getLogger(__name__)

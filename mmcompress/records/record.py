@@ -13,7 +13,8 @@ from mmcompress.config.errors import root_cause
 from mmcompress.config.job import command
 from mmcompress.records.environment import git_commit, hardware, peak_memory_bytes, versions
 from mmcompress.records.numerics import NUMERICS
-from mmcompress.records.schema import COMPLETE, FILE, SCORED, Record, Status, read
+from mmcompress.records.read import read
+from mmcompress.records.schema import COMPLETE, FILE, SCORED, Record, Status
 from mmcompress.records.settings import config_hash
 from mmcompress.system.files import write_json
 from mmcompress.system.interruption import Interrupted

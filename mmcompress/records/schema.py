@@ -1,17 +1,14 @@
-"""What a `run.json` holds, written and read: the one place that knows.
+"""What a `run.json` holds: the one place that knows.
 
-Records are checked when they are read, for a file may come from anywhere. `VERSION` is raised when
-a field is renamed or means something else; `_upgrade` brings older records to it.
+`VERSION` is raised when a field is renamed or means something else; `read` brings older records to
+it.
 """
 
-import json
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from mmcompress.records.numerics import NUMERICS
 from mmcompress.system.text import printable
@@ -20,12 +17,9 @@ FILE = "run.json"
 VERSION = 1
 """Of the fields; records of 0.1 and 0.2 before it have no `version`."""
 
-DEEPEST = 50
-"""How many containers may lie in one another; ours are a dozen."""
 LARGEST = 1e100
 """So that sums and squares of numbers are numbers."""
 
-T = TypeVar("T")
 LatencyLike = TypeVar("LatencyLike", "Latency", "Deployed")
 
 Number = Annotated[float, Field(allow_inf_nan=False, ge=-LARGEST, le=LARGEST)]
@@ -70,7 +64,7 @@ def _checked_config(config: dict[str, Any]) -> dict[str, Any]:
     try:
         _Config.model_validate(config)
     except ValidationError as error:
-        raise ValueError(_first(error)) from error
+        raise ValueError(first_problem(error)) from error
     return config
 
 
@@ -289,62 +283,6 @@ class Record:
         return {"status": content.pop("status")} | content
 
 
-def parse(content: Mapping[str, Any], folder: Path) -> Record:
-    """A record of what a `run.json` in `folder` holds, brought to the present version.
-
-    Raises:
-        ValueError: it is no record of a run; the message is one line.
-    """
-    upgraded = _upgrade(content) | {"folder": str(folder)}
-    try:
-        record = typed(Record, upgraded)
-    except ValidationError as error:
-        raise ValueError(_first(error)) from error
-    if record.status in COMPLETE and record.size is None:
-        raise ValueError("size: Field required")
-    return record
-
-
-def typed(kind: type[T], content: Any) -> T:
-    """`kind` made of plain containers, each value checked.
-
-    Raises:
-        pydantic.ValidationError: a value that cannot be.
-    """
-    adapter: TypeAdapter[T] = _adapter(kind)
-    return adapter.validate_json(json.dumps(content), strict=True)
-
-
-_adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
-
-
-def _upgrade(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The same record in the fields of `VERSION`; what cannot be understood is left as it is."""
-    version = content.get("version", 0)
-    if version not in range(VERSION + 1):
-        raise ValueError(f"version {version} is newer than {VERSION}, which this code reads")
-    found = {"numerics": 1} | dict(content) | {"version": VERSION}
-    complete = content.get("status") in COMPLETE
-    # Before version 1, what had not been measured was an empty object or was not there.
-    for name in ("size", "latency", "float16"):
-        if found.get(name) == {} and not (complete and name == "size"):
-            found[name] = None
-    for name in ("timings", "intervals", "data", "config_hash"):
-        if found.get(name, 0) is None:
-            del found[name]
-    if not complete and isinstance(found.get("metrics"), dict):
-        found["metrics"] = {"dense": {}, "compressed": {}} | found["metrics"]
-    return found
-
-
-def _first(error: ValidationError) -> str:
-    """Where the first value is that cannot be, and why."""
-    first = error.errors(include_url=False)[0]
-    place = ".".join(map(str, first["loc"])) or "the record"
-    message = " ".join(first["msg"].removeprefix("Value error, ").split())
-    return f"{printable(place)}: {message}"
-
-
 def _plain(value: Any) -> Any:
     """Dataclasses as objects, without the certainties that a metric has not."""
     if is_dataclass(value) and not isinstance(value, type):
@@ -357,55 +295,9 @@ def _plain(value: Any) -> Any:
     return [_plain(inner) for inner in value] if isinstance(value, list) else value
 
 
-class BadRecord(ValueError):
-    """A file that is not a run record; nothing of it is used."""
-
-    def __init__(self, path: Path, problem: str) -> None:
-        super().__init__(f"{path} is not a run record ({problem}): delete or move it")
-        self.problem = problem
-
-
-def read(path: Path) -> Record:
-    """The record in a file; numbers in it are numbers and texts have no control characters.
-
-    Raises:
-        BadRecord: names the file and what is wrong with it.
-    """
-    try:
-        content = json.loads(path.read_bytes(), parse_constant=_refuse)
-        if _depth(content) > DEEPEST:
-            raise ValueError(f"more than {DEEPEST} containers lie in one another")
-        if not isinstance(content, dict):
-            raise ValueError("it holds no object")
-        return parse(_printable(content), path.parent)
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadRecord(path, str(error)) from error
-
-
-def _printable(value: Any) -> Any:
-    if isinstance(value, str):
-        return printable(value)
-    if isinstance(value, Mapping):
-        return {printable(key): _printable(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_printable(inner) for inner in value]
-    return value
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number in JSON")
-
-
-def _depth(value: Any) -> int:
-    """How many containers lie in one another."""
-    level, depth = [value], 0
-    while True:
-        containers = [each for each in level if isinstance(each, dict | list)]
-        if not containers:
-            return depth
-        depth += 1
-        level = [
-            inner
-            for each in containers
-            for inner in (each.values() if isinstance(each, dict) else each)
-        ]
+def first_problem(error: ValidationError) -> str:
+    """Where the first value is that cannot be, and why."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(map(str, first["loc"])) or "the record"
+    message = " ".join(first["msg"].removeprefix("Value error, ").split())
+    return f"{printable(place)}: {message}"

@@ -6,7 +6,8 @@ from math import log10
 from pathlib import Path
 
 from mmcompress.records.folder import ARTIFACT
-from mmcompress.records.schema import BudgetReport, Group, Record, Row, typed
+from mmcompress.records.read import typed
+from mmcompress.records.schema import BudgetReport, Group, Record, Row
 from mmcompress.report.formats import ABSENT, markdown_code, markdown_lines, markdown_text
 from mmcompress.report.pictures import size_marks
 from mmcompress.report.plot import best_of

@@ -8,7 +8,8 @@ import pytest
 
 from mmcompress.artifact.ledger import LedgerRow
 from mmcompress.records.numerics import NUMERICS
-from mmcompress.records.schema import Record, parse
+from mmcompress.records.read import parse
+from mmcompress.records.schema import Record
 
 DENSE_BYTES = 20_000_000
 

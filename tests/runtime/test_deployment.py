@@ -9,8 +9,9 @@ from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.compression.recipe import Recipe
 from mmcompress.data.base import PairData
+from mmcompress.records.read import typed
 from mmcompress.records.record import RunRecord
-from mmcompress.records.schema import Deployed, typed
+from mmcompress.records.schema import Deployed
 from mmcompress.records.values import summary_values
 from mmcompress.runtime import deployment
 from mmcompress.runtime.deployment import measure_deployed
