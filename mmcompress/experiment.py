@@ -74,6 +74,7 @@ def run(cfg: DictConfig | Sequence[str]) -> RunRecord:
         from mmcompress.session import start_run
         from mmcompress.training.launch import check_trainer
         from mmcompress.training.module import CompressionModule, TrainingData, check_optimizer
+        from mmcompress.training.rates import check_part_lr
         from mmcompress.training.sharding import unsharded
     check_settings(cfg, *OF_LIGHTNING)
     quiet_libraries()
@@ -85,6 +86,7 @@ def run(cfg: DictConfig | Sequence[str]) -> RunRecord:
     objective = instantiate(cfg.objective)
     optimizer = instantiate(cfg.optimizer)
     check_optimizer(optimizer)
+    check_part_lr(cfg.part_lr or {}, backbone)
     evaluators = instantiate(cfg.evaluation.evaluators)
     split = cfg.evaluation.split
     check_split(data, split)
@@ -137,6 +139,7 @@ def run(cfg: DictConfig | Sequence[str]) -> RunRecord:
             teacher=teacher,
             seed=cfg.seed,
             budget=report,
+            part_lr=cfg.part_lr,
         )
         with session.stage("fit_s"):
             trainer.fit(module, TrainingData(data), ckpt_path=session.checkpoint)

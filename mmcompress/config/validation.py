@@ -42,6 +42,7 @@ SETTINGS: dict[str, Any] = {
     "runtime": str,
     "deployed": Literal["onnx"] | None,
     "warmup_ratio": Share,
+    "part_lr": dict[str, Annotated[float, Field(ge=0)]] | None,
     "run_dir": str,
     "resume": str | None,
     "goals": list[str],

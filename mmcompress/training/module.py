@@ -1,8 +1,7 @@
 """Compression-aware fine-tuning as a Lightning module."""
 
-import math
 import pickle
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Mapping, Sized
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -25,6 +24,7 @@ from mmcompress.system.distributed import gather
 from mmcompress.system.files import damage
 from mmcompress.system.memory import free_as_usual, keep_freed_memory
 from mmcompress.system.seeds import seed_from
+from mmcompress.training.rates import parameter_groups, scale_rates, warmup_cosine
 from mmcompress.training.sharding import shard, whole_weights
 
 
@@ -41,6 +41,7 @@ class CompressionModule(pl.LightningModule):
         teacher: the dense backbone; needed when the objective looks at it.
         seed: of the random numbers of each step, whatever has been drawn before it.
         budget: report of the search that has found the plan; it travels in every checkpoint too.
+        part_lr: part of the model → its share of the learning rate; 1 where it is not named.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class CompressionModule(pl.LightningModule):
         teacher: Backbone | None = None,
         seed: int = 0,
         budget: dict[str, Any] | None = None,
+        part_lr: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
         if objective.needs_teacher and teacher is None:
@@ -66,6 +68,7 @@ class CompressionModule(pl.LightningModule):
         self.optimizer = optimizer
         self.warmup_ratio = warmup_ratio
         self.seed = seed
+        self.part_lr = dict(part_lr or {})
         # In a tuple, so that it is neither a submodule nor in any checkpoint.
         self._teacher: tuple[Backbone, ...] = ()
         if teacher is not None:
@@ -136,7 +139,8 @@ class CompressionModule(pl.LightningModule):
         return torch.stack(parts, dim=1).flatten(0, 1)[: len(cast(Sized, loader.dataset))]
 
     def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]
-        optimizer = self.optimizer(parameter_groups(self.backbone))
+        optimizer = self.optimizer(parameter_groups(self.backbone, self.part_lr))
+        scale_rates(optimizer.param_groups)
         schedule = LambdaLR(
             optimizer,
             lambda step: warmup_cosine(
@@ -236,29 +240,6 @@ def calibrated_in(checkpoint: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict) or "plan" not in content:
         raise ValueError(f"{checkpoint} holds no compression plan: it is of another program")
     return {"plan": content["plan"], "budget": content.get("budget")}
-
-
-def warmup_cosine(step: int, *, total: int, warmup_ratio: float) -> float:
-    """Factor on the learning rate: linear from zero, then half a cosine to zero.
-
-    Example:
-        >>> [round(warmup_cosine(s, total=10, warmup_ratio=0.2), 2) for s in (0, 1, 6, 10)]
-        [0.5, 1.0, 0.5, 0.0]
-    """
-    warmup = round(total * warmup_ratio)
-    if step < warmup:
-        return (step + 1) / warmup
-    progress = min((step - warmup) / max(total - warmup, 1), 1.0)
-    return (1 + math.cos(math.pi * progress)) / 2
-
-
-def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
-    """Matrices decay with the optimizer's own weight decay; biases, norms and scalars do not."""
-    trained = [p for p in module.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in trained if p.ndim > 1]},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
 
 
 def cpu_precision() -> Literal["bf16-mixed", "32-true"]:

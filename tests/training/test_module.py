@@ -20,7 +20,6 @@ from mmcompress.training.module import (
     TrainingData,
     calibrated_in,
     cpu_precision,
-    parameter_groups,
     trained,
     warmup_cosine,
 )
@@ -191,16 +190,6 @@ def test_warmup_then_cosine() -> None:
     assert factors[55] == pytest.approx(0.5)
     assert factors[100] == 0.0
     assert warmup_cosine(0, total=10, warmup_ratio=0.0) == 1.0
-
-
-def test_biases_and_norms_do_not_decay(tiny_backbone: Backbone) -> None:
-    matrices, others = parameter_groups(tiny_backbone)
-    assert all(p.ndim > 1 for p in matrices["params"])
-    assert "weight_decay" not in matrices
-    assert all(p.ndim <= 1 for p in others["params"])
-    assert others["weight_decay"] == 0.0
-    count = len(matrices["params"]) + len(others["params"])
-    assert count == len(list(tiny_backbone.parameters()))
 
 
 def test_bf16_only_where_the_cpu_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
