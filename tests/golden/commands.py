@@ -1,10 +1,12 @@
 """Five runs and a sweep of two, and what must not change of them while the code is rearranged.
 
-    python -m tests.golden.commands FOLDER     # runs them all, prints what golden.json holds
+    python -m tests.golden.commands FOLDER                 # runs them all, prints golden.json
+    python -m tests.golden.commands FOLDER --only vq       # runs some, and prints what they are now
 
 Another processor, or another version of torch, rounds otherwise: `golden.json` says of which it is.
 """
 
+import argparse
 import csv
 import hashlib
 import json
@@ -76,15 +78,22 @@ def of_sweep(folder: Path) -> dict[str, Any]:
     return {"runs": found, "report": table}
 
 
-def main(folder: Path) -> None:
-    found: dict[str, Any] = {"machine": machine()}
-    for name, overrides in RUNS.items():
-        train(folder / name, *overrides)
-        found[name] = of_run(folder / name)
-    train(folder / "sweep", *SWEEP, key="hydra.sweep.dir")
-    found["sweep"] = of_sweep(folder / "sweep")
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="for the runs")
+    names = [*RUNS, "sweep"]
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME")
+    args = parser.parse_args()
+    folder, found = args.folder.resolve(), {"machine": machine()}
+    for name in args.only:
+        if name == "sweep":
+            train(folder / name, *SWEEP, key="hydra.sweep.dir")
+            found[name] = of_sweep(folder / name)
+        else:
+            train(folder / name, *RUNS[name])
+            found[name] = of_run(folder / name)
     print(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).resolve())
+    main()
