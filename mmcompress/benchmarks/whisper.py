@@ -38,6 +38,7 @@ from mmcompress.records.schema import Record
 from mmcompress.report.table import MEGABYTE
 from mmcompress.system.files import write_atomically, write_json
 from mmcompress.system.locations import project_path
+from mmcompress.system.quiet import quiet_libraries
 
 WER, ENTROPY = "transcription/wer", "teacher_forced/cross_entropy"
 UTTERANCES, AGREEMENT = "transcription/utterance_acc", "agreement/tokens"
@@ -82,6 +83,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="names of rows; all by default")
     parser.add_argument("--of", choices=(TUNED, STOCK), help="which dense model; both by default")
     logging.basicConfig(format="%(message)s")
+    quiet_libraries()
     benchmark(parser.parse_args())
 
 

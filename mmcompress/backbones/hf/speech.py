@@ -7,7 +7,8 @@ and reads all that the encoder gives by cross-attention.
 
 import copy
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -22,6 +23,7 @@ from transformers import (
     WhisperProcessor,
     WhisperTokenizer,
 )
+from transformers.utils import logging
 
 from mmcompress.backbones.base import Row
 from mmcompress.backbones.capabilities import Generator
@@ -191,12 +193,13 @@ class HFSpeech(FromTransformers, Generator):
         settings.do_sample, settings.num_beams = False, 1
         settings.use_cache = number_blocks(self.model.model.decoder)
         spoken: dict[str, Any] = {"language": self.language, "task": self.task}
-        found = self.model.generate(
-            features.to(self.model.device),
-            attention_mask=torch.ones_like(features[:, 0]),  # silence is heard too
-            generation_config=settings,
-            **{key: value for key, value in spoken.items() if value is not None},
-        )
+        with _quiet():
+            found = self.model.generate(
+                features.to(self.model.device),
+                attention_mask=torch.ones_like(features[:, 0]),  # silence is heard too
+                generation_config=settings,
+                **{key: value for key, value in spoken.items() if value is not None},
+            )
         return self._transcripts.read(found)
 
     def passes(self) -> list[Pass]:
@@ -248,6 +251,17 @@ class HFSpeech(FromTransformers, Generator):
     def write_settings(self, folder: Path) -> None:
         extractor, tokenizer = self._windows.extractor, self._transcripts.tokenizer
         WhisperProcessor(extractor, tokenizer).save_pretrained(folder)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the library warns of its own arguments, each time that Whisper writes."""
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
 
 
 def from_pretrained(
