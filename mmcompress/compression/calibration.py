@@ -13,6 +13,7 @@ from torch.nn.utils import parametrize
 
 from mmcompress.backbones.base import UNOBSERVED, Backbone, Target
 from mmcompress.backbones.capabilities import Encoder
+from mmcompress.backbones.passes import TOKEN_KIND
 from mmcompress.compression.modality_balance import token_weights
 from mmcompress.compression.statistics import (
     GRADIENTS,
@@ -218,6 +219,10 @@ def _first_pairs(batches: Sequence[Batch], pairs: int) -> list[Batch]:
     for batch in batches:
         if pairs <= 0:
             break
+        if TOKEN_KIND in batch:  # what belongs to one example of a processor's keys is not known
+            found.append(batch)
+            pairs -= len(batch[TOKEN_KIND])
+            continue
         found.append({modality: inputs[:pairs] for modality, inputs in batch.items()})
         pairs -= len(next(iter(found[-1].values())))
     return found

@@ -29,12 +29,12 @@ def example_of(item: Item, answers: Sequence[str], sound: Waveform | None = None
     return Example(
         prompt=item.get("prompt", ""),
         answers=tuple(answers),
-        images=tuple(_as_pil(one) for one in (image if isinstance(image, list) else [image])),
+        images=tuple(as_pil(one) for one in (image if isinstance(image, list) else [image])),
         sound=sound,
         kind=item.get("kind", ""),
     )
 
 
-def _as_pil(image: Any) -> Image.Image:
+def as_pil(image: Any) -> Image.Image:
     """RGB, on white where something shines through."""
     return to_pil_image(to_rgb(image)) if torch.is_tensor(image) else on_white(image)

@@ -243,9 +243,16 @@ def check_layers(module: nn.Module, names: Iterable[str]) -> None:
             _plain(layer)
 
 
-def check_stack(path: str, stack: Stack) -> list[str]:
+BY_PLACE = ("fullatt_block_indexes", "deepstack_visual_indexes")
+"""Attributes by which the towers of Qwen-VL say which of their blocks differ from the others."""
+
+
+def check_stack(path: str, stack: Stack, owner: nn.Module | None = None) -> list[str]:
     """Refuse a list whose blocks cannot be taken out; the paths of the blocks.
 
+    Args:
+        path, stack: of the list.
+        owner: the module that holds it and runs the blocks.
     Raises:
         ValueError: one block stands in several places, or the model tells them apart by their
             place.
@@ -256,6 +263,12 @@ def check_stack(path: str, stack: Stack) -> list[str]:
         raise ValueError(
             f"blocks of {path} see different windows and the model knows them by their place, so "
             "none can be removed: leave it out with a selector (modality, role)"
+        )
+    places = [name for name in BY_PLACE if getattr(owner, name, None)]
+    if places:
+        raise ValueError(
+            f"the model knows blocks of {path} by their place ({', '.join(places)}), so none can "
+            "be removed: leave it out with a selector (modality, part)"
         )
     if len(set(map(id, stack))) < len(stack):
         raise ValueError(

@@ -114,6 +114,49 @@ class Embedder(ABC, Generic[Rows]):
             texts += self._transcribed(batch, max_tokens)
         return texts
 
+    def generate(
+        self,
+        images: Sequence[Any],
+        prompt: str | Sequence[str] = "",
+        *,
+        batch_size: int = 8,
+        max_tokens: int = 32,
+    ) -> list[str]:
+        """The answer to a question about each picture, by an image-text model that writes.
+
+        Args:
+            images: N of them, as `embed_images` takes them.
+            prompt: the question about all of them, or N questions; empty for a caption, of a model
+                that writes captions.
+            batch_size: pictures in memory at a time.
+            max_tokens: of an answer.
+        Raises:
+            ValueError: there is no picture, one cannot be read, there are not N questions, or the
+                model writes no text.
+        """
+        self._check("image", images, batch_size, method="generate")
+        prompts = [prompt] * len(images) if isinstance(prompt, str) else list(prompt)
+        if len(prompts) != len(images):
+            raise ValueError(
+                f"there are {len(images)} images and {len(prompts)} prompts: give a prompt for "
+                "each, or one text for all"
+            )
+        texts: list[str] = []
+        starts = range(0, len(images), batch_size)
+        for start in progress(starts, "generate", least=SHOWN_FROM):
+            numbers = range(start, min(start + batch_size, len(images)))
+            batch = [self._read_one("image", number, images[number]) for number in numbers]
+            asked = [self._read_one("text", number, prompts[number]) for number in numbers]
+            texts += self._answered(batch, asked, max_tokens)
+        return texts
+
+    def _answered(self, images: list[Any], prompts: list[str], max_tokens: int) -> list[str]:
+        """The answers about a batch of what `_read` gave."""
+        raise ValueError(
+            "this model embeds and writes no text: load an image-text model that writes, with "
+            "runtime=dense or runtime=packed"
+        )
+
     def _transcribed(self, batch: list[Any], max_tokens: int) -> list[str]:
         """The texts of a batch of what `_read` gave."""
         raise ValueError(

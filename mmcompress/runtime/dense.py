@@ -9,6 +9,7 @@ from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.capabilities import encoder, generator
 from mmcompress.backbones.examples import Example, Waveform
 from mmcompress.data.decode import resampled
+from mmcompress.data.examples import as_pil
 from mmcompress.data.pairs import as_picture, as_waveform
 from mmcompress.functional.finite import check_rows
 from mmcompress.functional.pictures import drop_alpha
@@ -61,6 +62,15 @@ class DenseModel(Embedder[Tensor]):
         model = generator(self.backbone, "transcripts need", "load a speech-to-text model")
         with torch.inference_mode():
             return model.generate([Example(sound=wave) for wave in batch], max_tokens=max_tokens)
+
+    def _answered(self, images: list[Any], prompts: list[str], max_tokens: int) -> list[str]:
+        model = generator(self.backbone, "answers need", "load an image-text model that writes")
+        asked = [
+            Example(prompt, images=(as_pil(image),))
+            for image, prompt in zip(images, prompts, strict=True)
+        ]
+        with torch.inference_mode():
+            return model.generate(asked, max_tokens=max_tokens)
 
     def _prepared(self, modality: str, batch: list[Any]) -> Tensor:
         if modality == "image":

@@ -222,9 +222,25 @@ class Contract:
                 assert stored < sum(p.nbytes for p in self.dense.parameters()), f"{stored} bytes"
 
 
+@contextmanager
+def _frozen(backbone: Backbone, frozen: bool) -> Iterator[None]:
+    """No parameter needs a gradient: torch multiplies by another kernel where one does.
+
+    What a parametrization gives needs none while gradients are off, and a baked weight would.
+    """
+    trained = [p for p in backbone.parameters() if p.requires_grad] if frozen else []
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
 def outputs(backbone: Backbone, batch: Batch, *, grad: bool = False) -> list[Tensor]:
     """All that the model computes: embeddings, and what lies behind the towers."""
-    with torch.set_grad_enabled(grad), parametrize.cached():
+    with torch.set_grad_enabled(grad), _frozen(backbone, not grad), parametrize.cached():
         if isinstance(backbone, Generator) and backbone.reads_examples:
             return [one.run(batch) for one in backbone.passes()]
         model = encoder(backbone, "the contract compares", "inherit from Encoder or Generator")

@@ -20,7 +20,9 @@ from mmcompress.modules.cuts import (
     keep_neurons,
 )
 from mmcompress.modules.lowrank import LowRankLinear
+from mmcompress.testing.contract import build_recipe
 from mmcompress.testing.zoo.language import MODELS, build_language_model
+from mmcompress.testing.zoo.vlm import build_vlm
 
 IDS = torch.tensor([[3, 9, 27, 17], [5, 2, 63, 1]])
 
@@ -131,3 +133,11 @@ def test_a_parameter_for_each_head_is_a_reason_to_refuse(model: nn.Module) -> No
     attention.sinks = nn.Parameter(torch.zeros(4))
     with pytest.raises(ValueError, match=r"sinks in .* depends on all its heads"):
         check_attention(attention)
+
+
+@pytest.mark.parametrize("kind", ["qwen2_5_vl", "qwen3_vl"])
+def test_blocks_that_the_tower_knows_by_their_place_stay(kind: str) -> None:
+    backbone = build_vlm(kind)
+    with pytest.raises(ValueError, match=r"model.visual.blocks by their place \(\w+_indexes\), so"):
+        build_recipe("blocks").check(backbone)
+    build_recipe("blocks", "compression.steps.blocks.part=language_model").check(backbone)

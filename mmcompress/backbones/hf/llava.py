@@ -6,6 +6,9 @@ from typing import Any
 
 from mmcompress.modules.anatomy import Stack, attentions_of, find_stacks
 
+TOWERS = ("vision_tower", "vision_model", "visual")
+"""What architectures call their image encoder."""
+
 
 def drop_unused_blocks(model: Any) -> None:
     """Take out, in place, the blocks of the image encoder behind the one whose features are read.
@@ -28,14 +31,14 @@ def depth_as_it_is(model: Any) -> Iterator[None]:
     """Let the config of the image encoder say how many blocks there are: some may be gone.
 
     transformers finds the layer that gives the features by it. The config that artifacts keep
-    is the dense model's.
+    is the dense model's. Where the encoder has several lists of blocks nothing is changed.
     """
-    config, blocks = model.config.vision_config, image_blocks(model)
-    if blocks is None:
+    config, stacks = model.config.vision_config, _image_stacks(model)
+    if len(stacks) != 1:
         yield
         return
     dense = config.num_hidden_layers
-    config.num_hidden_layers = len(blocks)
+    config.num_hidden_layers = len(stacks[0])
     try:
         yield
     finally:
@@ -61,7 +64,12 @@ def number_blocks(language_model: Any) -> bool:
 
 def image_blocks(model: Any) -> Stack | None:
     """Those of CLIP's and SigLIP's encoders, the last of whose features no norm follows."""
-    tower = getattr(model.model, "vision_tower", None)
-    if tower is None or tower.config.model_type not in ("clip_vision_model", "siglip_vision_model"):
+    if model.config.vision_config.model_type not in ("clip_vision_model", "siglip_vision_model"):
         return None
-    return next((stack for _, stack in find_stacks(tower)), None)
+    return next(iter(_image_stacks(model)), None)
+
+
+def _image_stacks(model: Any) -> list[Stack]:
+    """The lists of blocks of the image encoder, whatever the architecture calls that."""
+    towers = (getattr(model.model, name, None) for name in TOWERS)
+    return [stack for tower in towers if tower is not None for _, stack in find_stacks(tower)]

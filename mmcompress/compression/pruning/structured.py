@@ -140,7 +140,8 @@ class Structured(StructureStep):
         if target.granularity == "mlp":
             check_mlp(module)
         if is_stack(module):
-            for path in check_stack(target.module, module):
+            owner = backbone.model.get_submodule(target.module.rpartition(".")[0])
+            for path in check_stack(target.module, module, owner):
                 check_unshared(path, backbone.model)
         else:
             check_unshared(target.module, backbone.model)

@@ -219,10 +219,13 @@ def split_samples(
     """Moments of the samples that are fitted to, and of those that are held out.
 
     Args:
-        inputs, lacking: (B, T, D).
+        inputs, lacking: (B, T, D), or (T, D) where a tower takes all images as one sequence; each
+            of its tokens is then a sample.
         valid: (B, L) bool, which tokens count, see `matching`; all when None.
         first: number of the first sample.
     """
+    if inputs.ndim == 2:
+        inputs, lacking = inputs[:, None], lacking[:, None]
     numbers = torch.arange(first, first + len(inputs), device=inputs.device)
     held_out = numbers % HELD_OUT == HELD_OUT - 1
     every = torch.ones_like(inputs[..., 0], dtype=torch.bool)

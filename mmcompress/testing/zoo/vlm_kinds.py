@@ -183,7 +183,8 @@ def _qwen2_5_config() -> Any:
 def _qwen3_config() -> Any:
     return hf.Qwen3VLConfig(
         vision_config=QWEN_TOWER | {"num_position_embeddings": 16, "deepstack_visual_indexes": [0]},
-        text_config=QWEN_TEXT,
+        # Behind the first block features of the tower are added, which the last one must read.
+        text_config=QWEN_TEXT | {"num_hidden_layers": 4},
         **QWEN_IDS,
         tie_word_embeddings=False,
     )
@@ -204,7 +205,12 @@ def _qwen_processor(kind: Any, videos: Any) -> Any:
 def _gemma3_config() -> Any:
     return hf.Gemma3Config(
         vision_config=SIGLIP,
-        text_config=GROUPED | {"sliding_window": 64, "query_pre_attn_scalar": 8},
+        text_config=GROUPED
+        | {
+            "sliding_window": 64,
+            "query_pre_attn_scalar": 8,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
         image_token_index=IMAGE,
         boi_token_index=IMAGE + 1,
         eoi_token_index=IMAGE + 2,
