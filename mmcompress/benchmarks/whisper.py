@@ -46,32 +46,6 @@ TIMED = 8
 """Sentences that the real-time factor is measured on."""
 
 
-PAGE = """\
-# Whisper
-
-After this page you know what each family of methods makes of a speech-to-text model, in bytes and
-in words. The command that made it, and that goes on where it stopped:
-
-```
-python scripts/benchmark_whisper.py --data SHARDS --model FOLDER --out docs
-```
-
-`SHARDS` holds utterances of digits with their words, `FOLDER` OpenAI's Whisper tiny.en as
-transformers stores it. Rows are scored on all utterances of `{split}`, greedily, with at most 24
-tokens; digits are spelled before words are compared. Bytes are those of the artifact, the ratio is
-to the dense model in float32. The interval is the 95 % bootstrap of the difference from the dense
-model, paired over utterances. Cross entropy is in nats per token of the transcripts. "Same tokens"
-is how often the model expects the same token as the dense one on sentences that espeak-ng speaks,
-which neither was trained on. The real-time factor is processor seconds per second of sound, with
-weights decoded to float32: what is not removed takes as long as before.
-
-The tuned model was trained for {steps} steps on the training split, in windows of ten seconds. The
-stock model hears thirty; it loops on some of these utterances, so that its error rates are noisy:
-compare its rows by cross entropy.
-
-"""
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="shards: sounds and transcripts")
@@ -212,8 +186,8 @@ def write(args: argparse.Namespace, results: list[dict[str, Any]]) -> None:
     ran = {"split": args.split, "steps": args.steps, "versions": versions()}
     ran |= {"hardware": hardware(None), "commit": git_commit()}
     write_json(args.out / "whisper.json", ran | {"results": results})
-    page = (PAGE.format(split=args.split, steps=args.steps) + to_markdown(results)).encode()
-    write_atomically(args.out / "whisper.md", lambda file: file.write(page))
+    table = to_markdown(results).encode()
+    write_atomically(args.out / "whisper.md", lambda file: file.write(table))
 
 
 HEADER = (

@@ -39,10 +39,9 @@ def set_step(recipe: str, *settings: str) -> tuple[str, ...]:
     return (f"compression={recipe}", *given, POSITIONS)
 
 
-def grid(step: float, *more: str, feedback: bool = True) -> tuple[str, ...]:
+def grid(step: float, *more: str) -> tuple[str, ...]:
     """An unbounded grid whose codes are entropy coded, `step` root mean squares wide."""
-    options = (f"step={step}", "rounding=0.4", f"error_feedback={str(feedback).lower()}")
-    return (*set_step("entropy", *options), *more)
+    return (*set_step("entropy", f"step={step}", "rounding=0.4", "error_feedback=true"), *more)
 
 
 def parts(audio: float, text: float, embedding: float) -> tuple[str, ...]:
@@ -93,8 +92,8 @@ PARTS = (
     Row("which part pays", "embedding pays", parts(0.4, 0.4, 1.1)),
 )
 TRAINED = (
-    Row("in the loop", "grid 1.4", (*grid(1.4, feedback=False), *trained(150)), steps=150),
-    Row("in the loop", "lsq 2", (*set_step("lsq", "bits=2"), *trained(150)), steps=150),
+    Row("in the loop", "grid 1.5", (*grid(1.5), *trained(75)), steps=75),
+    Row("in the loop", "lsq 2", (*set_step("lsq", "bits=2"), *trained(75)), steps=75),
 )
 STOCK_ROWS = (
     Row("none", "none, 16 bits", ("compression=none", WHOLE), of=STOCK),

@@ -193,9 +193,10 @@ class HFSpeech(FromTransformers, Generator):
         settings.do_sample, settings.num_beams = False, 1
         settings.use_cache = number_blocks(self.model.model.decoder)
         spoken: dict[str, Any] = {"language": self.language, "task": self.task}
+        features = features.to(self.model.device)
         with _quiet():
             found = self.model.generate(
-                features.to(self.model.device),
+                features,
                 attention_mask=torch.ones_like(features[:, 0]),  # silence is heard too
                 generation_config=settings,
                 **{key: value for key, value in spoken.items() if value is not None},
