@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import platformdirs
 import torch
 from torch import Tensor
@@ -141,10 +142,16 @@ def _read(path: Path, key: str) -> dict[str, float] | None:
 def _scores_of(metrics: Mapping[str, float]) -> dict[str, Any]:
     """What each item adds to a metric, for the metrics that know: paired intervals need it."""
     return {
-        name: {"parts": score.parts.astype(int).tolist(), "facts": score.facts}
+        name: {"parts": _short(score.parts), "facts": score.facts}
         for name, score in metrics.items()
         if isinstance(score, Score)
     }
+
+
+def _short(parts: np.ndarray) -> list[Any]:
+    """Counts as whole numbers; sums of losses as they are."""
+    whole = parts.astype(int)
+    return (whole if (whole == parts).all() else parts).tolist()
 
 
 def _metrics_in(stored: Any, key: str) -> dict[str, float] | None:
@@ -156,7 +163,10 @@ def _metrics_in(stored: Any, key: str) -> dict[str, float] | None:
         return None
     if stored.get("sha256") != _checksum(key, {"metrics": metrics, "scores": scores}):
         return None
-    return metrics | {name: Score(**kept) for name, kept in scores.items()}
+    found = {name: Score(**kept) for name, kept in scores.items()}
+    if any(metrics.get(name) != score for name, score in found.items()):
+        return None  # by a version that kept whole numbers alone
+    return metrics | found
 
 
 def _checksum(key: str, told: Mapping[str, Any]) -> str:

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from mmcompress.data.items import PairDataset
-from mmcompress.evaluation.baseline import content_key, dense_baseline
+from mmcompress.evaluation.baseline import _checksum, content_key, dense_baseline
 from mmcompress.evaluation.evaluate import evaluate
 from mmcompress.evaluation.retrieval import Retrieval
 from mmcompress.evaluation.zeroshot import ZeroShot
-from mmcompress.functional.score import intervals
+from mmcompress.functional.score import Score, intervals
 
 
 @pytest.fixture
@@ -37,6 +37,33 @@ def test_intervals_are_the_same_from_the_cache(model, confused, data, evaluators
     assert measured == read
     assert read["retrieval/mean_r@1"]["items"] == 3
     assert set(read["zeroshot/acc@1"]) == {"items", "dense", "compressed", "delta"}
+
+
+class Losses:
+    """Sums that are no whole numbers."""
+
+    def __call__(self, encode, data, split):
+        yield "teacher_forced/cross_entropy", Score([[[0.25, 2]], [[1.5, 3]]])
+
+
+def test_sums_of_losses_are_kept_as_they_are(model, data, tmp_path):
+    for _ in range(2):
+        found = dense_baseline(model, data, {"losses": Losses()}, "test", cache_dir=tmp_path)
+        assert found["teacher_forced/cross_entropy"] == 1.75 / 5
+        assert found["teacher_forced/cross_entropy"].parts.tolist() == [[[0.25, 2]], [[1.5, 3]]]
+
+
+def test_scores_that_are_another_value_are_measured_again(model, data, tmp_path, caplog):
+    """As files of versions that kept whole numbers alone."""
+    dense_baseline(model, data, {"losses": Losses()}, "test", cache_dir=tmp_path)
+    (path,) = tmp_path.iterdir()
+    stored = json.loads(path.read_text())
+    told = {"metrics": stored["metrics"], "scores": stored["scores"]}
+    told["scores"]["teacher_forced/cross_entropy"]["parts"] = [[[0, 2]], [[1, 3]]]
+    path.write_text(json.dumps(stored | told | {"sha256": _checksum(stored["key"], told)}))
+    found = dense_baseline(model, data, {"losses": Losses()}, "test", cache_dir=tmp_path)
+    assert found["teacher_forced/cross_entropy"] == 1.75 / 5
+    assert "the dense model is scored again" in caplog.text
 
 
 @pytest.mark.parametrize(
