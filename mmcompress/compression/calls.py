@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.passes import Batch
 from mmcompress.modules.anatomy import Stack, find_stacks
+from mmcompress.modules.replace import answering
 
 
 @dataclass
@@ -50,8 +51,9 @@ def block_calls(
 
     handle = stack[0].register_forward_pre_hook(hook, with_kwargs=True)
     try:
-        for batch in batches:
-            backbone.pass_of(modality).run(batch)
+        with answering(stack, lambda hidden, *_, **__: hidden):  # only the input is asked for
+            for batch in batches:
+                backbone.pass_of(modality).run(batch)
     finally:
         handle.remove()
     return calls

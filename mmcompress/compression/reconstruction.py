@@ -113,10 +113,11 @@ class Reconstruction:
         if not trained:
             return before, before
         kept = copy.deepcopy(block.state_dict())
-        optimizer = torch.optim.AdamW(trained, lr=self.lr, weight_decay=0.0)
+        optimizer = torch.optim.AdamW(trained, lr=self.lr, weight_decay=0.0, fused=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: 1 - s / self.steps)
         generator = torch.Generator().manual_seed(self.seed)
-        order = torch.randint(len(calls), (self.steps,), generator=generator).tolist()
+        sizes = torch.tensor([float(len(call.hidden)) for call in calls])  # each item counts alike
+        order = sizes.multinomial(self.steps, replacement=True, generator=generator).tolist()
         for index in order:
             with parametrize.cached():
                 loss = F.mse_loss(calls[index].run(block), outputs[index])

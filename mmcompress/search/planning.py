@@ -194,6 +194,9 @@ class Search:
                 group.bytes.append(
                     stored_bytes(made.backbone, group, encodings, self.recipe.dense_dtype)
                 )
+                if not choice:  # what rounding to float16 does is far below any other loss
+                    group.losses.append(0.0)
+                    continue
                 with swapped(probe, made.backbone, group):
                     group.losses.append(proxy.loss(probe, group.modality, group.name))
         self.groups = broadcast(self.groups)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mmcompress.backbones.base import Backbone
 from mmcompress.modules.anatomy import find_stacks
+from mmcompress.modules.replace import answering
 
 HELD = 2**30
 """Bytes that the outputs may take; where all would take more, those of every second block are kept,
@@ -75,14 +76,9 @@ class Replay:
             return
         output = self._outputs[path][last][batch]
         skipped = list(backbone.model.get_submodule(path).children())[: last + 1]
-        for block in skipped:
-            # Only the last one's output is looked at, and what follows may write to it.
-            block.forward = lambda *_, **__: output.clone()
-        try:
+        # Only the last one's output is looked at, and what follows may write to it.
+        with answering(skipped, lambda *_, **__: output.clone()):
             yield
-        finally:
-            for block in skipped:
-                del block.forward
 
     def _make_room(self) -> None:
         while self._used > self._held:

@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.backbones.open_clip.backbone import OpenClip
+from mmcompress.compression.calls import Call
 from mmcompress.compression.compressed import Compressed
 from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.recipe import Recipe
@@ -117,6 +119,23 @@ def test_open_clip_blocks_are_called_their_own_way(tiny_open_clip: OpenClip) -> 
     errors = Reconstruction(steps=30, lr=1e-3, batch_size=2)(compressed, dense, batches)
     assert len(errors) == 4
     assert all(after < before for before, after in errors.values())
+
+
+def test_every_item_counts_alike() -> None:
+    """A chunk of 2 items, as a last batch leaves it, is drawn as rarely as it is small."""
+    runs: list[int] = []
+
+    class Counted(Call):
+        def run(self, block: nn.Module) -> Tensor:
+            if torch.is_grad_enabled():
+                runs.append(len(self.hidden))
+            return super().run(block)
+
+    calls = [Counted(torch.randn(size, 3, 4), (), {}) for size in (18, 2)]
+    outputs = [torch.randn(size, 3, 4) for size in (18, 2)]
+    Reconstruction(steps=200)._fit(nn.Linear(4, 4), calls, outputs)
+    assert len(runs) == 200
+    assert 10 <= runs.count(2) <= 30  # of 200 draws with a chance of 0.1
 
 
 def test_shared_blocks_are_refused(tiny_backbone: HFClip, batches: Batches) -> None:
