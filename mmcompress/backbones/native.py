@@ -12,7 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from mmcompress.backbones.base import Backbone
-from mmcompress.modules.anatomy import find_stacks, mlp_of, mlp_parts
+from mmcompress.modules.anatomy import (
+    attention_of,
+    attention_parts,
+    find_stacks,
+    heads_in,
+    mlp_of,
+    mlp_parts,
+)
 
 
 def native_state(module: nn.Module, path: str = "") -> dict[str, Tensor]:
@@ -49,10 +56,13 @@ class TowerSizes:
     Attributes:
         blocks: how many.
         mlp: inner width of their MLPs.
+        heads: of q, of k and v, and how wide each is, where the blocks are like Llama's and all
+            have as many; else None.
     """
 
     blocks: int
     mlp: int
+    heads: tuple[int, int, int] | None = None
 
 
 def tower_sizes(backbone: Backbone, modality: str) -> TowerSizes | None:
@@ -65,7 +75,19 @@ def tower_sizes(backbone: Backbone, modality: str) -> TowerSizes | None:
     if len(stacks) != 1:
         return None
     widths = {_mlp_width(block) for block in stacks[0]}
-    return TowerSizes(len(stacks[0]), widths.pop()) if len(widths) == 1 else None
+    heads = {_heads(block) for block in stacks[0]}
+    same = heads.pop() if len(heads) == 1 else None
+    return TowerSizes(len(stacks[0]), widths.pop(), same) if len(widths) == 1 else None
+
+
+def _heads(block: nn.Module) -> tuple[int, int, int] | None:
+    _, attention = attention_of(block)
+    parts = attention_parts(attention)
+    assert parts is not None
+    if parts.head_dim is None:  # how wide one is follows from how many there are
+        return None
+    width: int = getattr(attention, parts.head_dim)
+    return heads_in(attention, parts.q), heads_in(attention, parts.k), width
 
 
 def _mlp_width(block: nn.Module) -> int:

@@ -5,7 +5,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import cached_file
@@ -85,10 +85,15 @@ class FromTransformers(Backbone):
 
 
 def fit_config(config: PretrainedConfig, backbone: Backbone, modality: str) -> None:
-    """Tell a tower's config of blocks and neurons that are gone."""
-    sizes = tower_sizes(backbone, modality)
-    if sizes is not None:
-        config.num_hidden_layers, config.intermediate_size = sizes.blocks, sizes.mlp
+    """Tell a tower's config of blocks, neurons and heads that are gone."""
+    sizes, own = tower_sizes(backbone, modality), cast(Any, config)
+    if sizes is None:
+        return
+    own.num_hidden_layers, own.intermediate_size = sizes.blocks, sizes.mlp
+    if getattr(own, "layer_types", None) is not None:  # all are alike where some are gone
+        own.layer_types = own.layer_types[: sizes.blocks]
+    if sizes.heads is not None:
+        own.num_attention_heads, own.num_key_value_heads, own.head_dim = sizes.heads
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.recipe import Recipe
 from mmcompress.experiment import run
 from mmcompress.functional.tokens import IGNORED, IMAGE, PADDING, TEXT
+from mmcompress.testing.contract import build_recipe
 from mmcompress.testing.models import check_backbone
 from mmcompress.testing.zoo.family import batch_of, examples_for
 from mmcompress.testing.zoo.vlm import build_vlm, untouched_vlm, write_vlm
@@ -194,3 +195,42 @@ def test_a_run_from_questions_to_a_scored_artifact(tmp_path: Path) -> None:
     assert record.size.by_part.keys() >= {"vision_tower", "projector", "language_model", "head"}
     covered = record.size.coverage_by_part["int8"]
     assert covered["embeddings"] == covered["head"] == covered["projector"] == 1
+
+
+CUTS = {
+    "neurons": ["compression.steps.neurons.scope=uniform"],
+    "heads": ["compression.steps.heads.scope=uniform", "compression.steps.heads.pruning_ratio=0.5"],
+    "blocks": [],
+}
+PLACED = ("gemma3", "paligemma")
+"""Their blocks see different windows, so none is removed."""
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ARCHITECTURES if kind != "qwen2_5_vl"])
+def test_the_library_loads_what_is_cut_alike_in_all_blocks(kind: str, tmp_path: Path) -> None:
+    """Neurons of tower and language model; heads, by groups, and blocks of the latter."""
+    backbone, dense = build_vlm(kind), sum(p.numel() for p in build_vlm(kind).parameters())
+    batch = batch_of(backbone)
+    for name, settings in CUTS.items():
+        if name == "blocks" and kind in PLACED:
+            continue
+        part = [f"compression.steps.{name}.part=language_model"] if name != "neurons" else []
+        build_recipe(name, *settings, *part).apply(backbone, [batch]).finalize()
+    assert sum(p.numel() for p in backbone.parameters()) < 0.95 * dense
+    backbone.write_native(tmp_path / "native")
+    again = from_pretrained(str(tmp_path / "native"))
+    with torch.no_grad():
+        expected = backbone.answer_logits(batch)[0]
+        torch.testing.assert_close(again.answer_logits(batch)[0], expected, rtol=1e-4, atol=1e-4)
+    examples = examples_for(again, 2)
+    assert again.generate(examples) == backbone.generate(examples)
+
+
+def test_what_the_library_has_no_key_for_is_refused(tmp_path: Path) -> None:
+    """Qwen2.5-VL makes the width of a head from how many there are."""
+    backbone = build_vlm("qwen2_5_vl")
+    part = "compression.steps.heads.part=language_model"
+    recipe = build_recipe("heads", *CUTS["heads"], part)
+    recipe.apply(backbone, [batch_of(backbone)]).finalize()
+    with pytest.raises(ValueError, match="transformers cannot express this model"):
+        backbone.write_native(tmp_path / "native")
