@@ -139,7 +139,7 @@ def compress(
     made, limit = _recipe(recipe, settings), Budget(ratio=budget)
     small = copy.deepcopy(backbone)
     check(made, limit, small)
-    batches = [] if data is None else list(_data(data, "train", small).calibration_dataloader())
+    batches = [] if data is None else _calibration(data, small)
     return compress_within(made, limit, small, batches)[0]
 
 
@@ -185,6 +185,7 @@ def export(
     to: str,
     out: str | Path,
     activations: str | None = None,
+    data: PairData | Pairs | str | None = None,
     target: str | None = None,
     test: bool = False,
 ) -> Path:
@@ -197,7 +198,9 @@ def export(
             or OpenVINO runs with the stored integers. `compressed-tensors`: a checkpoint that
             transformers loads and whose weights stay integers.
         out: folder to create.
-        activations: `int8` makes the inputs of linear layers integers as well (`onnx`).
+        activations: `int8` makes the inputs of linear layers integers as well (`onnx`);
+            `static_int8` does it between ends that `data` show (`onnx`, `openvino`).
+        data: of `compress`, for `static_int8`.
         target: `transformers` or `vllm`, which keeps embeddings and head dense
             (`compressed-tensors`).
         test: load what was written with the other library, and compare embeddings of 32 items.
@@ -217,7 +220,16 @@ def export(
     target_of(to)
     if not isinstance(artifact, Artifact):
         artifact = Artifact.load(artifact_folder(Path(artifact)))
-    write(artifact, to, Path(out), activations=activations, program=target, test=test)
+    batches = None if data is None else _calibration(data, artifact.backbone)
+    write(
+        artifact,
+        to,
+        Path(out),
+        activations=activations,
+        batches=batches,
+        program=target,
+        test=test,
+    )
     return Path(out)
 
 
@@ -286,6 +298,10 @@ def _set(owner: str, cfg: DictConfig, settings: Mapping[str, Any]) -> None:
             raise ValueError(f"{owner} has no setting {name}; it has {', '.join(known) or 'none'}")
         with open_dict(cfg):
             cfg[name] = str(value) if isinstance(value, Path) else value
+
+
+def _calibration(data: PairData | Pairs | str, backbone: Prepares) -> list[dict[str, Tensor]]:
+    return list(_data(data, "train", backbone).calibration_dataloader())
 
 
 def _data(data: PairData | Pairs | str, split: str, backbone: Prepares) -> PairData:

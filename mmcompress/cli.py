@@ -142,6 +142,7 @@ def write_export(
     activations: str | None,
     target: str | None,
     test: bool,
+    overrides: Sequence[str],
 ) -> None:
     """Write an artifact for another library, and say what loads it and what holds its weights."""
     from mmcompress.artifact.folder import Artifact, artifact_folder
@@ -149,7 +150,10 @@ def write_export(
 
     out = out or folder.with_name(f"{folder.name}_{to}")
     artifact = Artifact.load(artifact_folder(folder))
-    found = export(artifact, to, out, activations=activations, program=target, test=test)
+    batches = _calibration(overrides, artifact.backbone) if overrides else None
+    found = export(
+        artifact, to, out, activations=activations, batches=batches, program=target, test=test
+    )
     for line in found.containers:
         print(line)
     if found.difference is not None:
@@ -210,6 +214,20 @@ def _backbone(overrides: Sequence[str]) -> Any:
     return instantiate(cfg.backbone)
 
 
+def _calibration(overrides: Sequence[str], backbone: Any) -> list[Any]:
+    """Batches of the data that the configuration describes, for calibration."""
+    from hydra.utils import instantiate
+
+    from mmcompress.config.compose import compose_config
+    from mmcompress.config.validation import check_settings
+
+    cfg = compose_config(*overrides)
+    check_settings(cfg, "data")
+    data = instantiate(cfg.data)
+    data.attach(backbone)
+    return list(data.calibration_dataloader())
+
+
 def _own_model(overrides: Sequence[str]) -> Callable[[], Any] | None:
     """Builds the backbone that the command line names; None when it names none."""
     if not any(override.startswith("backbone") for override in overrides):
@@ -258,6 +276,7 @@ COMMANDS = {
             activations=args.activations,
             target=args.target,
             test=args.test,
+            overrides=args.overrides,
         ),
         [
             ARTIFACT,
@@ -265,7 +284,10 @@ COMMANDS = {
             ("--out", {"type": Path, "help": "folder to create; ARTIFACT_<to> by default"}),
             (
                 "--activations",
-                {"help": "int8: inputs of linear layers are integers too (onnx); score it then"},
+                {
+                    "help": "int8: inputs of linear layers are integers too (onnx); static_int8: "
+                    "between ends that data show (onnx, openvino); score it then"
+                },
             ),
             (
                 "--target",
@@ -279,6 +301,7 @@ COMMANDS = {
                 },
             ),
         ],
+        overrides="data=… that static_int8 looks at",
     ),
     "report": Command(
         "tables, pictures and a page from the run folders below one",

@@ -9,12 +9,9 @@ before it opened the graph.
 """
 
 import argparse
-import json
-import logging
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,16 +23,27 @@ from hydra.utils import instantiate
 from torch import Tensor
 
 from mmcompress.artifact.folder import Artifact
+from mmcompress.backbones.capabilities import Encoder
 from mmcompress.backbones.open_clip.backbone import OpenClip
+from mmcompress.benchmarks.graphs import file_bytes, graph_memory, time_graphs
 from mmcompress.benchmarks.rows import run_missing
+from mmcompress.benchmarks.runtime_peers import (
+    DYNAMIC,
+    FOUR_BITS,
+    FOUR_BITS_INPUTS,
+    NNCF,
+    PEERS,
+)
+from mmcompress.benchmarks.sessions import XML
 from mmcompress.compression.recipe import Recipe
 from mmcompress.compression.steps import Step
 from mmcompress.config.compose import compose_config
 from mmcompress.config.errors import in_one_sentence
 from mmcompress.exports.onnx import write_dense_towers, write_towers
+from mmcompress.exports.openvino import convert
+from mmcompress.exports.rounding import input_ranges
 from mmcompress.records.environment import git_commit, hardware, versions
 from mmcompress.report.table import MEGABYTE
-from mmcompress.runtime.latency import alternate
 from mmcompress.system.devices import gpu_name
 from mmcompress.system.extras import require_package
 from mmcompress.system.files import write_atomically, write_json
@@ -53,13 +61,15 @@ class Row:
         name: what the table calls it.
         steps: files of `conf/compression/` that hold one step each, and what they set.
         activations: of `write_towers`.
-        peer: of `PEERS`, what ONNX Runtime itself makes of the dense graph that is like it.
+        peer: of `PEERS`, what others make of the dense graph that is like it.
+        openvino: whether OpenVINO runs it, and not ONNX Runtime.
     """
 
     name: str
     steps: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     activations: str | None = None
     peer: str = ""
+    openvino: bool = False
 
 
 Steps = dict[str, dict[str, Any]]
@@ -68,47 +78,20 @@ INT4: Steps = {"int4": {"group_size": 32}}
 LOWRANK: Steps = {"lowrank": {"rank_ratio": 0.25, "weighting": "none"}}
 CUT: Steps = {"neurons": {"pruning_ratio": 0.5}, "heads": {"pruning_ratio": 0.5}}
 ROWS = (
-    Row("int8", INT8, "int8", "dynamic int8"),
-    Row("lowrank 0.25 + int8", LOWRANK | INT8, "int8", "dynamic int8"),
-    Row("neurons + heads 0.5 + int8", CUT | INT8, "int8", "dynamic int8"),
+    Row("int8", INT8, "int8", DYNAMIC),
+    Row("lowrank 0.25 + int8", LOWRANK | INT8, "int8", DYNAMIC),
+    Row("neurons + heads 0.5 + int8", CUT | INT8, "int8", DYNAMIC),
     Row("int8, weights alone", INT8),
-    Row("int4, blocks of 32", INT4, "int8", "4 bits, inputs int8"),
-    Row("int4, blocks of 32, weights alone", INT4, None, "4 bits"),
+    Row("int4, blocks of 32", INT4, "int8", FOUR_BITS_INPUTS),
+    Row("int4, blocks of 32, weights alone", INT4, None, FOUR_BITS),
     Row(
         "int2, blocks of 128, zero points",
         {"int2": {"group_size": 128, "symmetric": False, "midrise": False}},
         "int8",
     ),
+    Row("int8, OpenVINO", INT8, "static_int8", NNCF, openvino=True),
+    Row("int8, OpenVINO, weights alone", INT8, openvino=True),
 )
-
-
-def own_dynamic(graph: Path, to: Path) -> None:
-    """Dynamic int8 by ONNX Runtime's quantizer, a scale for each output."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    quantize_dynamic(
-        graph, to, per_channel=True, weight_type=QuantType.QInt8, use_external_data_format=True
-    )
-
-
-def own_four_bits(graph: Path, to: Path, *, level: int) -> None:
-    """4 bits in blocks of 32 by ONNX Runtime's quantizer."""
-    import onnx
-    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
-
-    logging.getLogger(MatMulNBitsQuantizer.__module__).setLevel(logging.WARNING)
-    made = MatMulNBitsQuantizer(
-        onnx.load(graph), block_size=32, is_symmetric=True, accuracy_level=level
-    )
-    made.process()
-    made.model.save_model_to_file(str(to), use_external_data_format=True)
-
-
-PEERS: dict[str, Callable[[Path, Path], None]] = {
-    "dynamic int8": own_dynamic,
-    "4 bits": partial(own_four_bits, level=0),
-    "4 bits, inputs int8": partial(own_four_bits, level=4),
-}
 
 
 @in_one_sentence
@@ -156,15 +139,19 @@ def measure(
         seconds: of timing for each cell.
     """
     dense = work / "dense"
-    inputs = _write_dense(model, dense)
+    samples = _write_dense(model, dense)
     for row, folder in run_missing(
         rows, partial(_written, work), partial(_write_row, model, work), title=lambda row: row.name
     ):
-        for modality, example in inputs.items():
-            graphs = {"dense": dense / f"{modality}.onnx", "ours": folder / f"{modality}.onnx"}
+        for modality, inputs in samples.items():
+            example = inputs[:1]
+            ours = folder / f"{modality}{XML if row.openvino else '.onnx'}"
+            graphs = {"dense": dense / f"{modality}.onnx", "ours": ours}
             if row.peer:
-                graphs["own"] = _peer(row.peer, modality, dense, work)
-            resident = {name: resident_bytes(graph, threads) for name, graph in graphs.items()}
+                graphs["own"] = _peer(row.peer, modality, dense, inputs, work)
+            resident = {
+                name: graph_memory(graph, example, threads) for name, graph in graphs.items()
+            }
             bytes_ = {name: file_bytes(graph) for name, graph in graphs.items()}
             for batch in BATCHES:
                 medians = time_graphs(graphs, example, batch, threads=threads, seconds=seconds)
@@ -178,73 +165,6 @@ def measure(
                 }
 
 
-def time_graphs(
-    graphs: Mapping[str, Path], example: np.ndarray, batch: int, *, threads: int, seconds: float
-) -> dict[str, float]:
-    """Median seconds of a batch in each graph, which take turns.
-
-    Args:
-        graphs: by name.
-        example: (1, …), an input that is repeated.
-        batch: inputs at a time.
-        threads: of a session.
-        seconds: of timing.
-    """
-    inputs = np.repeat(example, batch, axis=0)
-    sessions = {name: open_session(graph, threads) for name, graph in graphs.items()}
-    workloads = {
-        name: partial(session.run, None, {session.get_inputs()[0].name: inputs})
-        for name, session in sessions.items()
-    }
-    return alternate(workloads, seconds=seconds)
-
-
-def open_session(graph: Path, threads: int) -> Any:
-    """A session of ONNX Runtime on the CPU."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 3
-    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-
-
-RESIDENT = """
-import json, sys
-import numpy, onnxruntime
-
-def resident():
-    lines = open("/proc/self/status").read().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
-
-graph, threads = sys.argv[1:]
-before = resident()
-options = onnxruntime.SessionOptions()
-options.intra_op_num_threads, options.log_severity_level = int(threads), 3
-session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-(read,) = session.get_inputs()
-shape = [size if isinstance(size, int) else {0: 1}.get(place, 77)
-         for place, size in enumerate(read.shape)]
-kind = {"tensor(float)": "float32", "tensor(int64)": "int64"}[read.type]
-session.run(None, {read.name: numpy.ones(shape, kind)})
-print(json.dumps(resident() - before))
-"""
-
-
-def resident_bytes(graph: Path, threads: int) -> int | None:
-    """What a fresh process has after one run of a graph, minus what it had before it opened it;
-    None where the system does not say (not Linux)."""
-    if not Path("/proc/self/status").exists():
-        return None
-    command = [sys.executable, "-c", RESIDENT, str(graph), str(threads)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def file_bytes(graph: Path) -> int:
-    """Of a graph and of the tensors that lie beside it."""
-    return sum(file.stat().st_size for file in graph.parent.glob(f"{graph.name}*"))
-
-
 def build_recipe(row: Row) -> Recipe:
     """The recipe of a row: one step of each file that it names."""
     steps: dict[str, Step] = {}
@@ -256,12 +176,12 @@ def build_recipe(row: Row) -> Recipe:
 
 
 def _write_dense(model: str, folder: Path) -> dict[str, np.ndarray]:
-    """Graphs of the dense model; gives an input (1, …) of each tower."""
+    """Graphs of the dense model; gives inputs (`PAIRS`, …) of each tower."""
     backbone = OpenClip.from_pretrained(model)
     if not folder.exists():
         folder.mkdir(parents=True)
         write_dense_towers(backbone, folder)
-    return {modality: x[:1].numpy() for modality, x in pairs(backbone, 1).items()}
+    return {modality: x.numpy() for modality, x in pairs(backbone, PAIRS).items()}
 
 
 def pairs(backbone: OpenClip, count: int) -> dict[str, Tensor]:
@@ -278,7 +198,8 @@ def _folder(work: Path, row: Row) -> Path:
 
 def _written(work: Path, row: Row) -> Path | None:
     folder = _folder(work, row)
-    return folder if (folder / "text.onnx").exists() else None
+    suffix = XML if row.openvino else ".onnx"
+    return folder if (folder / f"text{suffix}").exists() else None
 
 
 def _write_row(model: str, work: Path, row: Row) -> Path:
@@ -287,25 +208,40 @@ def _write_row(model: str, work: Path, row: Row) -> Path:
     folder = _folder(work, row)
     with tempfile.TemporaryDirectory() as stored:
         saved = build_recipe(row).apply(backbone, batches).save(Path(stored) / "artifact")
+        artifact = Artifact.load(saved.folder)
+        ranges = None
+        if row.activations == "static_int8":
+            assert isinstance(artifact.backbone, Encoder)
+            ranges = input_ranges(artifact.backbone, batches)
         folder.mkdir(parents=True, exist_ok=True)
-        write_towers(Artifact.load(saved.folder), folder, activations=row.activations)
+        graphs = Path(stored) if row.openvino else folder
+        towers = write_towers(
+            artifact,
+            graphs,
+            activations=row.activations,
+            ranges=ranges,
+            runtime="openvino" if row.openvino else "onnx",
+        )
+        if row.openvino:
+            for tower in towers:
+                convert(graphs / tower.file, folder / f"{tower.modality}{XML}", tower.modality)
     return folder
 
 
-def _peer(name: str, modality: str, dense: Path, work: Path) -> Path:
+def _peer(name: str, modality: str, dense: Path, samples: np.ndarray, work: Path) -> Path:
     folder = work / f"own_{name.replace(',', '').replace(' ', '_')}"
     folder.mkdir(exist_ok=True)
-    graph = folder / f"{modality}.onnx"
+    graph = folder / f"{modality}{PEERS[name].suffix}"
     if not graph.exists():
-        PEERS[name](dense / f"{modality}.onnx", graph)
+        PEERS[name].make(dense / f"{modality}.onnx", graph, samples)
     return graph
 
 
 def to_markdown(cells: Sequence[Mapping[str, Any]], model: str, threads: int) -> str:
     """The table: how often faster than ONNX Runtime's float32, and how much smaller."""
     lines = [
-        f"open_clip {model}, ONNX Runtime, {threads} threads; × is against its float32, and in "
-        "brackets what its own quantizer reaches.",
+        f"open_clip {model}, {threads} threads; × is against ONNX Runtime's float32, and in "
+        "brackets what the quantizer of ONNX Runtime, or NNCF for OpenVINO, reaches.",
         "",
         "| artifact | tower | batch 1 | batch 16 | resident / dense | file (MB) |",
         "|---|---|---:|---:|---:|---:|",

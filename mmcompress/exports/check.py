@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.capabilities import Encoder, encoder
-from mmcompress.exports.rounding import rounded_inputs
+from mmcompress.exports.rounding import Ranges, rounded_inputs
 from mmcompress.modules.quantized_input import QuantizedInput
 from mmcompress.system.programs import run_program
 
@@ -55,7 +56,12 @@ class Difference:
 
 
 def compare(
-    artifact: Artifact, folder: Path, reader: str, *, activations: str | None = None
+    artifact: Artifact,
+    folder: Path,
+    reader: str,
+    *,
+    activations: str | None = None,
+    ranges: Ranges | None = None,
 ) -> Difference:
     """Embed the same items by the artifact here and by the export in a process of its own.
 
@@ -63,8 +69,9 @@ def compare(
         artifact: of `Artifact.load`.
         folder: of the export.
         reader: name of a program in `readers/`, which imports the other library.
-        activations: `int8` where the export rounds what the artifact does not; what is compared
-            with then rounds too.
+        activations: where the export rounds what the artifact does not; what is compared with
+            then rounds too.
+        ranges: of `input_ranges`, where it rounds between these.
     Raises:
         ValueError: the model gives no embeddings, the other library cannot load the folder, or its
             embeddings differ by more than `LARGEST`; where linear layers round what they read,
@@ -75,7 +82,28 @@ def compare(
         items = Path(place)
         inputs = write_items(model, items)
         found = _read(reader, folder, items)
-    rounding = rounded_inputs(model) if activations == "int8" else nullcontext()
+    return check_found(model, inputs, found, activations=activations, ranges=ranges)
+
+
+def check_found(
+    model: Encoder,
+    inputs: Mapping[str, Tensor],
+    found: Mapping[str, np.ndarray],
+    *,
+    activations: str | None = None,
+    ranges: Ranges | None = None,
+) -> Difference:
+    """How far another library's embeddings are from the model's.
+
+    Args:
+        model: of the artifact.
+        inputs: of `write_items`.
+        found: modality → embeddings (N, D) of the same items.
+        activations, ranges: of `compare`.
+    Raises:
+        ValueError: they are too far, as in `compare`.
+    """
+    rounding = rounded_inputs(model.model, ranges) if activations else nullcontext()
     with torch.inference_mode(), rounding:
         wanted = {modality: model.encode(modality, inputs[modality]) for modality in inputs}
     difference = _difference(wanted, found)
@@ -152,7 +180,7 @@ def _read(reader: str, folder: Path, items: Path) -> dict[str, np.ndarray]:
         return dict(found)
 
 
-def _difference(wanted: dict[str, Tensor], found: dict[str, np.ndarray]) -> Difference:
+def _difference(wanted: Mapping[str, Tensor], found: Mapping[str, np.ndarray]) -> Difference:
     largest, cosine = {}, {}
     for modality, rows in wanted.items():
         ours, theirs = rows.double().cpu(), torch.from_numpy(found[modality]).double()

@@ -1,9 +1,67 @@
-"""Inputs of linear layers in 8 bits as ONNX Runtime rounds them, emulated in floats."""
+"""Inputs of linear layers in 8 bits as exported graphs round them, emulated in floats."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeGuard
 
+import torch
 from torch import Tensor, nn
+
+from mmcompress.backbones.capabilities import Encoder
+
+LEVELS = 255
+
+
+@dataclass(frozen=True)
+class Range:
+    """Between which values a layer's inputs lie; zero is one of them.
+
+    Attributes:
+        low: at most 0.
+        high: at least 0.
+
+    Example:
+        >>> Range(-1.0, 1.55).zero_point
+        100
+    """
+
+    low: float
+    high: float
+
+    @property
+    def step(self) -> float:
+        """Between two levels."""
+        return (self.high - self.low) / LEVELS or 1.0
+
+    @property
+    def zero_point(self) -> int:
+        """The level of zero."""
+        return min(max(round(-self.low / self.step), 0), LEVELS)
+
+    def joined(self, other: "Range") -> "Range":
+        return Range(min(self.low, other.low), max(self.high, other.high))
+
+    def round(self, x: Tensor) -> Tensor:
+        """To the nearest level; what lies outside goes to the ends.
+
+        Example:
+            >>> Range(0.0, 255.0).round(torch.tensor([-3.0, 0.4, 0.6, 300.0]))
+            tensor([  0.,   0.,   1., 255.])
+        """
+        levels = (x / self.step).round().add(self.zero_point).clamp(0, LEVELS)
+        return (levels - self.zero_point) * self.step
+
+
+Ranges = Mapping[str, Range]
+"""By the path of a layer."""
+
+
+def range_of(x: Tensor) -> Range:
+    """The extremes of a tensor."""
+    low, high = torch.aminmax(x.detach())
+    return Range(min(low.item(), 0.0), max(high.item(), 0.0))
 
 
 def dynamic_uint8(x: Tensor) -> Tensor:
@@ -12,29 +70,83 @@ def dynamic_uint8(x: Tensor) -> Tensor:
     `DynamicQuantizeLinear` of the ONNX standard: one scale for the whole tensor.
 
     Example:
-        >>> import torch
         >>> dynamic_uint8(torch.tensor([0.0, 0.4, 1.0, 255.0]))
         tensor([  0.,   0.,   1., 255.])
     """
-    low, high = x.min().clamp(max=0.0), x.max().clamp(min=0.0)
-    scale = (high - low) / 255
-    if scale == 0:
-        return x
-    zero = (-low / scale).round().clamp(0, 255)
-    return ((x / scale).round().add(zero).clamp(0, 255) - zero) * scale
+    return range_of(x).round(x)
+
+
+def input_ranges(model: Encoder, batches: Iterable[Mapping[str, Tensor]]) -> dict[str, Range]:
+    """What each linear layer, and each convolution of patches, reads of some data.
+
+    Args:
+        model: whose weights are final.
+        batches: modality → inputs.
+    Returns:
+        Path in `model.model` → range; layers that share a weight share a range. A layer that read
+        nothing has none.
+    """
+    found: dict[int, Range] = {}
+
+    def look(weight: int, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen = range_of(inputs[0])
+        found[weight] = found[weight].joined(seen) if weight in found else seen
+
+    layers = dict(_rounding_layers(model.model))
+    hooks = [
+        layer.register_forward_pre_hook(partial(look, id(layer.weight)))
+        for layer in layers.values()
+    ]
+    try:
+        with torch.inference_mode():
+            for batch in batches:
+                for modality in model.modalities:
+                    model.encode(modality, batch[modality])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    weights = {path: id(layer.weight) for path, layer in layers.items()}
+    return {path: found[weight] for path, weight in weights.items() if weight in found}
 
 
 @contextmanager
-def rounded_inputs(model: nn.Module) -> Iterator[None]:
-    """Every linear layer of a model rounds what it reads, until the block ends."""
+def rounded_inputs(model: nn.Module, ranges: Ranges | None = None) -> Iterator[None]:
+    """Linear layers round what they read, until the block ends.
 
-    def rounds(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (dynamic_uint8(inputs[0]), *inputs[1:])
+    Args:
+        model: of the layers.
+        ranges: of those that round; all do when None, each tensor between its own extremes.
+    """
 
-    linear = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
-    hooks = [layer.register_forward_pre_hook(rounds) for layer in linear]
+    def rounds(path: str, layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        rounded = dynamic_uint8(inputs[0]) if ranges is None else ranges[path].round(inputs[0])
+        return (rounded, *inputs[1:])
+
+    layers = [
+        (path, layer)
+        for path, layer in _rounding_layers(model)
+        if (isinstance(layer, nn.Linear) if ranges is None else path in ranges)
+    ]
+    hooks = [layer.register_forward_pre_hook(partial(rounds, path)) for path, layer in layers]
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def is_patches(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Whether a convolution reads windows that lie side by side, which makes it a linear layer."""
+    return (
+        isinstance(module, nn.Conv2d)
+        and module.groups == 1
+        and module.stride == module.kernel_size
+        and module.padding in ("valid", (0, 0))
+        and module.dilation == (1, 1)
+    )
+
+
+def _rounding_layers(model: nn.Module) -> Iterator[tuple[str, nn.Linear | nn.Conv2d]]:
+    for path, layer in model.named_modules():
+        if isinstance(layer, nn.Linear) or is_patches(layer):
+            yield path, layer

@@ -1,30 +1,41 @@
-"""What holds the weights of an export, in a few lines."""
+"""What holds the weights of an export, tensor by tensor and in a few lines."""
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
-from mmcompress.inputs.export import FILE, is_export
+from mmcompress.inputs.export import FILE
 
 
-def containers(folder: Path) -> list[str]:
-    """One line for each container: tensors, bytes, share, and whether what is computed with it
-    is exactly what the artifact decodes to.
+@dataclass(frozen=True)
+class Contained:
+    """One tensor of an export.
 
-    Args:
-        folder: of an export; no line for a checkpoint of another library, which is dense.
+    Attributes:
+        container: what holds it, such as `MatMulNBits 4 bits` or `float16`.
+        bytes: that it takes.
+        exact: whether what is computed with it is exactly what the artifact decodes to.
+        decoded: whether the artifact has codes of it and the export floats.
     """
-    if not is_export(folder):
-        return []
+
+    container: str
+    bytes: int
+    exact: bool = True
+    decoded: bool = False
+
+
+def containers(folder: Path) -> list[Contained]:
+    """Every tensor of an export of graphs, by its manifest."""
     rows = json.loads((folder / FILE).read_bytes())["tensors"]
-    return lines((row["container"], row["bytes"], row["exact"]) for row in rows)
+    return [Contained(r["container"], r["bytes"], r["exact"], r["decoded"]) for r in rows]
 
 
-def lines(rows: Iterable[tuple[str, int, bool]]) -> list[str]:
-    """The same of tensors that are known: container, bytes, and whether it is exact."""
+def lines(tensors: Iterable[Contained]) -> list[str]:
+    """One line for each container: tensors, bytes, share, and whether it is exact."""
     groups: dict[tuple[str, bool], list[int]] = {}
-    for container, size, exact in rows:
-        groups.setdefault((container, exact), []).append(size)
+    for tensor in tensors:
+        groups.setdefault((tensor.container, tensor.exact), []).append(tensor.bytes)
     total = sum(map(sum, groups.values()))
     return [
         f"{container}: {len(sizes)} tensors, {sum(sizes):,} bytes ({sum(sizes) / total:.1%})"

@@ -3,16 +3,20 @@
 Heavy modules are imported where they are used: the command's `--help` lists the names.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmcompress.system.files import check_new, folder_atomically
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from mmcompress.artifact.folder import Artifact
     from mmcompress.exports.check import Difference
+    from mmcompress.exports.rounding import Ranges
+    from mmcompress.exports.summary import Contained
 
 
 @dataclass(frozen=True)
@@ -20,48 +24,64 @@ class Options:
     """What some targets can be told; None for what they do by themselves.
 
     Attributes:
-        activations: `int8` makes the inputs of linear layers integers as well.
+        activations: `int8` and `static_int8` make the inputs of linear layers integers as well.
+        ranges: of `input_ranges`, for `static_int8`.
         program: what the folder is for, of several programs that read the format.
     """
 
     activations: str | None = None
+    ranges: "Ranges | None" = None
     program: str | None = None
 
 
-Fill = Callable[["Artifact", Path, Options], list[str]]
-"""Writes the files of an artifact into an empty folder; says what holds its weights, in lines."""
+@dataclass(frozen=True)
+class Written:
+    """What a folder holds.
+
+    Attributes:
+        tensors: what holds each weight; none where they are dense.
+        note: what else is to be known; empty for nothing.
+    """
+
+    tensors: "list[Contained]" = field(default_factory=list)
+    note: str = ""
+
+
+Fill = Callable[["Artifact", Path, Options], Written]
+"""Writes the files of an artifact into an empty folder."""
 
 
 def _library(name: str) -> Fill:
-    def fill(artifact: "Artifact", folder: Path, options: Options) -> list[str]:
+    def fill(artifact: "Artifact", folder: Path, options: Options) -> Written:
         from mmcompress.exports.dense import fill_folder
 
         fill_folder(artifact, name, folder)
-        return []
+        return Written()
 
     return fill
 
 
-def _onnx(artifact: "Artifact", folder: Path, options: Options) -> list[str]:
+def _onnx(artifact: "Artifact", folder: Path, options: Options) -> Written:
     from mmcompress.exports.onnx.folder import fill_folder
     from mmcompress.exports.summary import containers
 
-    fill_folder(artifact, folder, activations=options.activations)
-    return containers(folder)
+    fill_folder(artifact, folder, activations=options.activations, ranges=options.ranges)
+    return Written(containers(folder))
 
 
-def _openvino(artifact: "Artifact", folder: Path, options: Options) -> list[str]:
+def _openvino(artifact: "Artifact", folder: Path, options: Options) -> Written:
     from mmcompress.exports.openvino import fill_folder
     from mmcompress.exports.summary import containers
 
-    fill_folder(artifact, folder)
-    return containers(folder)
+    fill_folder(artifact, folder, activations=options.activations, ranges=options.ranges)
+    return Written(containers(folder))
 
 
-def _compressed_tensors(artifact: "Artifact", folder: Path, options: Options) -> list[str]:
+def _compressed_tensors(artifact: "Artifact", folder: Path, options: Options) -> Written:
     from mmcompress.exports.compressed_tensors.checkpoint import fill_folder
 
-    return fill_folder(artifact, folder, program=options.program or "transformers")
+    tensors, note = fill_folder(artifact, folder, program=options.program or "transformers")
+    return Written(tensors, note)
 
 
 @dataclass(frozen=True)
@@ -102,12 +122,13 @@ TARGETS = {
         'mmcompress.runtime.openvino.OpenVINOModel("{}"), which needs no torch',
         _openvino,
         "with_graphs",
+        activations=("static_int8",),
     ),
     "onnx": Target(
         'mmcompress.runtime.onnx.OnnxModel("{}"), which needs no torch',
         _onnx,
         "with_graphs",
-        activations=("int8",),
+        activations=("int8", "static_int8"),
     ),
 }
 
@@ -117,12 +138,19 @@ class Exported:
     """What became of an artifact.
 
     Attributes:
-        containers: what holds its weights, in lines; none where they are dense.
+        written: what the folder holds.
         difference: how far the embeddings of what was written are from its own; None untested.
     """
 
-    containers: list[str]
+    written: Written
     difference: "Difference | None" = None
+
+    @property
+    def containers(self) -> list[str]:
+        """What holds its weights, in lines; none where they are dense."""
+        from mmcompress.exports.summary import lines
+
+        return lines(self.written.tensors) + ([self.written.note] if self.written.note else [])
 
 
 def target_of(name: str) -> Target:
@@ -142,6 +170,7 @@ def export(
     folder: Path,
     *,
     activations: str | None = None,
+    batches: "Iterable[Mapping[str, Tensor]] | None" = None,
     program: str | None = None,
     test: bool = False,
 ) -> Exported:
@@ -151,25 +180,45 @@ def export(
         artifact: of `Artifact.load`.
         to: a key of `TARGETS`.
         folder: to create.
-        activations: `int8` makes the inputs of linear layers integers as well, where the target
-            can.
+        activations: `int8` makes the inputs of linear layers integers as well, each tensor between
+            its own extremes; `static_int8` between those that `batches` shows.
+        batches: modality → inputs: data like those that the model will see.
         program: what reads the folder, where several programs read the format.
         test: load what was written with the other library, in a process of its own, and compare.
     Raises:
         ValueError: the target cannot express the model, what it loads differs, or `folder` exists.
     """
-    chosen, options = target_of(to), Options(activations, program)
+    chosen = target_of(to)
     _check_option("activations", activations, to, lambda target: target.activations)
     _check_option("target", program, to, lambda target: target.programs)
     check_new(folder)  # before anything that takes time
+    static = activations == "static_int8"
+    if batches is not None and not static:
+        raise ValueError("data is looked at for activations='static_int8' alone: leave it out")
+    ranges = _ranges(artifact, batches) if static else None
+    options = Options(activations, ranges, program)
     with folder_atomically(folder) as temporary:
-        containers = chosen.fill(artifact, temporary, options)
+        written = chosen.fill(artifact, temporary, options)
         if not test:
-            return Exported(containers)
+            return Exported(written)
         from mmcompress.exports.check import compare
 
-        difference = compare(artifact, temporary, chosen.reader, activations=activations)
-        return Exported(containers, difference)
+        difference = compare(
+            artifact, temporary, chosen.reader, activations=activations, ranges=ranges
+        )
+        return Exported(written, difference)
+
+
+def _ranges(artifact: "Artifact", batches: "Iterable[Mapping[str, Tensor]] | None") -> "Ranges":
+    from mmcompress.backbones.capabilities import encoder
+    from mmcompress.exports.rounding import input_ranges
+
+    if batches is None:
+        raise ValueError(
+            "activations='static_int8' rounds between ends that data show: add data, such as "
+            "data=openmoji"
+        )
+    return input_ranges(encoder(artifact.backbone, "this runs", "keep the artifact"), batches)
 
 
 def _check_option(

@@ -1,5 +1,6 @@
 """How inputs are prepared, written down: pixels, ids and features as the backbone's own."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,16 @@ from PIL import Image
 
 from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.backbones.hf.processors import LibraryPixels
+from mmcompress.backbones.hf.tokenizer_files import load_tokenizer
+from mmcompress.backbones.hf.tokenizers import PythonTokenizer
 from mmcompress.backbones.hf.two_towers import HF
 from mmcompress.exports.inputs import write_inputs
 from mmcompress.inputs.pictures import Pictures
 from mmcompress.inputs.sounds import Sounds
+from mmcompress.inputs.texts import Texts
 from mmcompress.testing.zoo.families import FAMILIES
+from mmcompress.testing.zoo.hf import untouched
+from mmcompress.testing.zoo.tokenizers import siglip
 
 REFUSED = {
     "llava": "a HFGenerative prepares its inputs by code of its own",
@@ -32,6 +38,27 @@ def test_every_family(family: str, tmp_path: Path) -> None:
             write_inputs(backbone, tmp_path / "export")
         return
     assert {*write_inputs(backbone, tmp_path / "export")} == {*backbone.modalities}
+
+
+@pytest.mark.filterwarnings("ignore:This sequence already has </s>")
+def test_siglips_own_tokenizer(tmp_path: Path) -> None:
+    """Its class has its rules in Python, around sentencepiece; here all of them are in a file."""
+    pytest.importorskip("sentencepiece")
+    siglip(tmp_path)
+    tokenizer = load_tokenizer(str(tmp_path), local=True)
+    assert isinstance(tokenizer, PythonTokenizer)
+    backbone = HF(copy.deepcopy(untouched("siglip")), tokenizer).eval()
+    (tmp_path / "export").mkdir()
+    settings = write_inputs(backbone, tmp_path / "export")["text"]
+    prepare = Texts(settings, tmp_path / "export")
+    # Case, underscores, spaces of all kinds, a piece's own sign; then what the vocabulary lacks, a
+    # final sigma among it, and then a special token.
+    known = ["A cat", "_", "\n ", "▁", "...", "dogs", "\u3000", "é", "on_a-PHOTO"]
+    random = np.random.default_rng(0)
+    for others in (["½", "ΟΔΟΣ", "İ"], ["</s>"]):
+        for _ in range(200):
+            text = " ".join(random.choice(known + others, size=random.integers(1, 6)))
+            assert (prepare([text]) == backbone.tokenize([text]).numpy()).all(), repr(text)
 
 
 @pytest.mark.parametrize(

@@ -1,20 +1,17 @@
 """Exports, loaded by other libraries in processes of their own."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from torch import nn
 
 import mmcompress as mmc
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.hf.clip import HFClip
 from mmcompress.compression.recipe import Recipe
 from mmcompress.exports import check
-from mmcompress.exports.rounding import dynamic_uint8, rounded_inputs
-from mmcompress.exports.summary import containers
+from mmcompress.exports.summary import Contained, containers, lines
 from mmcompress.exports.targets import TARGETS, export
 from mmcompress.testing.zoo.families import FAMILIES
 from mmcompress.testing.zoo.hf import build_clip
@@ -78,7 +75,7 @@ def test_refusals(tmp_path: Path) -> None:
         export(artifact, "gguf", tmp_path / "out")
     with pytest.raises(ValueError, match="activations='int8' is not for an export to hf: set --to"):
         export(artifact, "hf", tmp_path / "out", activations="int8")
-    with pytest.raises(ValueError, match="activations='int3' is not for an export to onnx: int8"):
+    with pytest.raises(ValueError, match="activations='int3' is not for an export to onnx: "):
         export(artifact, "onnx", tmp_path / "out", activations="int3")
     with pytest.raises(ValueError, match="holds a model of hf, not of open_clip: set --to hf"):
         mmc.export(artifact, to="open_clip", out=tmp_path / "out")
@@ -92,52 +89,24 @@ def test_every_target_has_a_reader() -> None:
         assert (check.READERS / f"{target.reader}.py").is_file()
 
 
-def test_rounding_by_hand() -> None:
-    """−1 to 1.55 in 255 steps of 0.01; zero stays zero."""
-    x = torch.tensor([-1.0, 0.0, 0.104, 0.106, 1.55])
-    expected = torch.tensor([-1.0, 0.0, 0.10, 0.11, 1.55])
-    torch.testing.assert_close(dynamic_uint8(x), expected, rtol=0, atol=1e-6)
-    assert torch.equal(dynamic_uint8(torch.zeros(3)), torch.zeros(3))
-
-
-def test_rounding_equals_onnxruntime() -> None:
-    onnx, runtime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
-    names = ["q", "scale", "zero"]
-    kinds = [onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT, onnx.TensorProto.UINT8]
-    shapes: list[list[int] | None] = [None, [], []]
-    outputs = [
-        onnx.helper.make_tensor_value_info(*each) for each in zip(names, kinds, shapes, strict=True)
-    ]
-    inputs = [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [None])]
-    node = onnx.helper.make_node("DynamicQuantizeLinear", ["x"], names)
-    graph = onnx.helper.make_graph([node], "g", inputs, outputs)
-    opsets = [onnx.helper.make_opsetid("", 20)]
-    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
-    session = runtime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    x = np.random.default_rng(0).normal(size=1000).astype(np.float32)
-    codes, scale, zero = session.run(None, {"x": x})
-    expected = (codes.astype(np.float32) - np.float32(zero)) * scale
-    np.testing.assert_allclose(dynamic_uint8(torch.from_numpy(x)), expected, atol=1e-6)
-
-
-def test_rounded_inputs_end_with_the_block() -> None:
-    layer = nn.Linear(3, 2)
-    x = torch.tensor([[0.1, 0.2, 0.301]])
-    with rounded_inputs(layer):
-        assert torch.equal(
-            layer(x), nn.functional.linear(dynamic_uint8(x), layer.weight, layer.bias)
-        )
-    assert torch.equal(layer(x), nn.functional.linear(x, layer.weight, layer.bias))
+def test_static_rounding_needs_data(tmp_path: Path) -> None:
+    artifact = Artifact(tmp_path, {}, build_clip())
+    with pytest.raises(ValueError, match="rounds between ends that data show: add data, such as"):
+        export(artifact, "onnx", tmp_path / "out", activations="static_int8")
+    with pytest.raises(ValueError, match="data is looked at for activations='static_int8' alone"):
+        export(artifact, "onnx", tmp_path / "out", batches=[])
 
 
 def test_containers(tmp_path: Path) -> None:
-    rows = [("MatMulNBits", 60, True), ("float16", 10, False), ("MatMulNBits", 30, True)]
-    tensors = [dict(zip(("container", "bytes", "exact"), row, strict=True)) for row in rows]
-    manifest = {"format": "mmcompress-export", "tensors": tensors}
+    tensors = [
+        Contained("MatMulNBits", 60),
+        Contained("float16", 10, exact=False, decoded=True),
+        Contained("MatMulNBits", 30),
+    ]
+    manifest = {"tensors": [asdict(tensor) for tensor in tensors]}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    assert containers(tmp_path) == [
+    assert containers(tmp_path) == tensors
+    assert lines(tensors) == [
         "MatMulNBits: 2 tensors, 90 bytes (90.0%)",
         "float16: 1 tensors, 10 bytes (10.0%), not exact",
     ]

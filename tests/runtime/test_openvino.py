@@ -10,12 +10,16 @@ from PIL import Image
 
 import mmcompress as mmc
 from mmcompress.artifact.folder import Artifact
+from mmcompress.backbones.capabilities import Encoder
 from mmcompress.compression.quantization.integer import Integer
 from mmcompress.compression.recipe import Recipe
+from mmcompress.exports.rounding import input_ranges, rounded_inputs
 from mmcompress.exports.targets import export
 from mmcompress.inputs.export import NotAnExport
+from mmcompress.runtime.dense import DenseModel
 from mmcompress.runtime.onnx import OnnxModel
 from mmcompress.runtime.openvino import OpenVINOModel
+from mmcompress.testing.zoo.family import batch_of
 from mmcompress.testing.zoo.hf import build_clip
 
 pytest.importorskip("onnxscript")
@@ -50,6 +54,35 @@ def test_four_bits(tmp_path: Path, pictures: list[Image.Image]) -> None:
     assert {"image.xml", "image.bin", "text.xml", "text.bin"} <= files.keys()
     with pytest.raises(NotAnExport, match="is for openvino and not for onnx: load it with runt"):
         OnnxModel(tmp_path / "out")
+
+
+def test_inputs_between_fixed_ends(tmp_path: Path, pictures: list[Image.Image]) -> None:
+    """int8 codes stay, and `FakeQuantize` stands before each product: kernels multiply integers."""
+    import openvino
+
+    artifact = stored(tmp_path, Integer(bits=8))
+    assert isinstance(artifact.backbone, Encoder)
+    batches = [batch_of(artifact.backbone)]
+    done = export(
+        artifact, "openvino", tmp_path / "out", activations="static_int8", batches=batches
+    )
+    assert any(line.startswith("i8: ") for line in done.containers)
+    graph = openvino.Core().read_model(tmp_path / "out" / "image.xml")
+    kinds = [node.get_type_name() for node in graph.get_ordered_ops()]
+    # Patches, projection, and of both blocks: one that q, k and v share, and those of three layers.
+    assert kinds.count("FakeQuantize") == 2 + 2 * 4
+    ran = openvino.Core().compile_model(graph, "CPU").get_runtime_model().get_ordered_ops()
+    layers = [
+        node for node in ran if node.get_rt_info()["layerType"].astype(str) == "FullyConnected"
+    ]
+    kernels = [node.get_rt_info()["runtimePrecision"].astype(str) for node in layers]
+    assert len(kernels) == 2 + 2 * 6
+    assert set(kernels) <= {"i8", "u8"}
+    ranges = input_ranges(artifact.backbone, batches)
+    model = OpenVINOModel(tmp_path / "out", threads=1)
+    with rounded_inputs(artifact.backbone.model, ranges):
+        expected = DenseModel(artifact.backbone).embed_images(pictures).numpy()
+    assert (model.embed_images(pictures) * expected).sum(axis=1).min() > 0.999
 
 
 @pytest.mark.slow

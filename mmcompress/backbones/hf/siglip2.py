@@ -44,6 +44,6 @@ def patches_of(pixels: Tensor, size: int) -> dict[str, Tensor]:
     side = pixels.shape[-1] // size
     patches = pixels.unflatten(-1, (side, size)).unflatten(-3, (side, size))  # B C h p w q
     patches = patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)  # B hw pqC
-    shapes = torch.full((len(pixels), 2), side, device=pixels.device)
+    shapes = torch.full((pixels.shape[0], 2), side, device=pixels.device)
     mask = torch.ones(patches.shape[:2], dtype=torch.int64, device=pixels.device)
     return {"pixel_values": patches, "pixel_attention_mask": mask, "spatial_shapes": shapes}

@@ -15,7 +15,14 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.utils import cached_file
 
-from mmcompress.backbones.hf.tokenizers import NO_LIMIT, AnyTokenizer, PythonTokenizer
+from mmcompress.backbones.hf.siglip import PROMPT, as_file
+from mmcompress.backbones.hf.tokenizers import (
+    NO_LIMIT,
+    AnyTokenizer,
+    PythonTokenizer,
+    padding_id,
+    prepared,
+)
 
 log = logging.getLogger(__name__)
 
@@ -117,15 +124,18 @@ def tokenizer_settings(tokenizer: AnyTokenizer, folder: Path, *, embeddings: int
     Args:
         tokenizer: `prepared`.
         embeddings: how many the model has.
-    Raises:
-        ValueError: it has rules that no file holds.
     """
+    prompt = ""
     if isinstance(tokenizer, PythonTokenizer):
-        raise ValueError(
-            f"a {type(tokenizer.source).__name__} has rules that no {TOKENIZER_FILE} holds"
+        prompt = PROMPT
+        limit, to_end = tokenizer.max_tokens, tokenizer.to_end
+        pad_id = padding_id(tokenizer)
+        tokenizer = prepared(
+            as_file(tokenizer.source), max_tokens=limit, pad_id=pad_id, to_end=to_end
         )
+        assert isinstance(tokenizer, Tokenizer)
     tokenizer.save(str(folder / TOKENIZER_FILE))
-    bare: dict[str, Any] = {"prompt": "", "clean": [], "replace": []}
+    bare: dict[str, Any] = {"prompt": prompt, "clean": [], "replace": []}
     return {"tokenizer": TOKENIZER_FILE, **bare, "ids": embeddings}
 
 

@@ -159,7 +159,8 @@ class HF(FromTransformers, Encoder):
     def encode_audio(self, features: Tensor) -> Tensor:
         # Fusion: transformers takes a sound that is alone in its batch for a longer one, whatever
         # its length. Each is heard as if alone, so that no other sound changes its embedding.
-        longer = torch.ones(len(features), 1, dtype=torch.bool, device=features.device)
+        # `len` would be a number, and fix the batch of a traced graph.
+        longer = torch.ones(features.shape[0], 1, dtype=torch.bool, device=features.device)
         return self.model.get_audio_features(features, is_longer=longer).pooler_output
 
     def encode_text(self, ids: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from mmcompress.exports.compressed_tensors.layers import (
     without_rounding,
 )
 from mmcompress.exports.dense import check_library
-from mmcompress.exports.summary import lines
+from mmcompress.exports.summary import Contained
 from mmcompress.format.reader import Reader, StoredWeight
 from mmcompress.system.extras import require_package
 from mmcompress.system.files import write_json
@@ -36,7 +36,9 @@ NOTE = (
 )
 
 
-def fill_folder(artifact: Artifact, folder: Path, *, program: str = PROGRAMS[0]) -> list[str]:
+def fill_folder(
+    artifact: Artifact, folder: Path, *, program: str = PROGRAMS[0]
+) -> tuple[list[Contained], str]:
     """Write a checkpoint into a folder that is there and empty.
 
     Weights are the artifact's, bit for bit: its codes where the format can hold them, else floats.
@@ -45,7 +47,7 @@ def fill_folder(artifact: Artifact, folder: Path, *, program: str = PROGRAMS[0])
         artifact: of `Artifact.load`.
         program: of `PROGRAMS`.
     Returns:
-        What holds the weights, a line for each container.
+        What holds each tensor of the checkpoint, and what else is to be known, or nothing.
     Raises:
         ValueError: compressed-tensors is missing, the model comes from elsewhere, no weight has
             integers, or transformers or the program cannot express it.
@@ -83,8 +85,7 @@ def fill_folder(artifact: Artifact, folder: Path, *, program: str = PROGRAMS[0])
     native.save_pretrained(folder)
     backbone.write_settings(folder)
     _complete_config(folder / CONFIG_FILE, settings)
-    found = lines([(container, t.nbytes, True) for container, t in tensors])
-    return [*found, NOTE] if input_bits else found
+    return tensors, NOTE if input_bits else ""
 
 
 def _saved(native: PreTrainedModel, path: str) -> str:
@@ -108,26 +109,29 @@ def _untie(native: PreTrainedModel, chosen: Plan) -> None:
             part.tie_word_embeddings = False
 
 
-def _edit(native: PreTrainedModel, chosen: Plan) -> list[tuple[str, Tensor]]:
+def _edit(native: PreTrainedModel, chosen: Plan) -> list[Contained]:
     """Put integers in the place of weights, and floats into 16 bits where that is exact.
 
     Returns:
-        Each tensor of the checkpoint and the name of what holds it.
+        What holds each tensor of the checkpoint.
     """
-    tensors: list[tuple[str, Tensor]] = []
+    tensors: list[Contained] = []
+    there: set[int] = set()
     for path, held in chosen.held.items():
         layer = native.get_submodule(path)
         _put_integers(layer, held)
         names = [name for name in layer._parameters if name.startswith("weight")]
-        tensors += [(str(held.scheme), layer.get_parameter(name)) for name in names]
-    there = {id(tensor) for _, tensor in tensors}
+        made = [layer.get_parameter(name) for name in names]
+        tensors += [Contained(str(held.scheme), parameter.nbytes) for parameter in made]
+        there |= {id(parameter) for parameter in made}
     for key, parameter in native.named_parameters():
         if id(parameter) in there:
             continue
         parameter.data = _halved(parameter.data)
         kind = str(parameter.dtype).removeprefix("torch.")
         reason = chosen.dense.get(key)
-        tensors.append((f"{kind} ({reason})" if reason else kind, parameter))
+        name = f"{kind} ({reason})" if reason else kind
+        tensors.append(Contained(name, parameter.nbytes, decoded=reason is not None))
     return tensors
 
 

@@ -12,30 +12,51 @@ from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.capabilities import Encoder, encoder
 from mmcompress.exports.inputs import write_inputs
 from mmcompress.exports.onnx.towers import Tower, write_dense_towers, write_towers
+from mmcompress.exports.rounding import Ranges
 from mmcompress.inputs.export import FILE, FORMAT, VERSION
 from mmcompress.system.files import folder_atomically, write_json
 
 
-def write_folder(artifact: Artifact, folder: Path, *, activations: str | None = None) -> None:
+def write_folder(
+    artifact: Artifact,
+    folder: Path,
+    *,
+    activations: str | None = None,
+    ranges: Ranges | None = None,
+    runtime: str = "onnx",
+) -> None:
     """Write what `mmcompress.runtime.onnx` loads.
 
     Args:
         artifact: of `Artifact.load`.
         folder: to create.
-        activations: of `write_towers`.
+        activations, ranges, runtime: of `write_towers`.
     Raises:
         ValueError: a graph or the preparation of its inputs cannot be expressed, or `folder`
             exists.
     """
     with folder_atomically(folder) as temporary:
-        fill_folder(artifact, temporary, activations=activations)
+        fill_folder(
+            artifact,
+            temporary,
+            activations=activations,
+            ranges=ranges,
+            runtime=runtime,
+        )
 
 
-def fill_folder(artifact: Artifact, folder: Path, *, activations: str | None = None) -> None:
+def fill_folder(
+    artifact: Artifact,
+    folder: Path,
+    *,
+    activations: str | None = None,
+    ranges: Ranges | None = None,
+    runtime: str = "onnx",
+) -> None:
     """The same, into a folder that is there and empty."""
     model = encoder(artifact.backbone, "an ONNX export needs", "keep the artifact")
     prepare = write_inputs(model, folder)  # first: it takes less time, and may refuse
-    towers = write_towers(artifact, folder, activations=activations)
+    towers = write_towers(artifact, folder, activations=activations, ranges=ranges, runtime=runtime)
     _write_manifest(model, folder, prepare, towers, artifact.manifest["run"], activations)
 
 

@@ -3,6 +3,7 @@
 They run in the exporter alone: `torch.onnx.ops.symbolic` has no values elsewhere.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.onnx import ops
 
 from mmcompress.exports.onnx.grids import Blocks
+from mmcompress.exports.rounding import Range
 
 EXACT, INTEGER = 0, 4
 """`accuracy_level` of MatMulNBits: inputs as they are, or in 8 bits."""
@@ -22,10 +24,12 @@ class Held(nn.Module):
     Attributes:
         container: in words.
         exact: whether it holds what the artifact decodes to; inputs may be rounded all the same.
+        decoded: whether the artifact has codes of it, and this floats.
     """
 
     container: str
     exact = True
+    decoded = False
 
     @property
     def bytes(self) -> int:
@@ -46,6 +50,7 @@ class NBits(Held):
         columns: `in`.
         column_scale: (in,), which x is multiplied with first; None for none.
         level: `EXACT` or `INTEGER`.
+        state_width: write into the graph that x is `in` wide, for runtimes that do not infer it.
     """
 
     codes: Tensor
@@ -54,7 +59,13 @@ class NBits(Held):
     column_scale: Tensor | None
 
     def __init__(
-        self, blocks: Blocks, columns: int, column_scale: np.ndarray | None, *, level: int
+        self,
+        blocks: Blocks,
+        columns: int,
+        column_scale: np.ndarray | None,
+        *,
+        level: int,
+        state_width: bool = False,
     ) -> None:
         super().__init__()
         self.container = f"MatMulNBits {blocks.bits} bits, blocks of {blocks.block_size}"
@@ -62,7 +73,7 @@ class NBits(Held):
             self.container += ", inputs int8"
         self._hold(codes=blocks.codes, scale=blocks.scale, zero_point=blocks.zero_point)
         self._hold(column_scale=column_scale)
-        self.rows = len(blocks.codes)
+        self.rows, self.columns, self.state_width = len(blocks.codes), columns, state_width
         self.attributes: dict[str, Any] = {
             "K": columns,
             "N": self.rows,
@@ -74,6 +85,9 @@ class NBits(Held):
     def forward(self, x: Tensor) -> Tensor:
         if self.column_scale is not None:
             x = x * self.column_scale
+        if self.state_width:
+            sizes = torch.tensor([0] * (x.ndim - 1) + [self.columns])  # 0: as it is
+            x = ops.symbolic("Reshape", [x, sizes], dtype=x.dtype, shape=x.shape)
         inputs = [x, self.codes, self.scale]
         inputs += [] if self.zero_point is None else [self.zero_point]
         return ops.symbolic(
@@ -153,6 +167,52 @@ class Int8Tokens(Int8):
         step = (largest / (2 ** (self.bits - 1) - 1)).clamp(min=torch.finfo(torch.float32).tiny)
         levels = ((x / step).round() + 128).to(torch.uint8)
         return self._multiply(levels, self.middle) * step * self.scale
+
+
+class Int8Static(Int8):
+    """The same between fixed ends: `QuantizeLinear` and `DequantizeLinear` around a product, which
+    runtimes make one of whole numbers.
+
+    Args:
+        codes, scale, zero_point: of `Int8`.
+        inputs: between what x lies.
+        unsigned: write codes and zero points as uint8: asked for sums that fit on any processor,
+            ONNX Runtime makes these of int8 by itself, and fails.
+    """
+
+    container = "DequantizeLinear, inputs int8 of a fixed range"
+    step: Tensor
+    zero: Tensor
+
+    def __init__(
+        self,
+        codes: np.ndarray,
+        scale: np.ndarray,
+        zero_point: np.ndarray | None,
+        *,
+        inputs: Range,
+        unsigned: bool,
+    ) -> None:
+        points = np.zeros(len(codes), np.int8) if zero_point is None else zero_point
+        if unsigned:
+            codes, points = ((x.astype(np.int16) + 128).astype(np.uint8) for x in (codes, points))
+        super().__init__(codes, scale, points, None)
+        self._hold(
+            step=np.array(inputs.step, np.float32), zero=np.array(inputs.zero_point, np.uint8)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        levels = ops.symbolic(
+            "QuantizeLinear", [x, self.step, self.zero], dtype=torch.uint8, shape=x.shape
+        )
+        rounded = _dequantized([levels, self.step, self.zero], x.shape)
+        assert self.zero_point is not None
+        weight = [self.codes, self.scale, self.zero_point]
+        return rounded @ _dequantized(weight, self.codes.shape, axis=1)
+
+
+def _dequantized(inputs: list[Tensor], shape: Sequence[int], **attributes: Any) -> Tensor:
+    return ops.symbolic("DequantizeLinear", inputs, attributes, dtype=torch.float32, shape=shape)
 
 
 def shell(weight: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ class Rows(Held):
         table: (entries, k): what a code stands for, k weights; None for the number that it is.
         zero_point, scale: (rows, groups); None for none.
         column_scale: (columns,); None for none.
-        exact: of `Held`.
+        exact, decoded: of `Held`.
     """
 
     codes: Tensor
@@ -46,9 +46,11 @@ class Rows(Held):
         scale: np.ndarray | None = None,
         column_scale: np.ndarray | None = None,
         exact: bool = True,
+        decoded: bool = False,
     ) -> None:
         super().__init__()
-        self.container, self.shape, self.exact = container, shape, exact
+        self.container, self.shape = container, shape
+        self.exact, self.decoded = exact, decoded
         self._hold(codes=codes, table=table, zero_point=zero_point, scale=scale)
         self._hold(column_scale=column_scale)
 
@@ -117,7 +119,9 @@ def floats_of(stored: StoredWeight) -> Rows:
     exact = np.array_equal(halves.astype(np.float32), values)
     codes = halves if exact or stored.bits else values
     rows = codes.reshape(stored.shape[0], -1)
-    return Rows(codes.dtype.name, rows, stored.shape, exact=exact or codes is values)
+    exact = exact or codes is values
+    decoded = stored.chain is not None
+    return Rows(codes.dtype.name, rows, stored.shape, exact=exact, decoded=decoded)
 
 
 def _of_grid(grid: Grid, shape: tuple[int, ...]) -> Rows:

@@ -13,6 +13,7 @@ from mmcompress.backbones.base import Backbone
 from mmcompress.backbones.capabilities import Encoder, encoder
 from mmcompress.exports.onnx import graph
 from mmcompress.exports.onnx.hold import Holding, hold
+from mmcompress.exports.rounding import Ranges
 from mmcompress.format.reader import Reader, StoredWeight
 
 if TYPE_CHECKING:
@@ -50,12 +51,14 @@ class Row:
         bytes: in the graph's file.
         exact: whether it holds what the artifact decodes to; where `container` says so, inputs
             are rounded all the same.
+        decoded: whether the artifact has codes of it and the graph floats.
     """
 
     name: str
     container: str
     bytes: int
     exact: bool = True
+    decoded: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,11 +83,16 @@ class Tower:
     rounds_inputs: bool = False
 
 
-ACTIVATIONS = (None, "int8")
+ACTIVATIONS = (None, "int8", "static_int8")
 
 
 def write_towers(
-    artifact: Artifact, folder: Path, *, activations: str | None = None
+    artifact: Artifact,
+    folder: Path,
+    *,
+    activations: str | None = None,
+    ranges: Ranges | None = None,
+    runtime: str = "onnx",
 ) -> list[Tower]:
     """Write `image.onnx`, `text.onnx`, `audio.onnx`: those that the model has.
 
@@ -92,12 +100,17 @@ def write_towers(
         artifact: of `Artifact.load`.
         folder: exists; tensors of more than 16 MB lie in `<tower>.onnx.data`, beside the graph.
         activations: `int8` for inputs of linear layers in 8 bits, one scale for a whole tensor,
-            found while the graph runs; None for what the artifact says.
+            found while the graph runs; `static_int8` for one that is fixed; None for what the
+            artifact says.
+        ranges: of `input_ranges`, for `static_int8`.
+        runtime: of `hold`.
     Raises:
-        ValueError: no such `activations`, the model embeds nothing, or the exporter refuses it.
+        ValueError: no such `activations`, the model embeds nothing, no layer can round its inputs,
+            or the exporter refuses it.
     """
     if activations not in ACTIVATIONS:
-        raise ValueError(f"activations={activations!r} must be int8, or left out")
+        raise ValueError(f"activations={activations!r} must be int8, static_int8, or left out")
+    assert (ranges is not None) == (activations == "static_int8")
     model = _encoder(artifact.backbone)
     with Reader(artifact.folder, artifact.manifest) as reader:
         aliases = artifact.manifest["aliases"]
@@ -106,7 +119,13 @@ def write_towers(
             name = aliases.get(key, key)
             return reader.get(name) if name in reader.entries else None
 
-        holding = hold(model, find, integer=activations == "int8")
+        holding = hold(
+            model,
+            find,
+            integer=activations == "int8",
+            ranges=ranges,
+            runtime=runtime,
+        )
     return [_write(holding, modality, folder) for modality in model.modalities]
 
 
@@ -155,8 +174,8 @@ def rows_in(program: "ONNXProgram", holding: Holding) -> tuple[Row, ...]:
         if held is None:
             found[key] = Row(key, value.const_value.dtype.numpy().name, size)
         else:
-            before = found[key].bytes if key in found else 0
-            found[key] = Row(key, held.container, before + size, held.exact)
+            size += found[key].bytes if key in found else 0
+            found[key] = Row(key, held.container, size, held.exact, held.decoded)
     return tuple(found.values())
 
 

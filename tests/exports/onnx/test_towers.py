@@ -11,6 +11,7 @@ from torch import Tensor
 from mmcompress.artifact.folder import Artifact
 from mmcompress.backbones.capabilities import Encoder
 from mmcompress.exports.onnx import Tower, graph, write_dense_towers, write_towers
+from mmcompress.exports.rounding import input_ranges, rounded_inputs
 from mmcompress.testing.contract import RECIPES, build_recipe
 from mmcompress.testing.zoo.families import FAMILIES
 from mmcompress.testing.zoo.family import batch_of
@@ -102,6 +103,30 @@ def test_integer_inputs(recipe: str, activations: str | None, scale: str, tmp_pa
         assert 0.999 < cosine.mean() < 1.0001
 
 
+def test_inputs_between_fixed_ends(tmp_path: Path) -> None:
+    """As in floats, and an item's embedding does not depend on its batch."""
+    artifact = compressed("int8", tmp_path)
+    assert isinstance(artifact.backbone, Encoder)
+    batch = batch_of(artifact.backbone)
+    ranges = input_ranges(artifact.backbone, [batch])
+    towers = write_towers(artifact, tmp_path, activations="static_int8", ranges=ranges)
+    for tower in towers:
+        assert tower.rounds_inputs
+        assert "DequantizeLinear, inputs int8 of a fixed range" in containers(tower)
+        inputs = batch[tower.modality]
+        found = run(tmp_path, tower, inputs)
+        with rounded_inputs(artifact.backbone.model, ranges):
+            expects = encode(artifact.backbone, tower.modality, inputs)
+        assert (found * expects).sum(axis=1).min() > 0.9999
+        np.testing.assert_allclose(run(tmp_path, tower, inputs[:1]), found[:1], atol=CLOSE)
+
+
+def test_no_layer_rounds_its_inputs(tmp_path: Path) -> None:
+    artifact = compressed("cluster", tmp_path)
+    with pytest.raises(ValueError, match="no layer of this artifact can round its inputs: none"):
+        write_towers(artifact, tmp_path, activations="static_int8", ranges={})
+
+
 def test_large_tensors_lie_beside_the_graph(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,7 +142,7 @@ def test_large_tensors_lie_beside_the_graph(
 
 def test_no_such_activations(tmp_path: Path) -> None:
     artifact = Artifact(tmp_path, {}, copy.copy(build_clip()))
-    with pytest.raises(ValueError, match="activations='int4' must be int8, or left out"):
+    with pytest.raises(ValueError, match="activations='int4' must be int8, static_int8, or left"):
         write_towers(artifact, tmp_path, activations="int4")
 
 

@@ -24,6 +24,8 @@ def test_embeds_as_on_the_cpu(
     mmc.compress(tiny_backbone, recipe).save(tmp_path / "small")
     on_cpu = mmc.load(tmp_path / "small", "packed").embed_texts(TEXTS[:count])
     on_cuda = mmc.load(tmp_path / "small", "packed", device="cuda").embed_texts(TEXTS[:count])
-    # An input that lies between two steps may be rounded the other way on another device.
-    atol = 2e-2 if recipe == "w8a8" else 1e-4
-    torch.testing.assert_close(on_cuda, on_cpu, rtol=0, atol=atol)
+    if recipe == "w8a8":
+        # An input that lies between two steps may be rounded the other way on another device.
+        assert torch.nn.functional.cosine_similarity(on_cuda, on_cpu).min() > 0.999
+    else:
+        torch.testing.assert_close(on_cuda, on_cpu, rtol=0, atol=1e-4)
