@@ -92,7 +92,8 @@ PARTS = (
     Row("which part pays", "embedding pays", parts(0.4, 0.4, 1.1)),
 )
 TRAINED = (
-    Row("in the loop", "grid 1.5", (*grid(1.5), *trained(75)), steps=75),
+    Row("in the loop", "grid 1.1", (*grid(1.1), *trained(75)), steps=75),
+    Row("in the loop", "grid 1.3", (*grid(1.3), *trained(75)), steps=75),
     Row("in the loop", "lsq 2", (*set_step("lsq", "bits=2"), *trained(75)), steps=75),
 )
 STOCK_ROWS = (
