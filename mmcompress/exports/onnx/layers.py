@@ -193,10 +193,12 @@ class Int8Static(Int8):
         inputs: Range,
         unsigned: bool,
     ) -> None:
-        points = np.zeros(len(codes), np.int8) if zero_point is None else zero_point
         if unsigned:
-            codes, points = ((x.astype(np.int16) + 128).astype(np.uint8) for x in (codes, points))
-        super().__init__(codes, scale, points, None)
+            points = np.zeros(len(codes), np.int8) if zero_point is None else zero_point
+            codes, zero_point = (
+                (x.astype(np.int16) + 128).astype(np.uint8) for x in (codes, points)
+            )
+        super().__init__(codes, scale, zero_point, None)
         self._hold(
             step=np.array(inputs.step, np.float32), zero=np.array(inputs.zero_point, np.uint8)
         )
@@ -206,8 +208,8 @@ class Int8Static(Int8):
             "QuantizeLinear", [x, self.step, self.zero], dtype=torch.uint8, shape=x.shape
         )
         rounded = _dequantized([levels, self.step, self.zero], x.shape)
-        assert self.zero_point is not None
-        weight = [self.codes, self.scale, self.zero_point]
+        weight = [self.codes, self.scale]
+        weight += [] if self.zero_point is None else [self.zero_point]
         return rounded @ _dequantized(weight, self.codes.shape, axis=1)
 
 
