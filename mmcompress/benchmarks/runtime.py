@@ -212,7 +212,7 @@ def _write_row(model: str, work: Path, row: Row) -> Path:
         ranges = None
         if row.activations == "static_int8":
             assert isinstance(artifact.backbone, Encoder)
-            ranges = input_ranges(artifact.backbone, batches)
+            ranges = input_ranges(artifact.backbone, batches, centered=row.openvino)
         folder.mkdir(parents=True, exist_ok=True)
         graphs = Path(stored) if row.openvino else folder
         towers = write_towers(

@@ -94,6 +94,7 @@ class Target:
         reader: of `mmcompress/readers/`: loads them by other libraries alone.
         activations: what `--activations` may be.
         programs: what `--target` may be, the default first.
+        centered: of `input_ranges`.
     """
 
     loaded_by: str
@@ -101,6 +102,7 @@ class Target:
     reader: str
     activations: tuple[str, ...] = ()
     programs: tuple[str, ...] = ()
+    centered: bool = False
 
 
 TARGETS = {
@@ -123,6 +125,7 @@ TARGETS = {
         _openvino,
         "with_graphs",
         activations=("static_int8",),
+        centered=True,
     ),
     "onnx": Target(
         'mmcompress.runtime.onnx.OnnxModel("{}"), which needs no torch',
@@ -195,7 +198,7 @@ def export(
     static = activations == "static_int8"
     if batches is not None and not static:
         raise ValueError("data is looked at for activations='static_int8' alone: leave it out")
-    ranges = _ranges(artifact, batches) if static else None
+    ranges = _ranges(artifact, batches, chosen) if static else None
     options = Options(activations, ranges, program)
     with folder_atomically(folder) as temporary:
         written = chosen.fill(artifact, temporary, options)
@@ -209,7 +212,9 @@ def export(
         return Exported(written, difference)
 
 
-def _ranges(artifact: "Artifact", batches: "Iterable[Mapping[str, Tensor]] | None") -> "Ranges":
+def _ranges(
+    artifact: "Artifact", batches: "Iterable[Mapping[str, Tensor]] | None", target: Target
+) -> "Ranges":
     from mmcompress.backbones.capabilities import encoder
     from mmcompress.exports.rounding import input_ranges
 
@@ -218,7 +223,8 @@ def _ranges(artifact: "Artifact", batches: "Iterable[Mapping[str, Tensor]] | Non
             "activations='static_int8' rounds between ends that data show: add data, such as "
             "data=openmoji"
         )
-    return input_ranges(encoder(artifact.backbone, "this runs", "keep the artifact"), batches)
+    model = encoder(artifact.backbone, "this runs", "keep the artifact")
+    return input_ranges(model, batches, centered=target.centered)
 
 
 def _check_option(

@@ -78,7 +78,7 @@ def test_inputs_between_fixed_ends(tmp_path: Path, pictures: list[Image.Image]) 
     kernels = [node.get_rt_info()["runtimePrecision"].astype(str) for node in layers]
     assert len(kernels) == 2 + 2 * 6
     assert set(kernels) <= {"i8", "u8"}
-    ranges = input_ranges(artifact.backbone, batches)
+    ranges = input_ranges(artifact.backbone, batches, centered=True)
     model = OpenVINOModel(tmp_path / "out", threads=1)
     with rounded_inputs(artifact.backbone.model, ranges):
         expected = DenseModel(artifact.backbone).embed_images(pictures).numpy()
