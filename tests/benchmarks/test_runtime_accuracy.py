@@ -4,16 +4,21 @@ from mmcompress.benchmarks.runtime_accuracy import COLUMNS, DECODED, misses, to_
 
 
 def test_bars_by_hand() -> None:
-    """0.1 points for weights, 0.5 where inputs are rounded as well."""
-    same = dict.fromkeys(COLUMNS, 0.84)
-    far = {"onnx": 0.8415, "onnx, inputs int8": 0.836}
-    assert misses({"int8": same | {"onnx, inputs int8": 0.836, "packed": 0.8405}}) == []
-    assert misses({"int8": same | far}) == [
-        "int8: onnx scores 84.15 and its dense decode 84.00",
-    ]
-    assert misses({"int4": same | {"onnx, inputs int8": 0.83}}) == [
-        "int4: onnx, inputs int8 scores 83.00 and its dense decode 84.00",
-    ]
+    """0.1 points for weights; 0.5 where inputs are rounded, below the worse of dense and decode."""
+
+    def missed(recipe: str, *, dense: float = 0.84, **scores: float) -> list[str]:
+        named = {name.replace("_", " ").replace("onnx ", "onnx, "): s for name, s in scores.items()}
+        return [
+            line.partition(" scores")[0]
+            for line in misses(dense, {recipe: dict.fromkeys(COLUMNS, 0.84) | named})
+        ]
+
+    assert missed("int8", packed=0.8405, onnx_inputs_int8=0.8355) == []
+    assert missed("int8", onnx=0.8415) == ["int8: onnx"]
+    assert missed("w8a8", onnx=0.8415) == []
+    assert missed("int4", onnx_inputs_int8=0.834) == ["int4: onnx, inputs int8"]
+    assert missed("int4", onnx_inputs_int8=0.834, dense=0.838) == []
+    assert missed("int4", onnx_inputs_int8=0.87) == []
 
 
 def test_the_table_by_hand() -> None:
