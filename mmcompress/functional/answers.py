@@ -81,16 +81,17 @@ def rouge_l(given: str, right: Sequence[str]) -> float:
     """ROUGE-L with the nearest right answer: F1 of the longest common subsequence of words.
 
     Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries", section 3, by Google's
-    rouge-score; without stemming.
+    rules; without stemming.
 
     Example:
         >>> rouge_l("a red heart", ["the red heart"])  # doctest: +NUMBER
         0.67
     """
-    from rouge_score.rouge_scorer import RougeScorer
+    # Not rouge-score itself: its logger closes the streams that it finds when it is configured.
+    from torchmetrics.functional.text import rouge_score
 
-    found = RougeScorer(["rougeL"]).score_multi(list(right), given)
-    return float(found["rougeL"].fmeasure)
+    found = rouge_score([given], [list(right)], accumulate="best", rouge_keys="rougeL")
+    return float(found["rougeL_fmeasure"])
 
 
 def _near(given: str, right: str, tolerance: float) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 pytest.importorskip("jiwer")
 pytest.importorskip("rapidfuzz")
-pytest.importorskip("rouge_score")
+pytest.importorskip("jiwer")
 
 from mmcompress.backbones.examples import Example
 from mmcompress.data.pairs import GivenPairs

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 pytest.importorskip("rapidfuzz")
-pytest.importorskip("rouge_score")
+pytest.importorskip("rapidfuzz")
 
 from mmcompress.functional.answers import (
     anls,
