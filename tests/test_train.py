@@ -86,7 +86,9 @@ def test_the_whole_line(run_train, tmp_path: Path, capsys: pytest.CaptureFixture
     assert "position" in ledger
 
     # The library alone reads what is written back; low-rank layers are multiplied out.
-    write_export(run / "artifact", "hf", None, activations=None, target=None, test=False)
+    write_export(
+        run / "artifact", "hf", None, activations=None, target=None, test=False, overrides=[]
+    )
     assert "transformers" in capsys.readouterr().out
     exported = CLIPModel.from_pretrained(run / "artifact_hf").eval()
     ids = artifact.backbone.tokenize(["a red heart"])

@@ -50,6 +50,7 @@ def rows_of(layer: nn.Module, ids: Tensor) -> Tensor:
         ids: (…), indices of outputs.
 
     Example:
+        >>> import torch
         >>> layer = nn.Linear(2, 3)
         >>> torch.equal(rows_of(layer, torch.tensor([2])), layer.weight[2:])
         True
