@@ -19,8 +19,9 @@ from mmcompress.inputs.files import Unreadable
 MIN_ROUNDS = 5
 MAX_ROUNDS = 200
 PAUSE = 0.05
-"""Seconds before each run: the threads of the workload before it spin for a while when it is done,
-in the hope of more work, and would take the processor from this one."""
+"""Seconds before each turn: the threads of the workload before it spin for a while when it is done,
+in the hope of more work, and would take the processor from this one. After a rest all is asleep, so
+a turn begins with a run that is not measured."""
 
 
 def alternate(
@@ -50,6 +51,7 @@ def alternate(
             break
         for name, run in workloads.items():
             sleep(PAUSE)
+            run()
             start = clock()
             run()
             durations[name].append(clock() - start)
