@@ -28,7 +28,7 @@ from torchvision.transforms import v2
 from mmcompress.data.base import PairData
 from mmcompress.data.emoji_groups import subgroups
 from mmcompress.data.items import Item, Items
-from mmcompress.data.openmoji import load_pairs, skin_tone, split_pairs
+from mmcompress.data.openmoji import load_pairs, moved_a_little, skin_tone, split_pairs
 
 NAME, SUBGROUP, SKIN_TONE, PRESENCE = "name", "subgroup", "skin_tone", "presence"
 KINDS = (NAME, SUBGROUP, SKIN_TONE, PRESENCE)
@@ -121,19 +121,14 @@ class EmojiQuestions(PairData):
 
     def build_splits(self) -> dict[str, Items]:
         pictures, names = load_pairs()
-        moved = v2.RandomAffine(
-            degrees=10,
-            translate=(0.06, 0.06),
-            scale=(0.9, 1.1),
-            fill=255,
-            interpolation=v2.InterpolationMode.BILINEAR,
-        )
         return {
             split: AskedEmojis(
                 questions,
                 pictures,
                 blind=self.blind,
-                augment=moved if split == "train" and self.augment and not self.blind else None,
+                augment=moved_a_little()
+                if split == "train" and self.augment and not self.blind
+                else None,
             )
             for split, questions in split_questions(names).items()
         }

@@ -57,18 +57,11 @@ class OpenMoji(PairData):
 
     def build_splits(self) -> dict[str, Items]:
         images, captions = load_pairs()
-        affine = v2.RandomAffine(
-            degrees=10,
-            translate=(0.06, 0.06),
-            scale=(0.9, 1.1),
-            fill=255,
-            interpolation=v2.InterpolationMode.BILINEAR,
-        )
         return {
             split: PairDataset(
                 images=[images[i] for i in rows],
                 captions=[captions[i] for i in rows],
-                augment=affine if split == "train" and self.augment else None,
+                augment=moved_a_little() if split == "train" and self.augment else None,
             )
             for split, rows in split_pairs(captions).items()
         }
@@ -120,6 +113,18 @@ class OpenMoji(PairData):
             templates=SUBGROUP_TEMPLATES,
             names=[[c for c in plain if of_caption[c] == subgroup] for subgroup in classes],
         )
+
+
+def moved_a_little() -> v2.Transform:
+    """Rotates, scales and shifts a picture on white; colors and left-right, which captions name,
+    stay."""
+    return v2.RandomAffine(
+        degrees=10,
+        translate=(0.06, 0.06),
+        scale=(0.9, 1.1),
+        fill=255,
+        interpolation=v2.InterpolationMode.BILINEAR,
+    )
 
 
 def without_tone(caption: str) -> bool:
